@@ -1,0 +1,60 @@
+"""The whole method on the embedded synthetic set, small enough for two CPU cores.
+
+Purpose:   to see every stage work, from drawn photographs to lesion masks, grades and a report.
+Paper:     no row: the photographs are drawn by this project.
+Launch:    make demo, or: python main.py
+Expected:  see README, "The demo".
+Hardware:  2 CPU cores, less than 6 minutes, less than 6 GiB.
+"""
+
+from pldmlt_jax.config import (
+    AugmentConfig,
+    Config,
+    DataConfig,
+    EvaluationConfig,
+    GraderConfig,
+    LossConfig,
+    MetaConfig,
+    ModelConfig,
+    OptimConfig,
+    SyntheticConfig,
+    TrainConfig,
+)
+
+
+def get_config() -> Config:
+    return Config(
+        name="demo",
+        data=DataConfig(
+            segmentation="synthetic_s",
+            grading="synthetic_d",
+            size_px=128,
+            augment=AugmentConfig(photometric=0.1),
+            synthetic=SyntheticConfig(
+                height_px=256,
+                num_segmentation_train=160,
+                num_segmentation_test=40,
+                num_grading_train=480,
+                num_grading_test=240,
+            ),
+        ),
+        model=ModelConfig(
+            encoder_filters=(16, 32, 64, 96, 128),
+            encoder_convs=(1, 1, 2, 2, 2),
+            decoder_filters=(96, 64, 32, 24, 16),
+            centre_filters=0,
+            norm_momentum=0.9,
+        ),
+        grader=GraderConfig(
+            base_filters=16, max_blocks=1, size_px=128, batch_size=16, epochs=12, learning_rate=2e-3
+        ),
+        loss=LossConfig(segmentation="dice_ce", reduction="pixel_mean"),
+        meta=MetaConfig(
+            loss="anchored", inner_learning_rate=1e-2, optimizer="adam", learning_rate=1e-3, hierarchy="ordinal"
+        ),
+        optim=OptimConfig(learning_rate=1e-3, schedule="cosine"),
+        train=TrainConfig(
+            batch_size=8, unit="step", theta_units=20, label_units=5, max_rounds=30, eval_every_rounds=5, monitor="dice"
+        ),
+        evaluation=EvaluationConfig(batch_size=8),
+    )

@@ -1,0 +1,15 @@
+"""The paper's own setting on IDRiD: literal wherever the paper gives a value, its hazards included.
+
+Purpose:   Algorithm 1 as printed, on the pixel-labelled part of IDRiD (official split), at 1024x1024.
+Paper:     Table 1, row "Ours", on one of its two sets (the other needs DiaRetDB1).
+Launch:    python main.py --config=configs/idrid.py --config.data.root=DIR_OF_IDRiD
+Expected:  not yet reproduced. The literal loss and rates learn slowly; see README, "How it differs from the paper".
+Hardware:  one GPU with 24 GB; ImageNet weights by --config.model.weights=vgg16.safetensors.
+"""
+
+from pldmlt_jax.config import Config
+
+
+def get_config() -> Config:
+    """Every default of `Config` is literal where the paper gives a value, so nothing is set here but the name."""
+    return Config(name="idrid")

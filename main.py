@@ -1,0 +1,15 @@
+"""PLDMLT: lesion segmentation and diabetic retinopathy grading in one network.
+
+    python main.py                                                     the demo
+    python main.py --config=configs/idrid.py [--config.FIELD=VALUE]    the whole method, stage by stage
+    python main.py VERB --config=...                                   one stage of it
+
+See `python main.py --help` for the verbs and flags.
+"""
+
+import sys
+
+from pldmlt_jax.cli.app import run
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv))

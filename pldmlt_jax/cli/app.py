@@ -1,0 +1,63 @@
+"""From the command line to one verb, and from an exception to an exit status."""
+
+import importlib
+import os
+import sys
+import traceback
+
+from pldmlt_jax.cli.flags import Arguments, fail, parse
+from pldmlt_jax.errors import UserError
+
+VERBS: dict[str, str] = {
+    "run": "pldmlt_jax.pipeline",
+    "prepare": "pldmlt_jax.cli.prepare",
+    "train-grader": "pldmlt_jax.cli.train_grader",
+    "pseudo-label": "pldmlt_jax.cli.pseudo_label",
+    "train": "pldmlt_jax.cli.train",
+    "evaluate": "pldmlt_jax.cli.evaluate",
+    "predict": "pldmlt_jax.cli.predict",
+    "report": "pldmlt_jax.cli.report",
+}
+"""Verb -> the module whose `main(arguments)` does it; imported only then, so that `--help` answers at once."""
+
+
+def run(argv: list[str]) -> int:
+    """Runs the program; returns 0 done, 1 a failure with one message, 2 a wrong flag, config or input."""
+    debug = "--debug" in argv
+    try:
+        arguments = parse(argv, tuple(VERBS))
+        if arguments is None:
+            return 0
+        return _run_verb(arguments)
+    except UserError as error:
+        if debug:
+            traceback.print_exc()
+        return fail(error)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        else:
+            print(f"failed: {type(error).__name__}: {error}\n(--debug shows the traceback)", file=sys.stderr)
+        return 1
+
+
+def _run_verb(arguments: Arguments) -> int:
+    from pldmlt_jax.validation import validate
+
+    validate(arguments.config)
+    _configure_libraries()
+    importlib.import_module(VERBS[arguments.verb]).main(arguments)
+    return 0
+
+
+def _configure_libraries() -> None:
+    """Compiled steps are kept between runs, in a place and of a size that the user can set by JAX's own variables."""
+    import jax
+
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", os.path.expanduser("~/.cache/pldmlt_jax/xla"))
+    if "JAX_COMPILATION_CACHE_MAX_SIZE" not in os.environ:
+        jax.config.update("jax_compilation_cache_max_size", 2**30)

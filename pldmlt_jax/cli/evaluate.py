@@ -1,0 +1,241 @@
+"""`evaluate`: a checkpoint on a split; leaves `metrics.json`, `per_image.csv` and the pictures of some images."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import jax
+import numpy as np
+
+from pldmlt_jax.cli.context import Context, start, write_rows
+from pldmlt_jax.cli.flags import Arguments
+from pldmlt_jax.cli.train import make_method, make_rounds
+from pldmlt_jax.cli.train_grader import majority_grade, true_grades
+from pldmlt_jax.data.fundus import field_of_view, fuse, read_image, read_mask
+from pldmlt_jax.data.records import RawRecord
+from pldmlt_jax.data.selection import Selection
+from pldmlt_jax.errors import ConfigError
+from pldmlt_jax.evaluation.baselines import channel_threshold_baseline
+from pldmlt_jax.evaluation.figures import overlay
+from pldmlt_jax.evaluation.grading_metrics import grading_figures
+from pldmlt_jax.evaluation.inference import (
+    TrainedNetwork,
+    at_original_size,
+    checkpoint_directory,
+    load_network,
+)
+from pldmlt_jax.evaluation.segmentation_metrics import (
+    SegmentationCounts,
+    dice,
+    foreground_score,
+    iou,
+    segmentation_counts,
+)
+from pldmlt_jax.progress import Task, progress
+from pldmlt_jax.types import LESIONS, MASK_BITS, UNKNOWN_GRADE, Sample
+
+ORIGINAL = "_original_size"
+"""Suffix of the figures that are computed at the image's own size against its own masks."""
+
+PICTURE_PX = 480
+"""Longer side of the pictures that the report shows."""
+
+
+def main(arguments: Arguments) -> None:
+    evaluate(start(arguments))
+
+
+def evaluate(context: Context) -> None:
+    """Scores the best checkpoint on a split of both sets, with every baseline beside it."""
+    network = load_trained(context)
+    segmented = chosen_split(context, context.segmented)
+    figures: dict[str, Any] = {"split": context.arguments.split, "step": network.step}
+    figures |= {f"parameters/{name}": count for name, count in parameter_counts(context, network).items()}
+    with progress("evaluate segmentation", len(segmented)) as task:
+        segmentation, rows = score_segmentation(context, network, segmented, task)
+    figures |= segmentation
+    figures |= channel_threshold_baseline(context.segmented["train"], segmented)
+    graded = context.graded_for_network
+    with progress("evaluate grading", len(chosen_split(context, graded))) as task:
+        figures |= score_grading(context, network, chosen_split(context, graded), graded["train"], task)
+    figures |= stage_1_figures(context.workdir)
+    context.write_json("metrics.json", figures)
+    write_rows(context.workdir / "per_image.csv", rows)
+
+
+def load_trained(context: Context) -> TrainedNetwork:
+    """The best checkpoint that the command line names, else the workdir's."""
+    config = context.config
+    directory = checkpoint_directory(Path(context.arguments.checkpoint or context.workdir))
+    method = make_method(config, make_rounds(config, len(context.segmented["train"])).total_steps)
+    return load_network(directory, config, method)
+
+
+def chosen_split(context: Context, selections: dict[str, Selection]) -> Selection:
+    """The images of `--split`.
+
+    Raises:
+        ConfigError: The set on disk has no such split.
+    """
+    name = context.arguments.split
+    if name not in selections:
+        raise ConfigError(
+            "--split",
+            f"{name!r}",
+            f"one of {', '.join(selections)}",
+            "the official test images are not under data.root; choose a split that is there",
+        )
+    return selections[name]
+
+
+def parameter_counts(context: Context, network: TrainedNetwork) -> dict[str, int]:
+    """Parameters of every network of the run."""
+    counts = {
+        "network": sum(leaf.size for leaf in jax.tree.leaves(network.state.network.params)),
+        "label_network": sum(leaf.size for leaf in jax.tree.leaves(network.state.label.params)),
+    }
+    for path in sorted((context.workdir / "graders").glob("*/metrics.json")):
+        counts[path.parent.name] = json.loads(path.read_text(encoding="utf-8"))["parameters"]
+    return counts
+
+
+def score_segmentation(
+    context: Context, network: TrainedNetwork, selection: Selection, task: Task
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Pooled figures at both sizes, and a row for each image; pictures of the worst and the best go to `examples/`."""
+    config, target = context.config, network.method.loss.target
+    threshold = config.evaluation.threshold
+    at_network, at_original = SegmentationCounts.empty(target), SegmentationCounts.empty(target)
+    rows, pictures = [], {}
+    for chunk in chunks(list(selection.indices), config.evaluation.batch_size):
+        samples = [selection.split[int(i)] for i in chunk]
+        probabilities, grades = network(padded_images(samples, config.evaluation.batch_size))
+        for row, (index, sample) in enumerate(zip(chunk, samples, strict=True)):
+            p, record = probabilities[row], selection.split.records[int(index)]
+            counted = count_one(p, sample.mask_bits, target, threshold)
+            at_network = at_network.merge(counted)
+            values = image_row(sample, counted, grades[row], record.true_grade)
+            if config.evaluation.original_size:
+                counted = count_original(context, record, p, sample, target, threshold)
+                at_original = at_original.merge(counted)
+                values |= {f"{name}{ORIGINAL}": value for name, value in area_columns(counted).items()}
+            rows.append(values)
+            pictures[sample.image_id] = (sample, foreground_score(p, target) > threshold)
+            task.advance(sample.image_id)
+    save_examples(context.workdir / "examples", rows, pictures, config.evaluation.num_examples)
+    figures = at_network.compute()
+    if config.evaluation.original_size:
+        figures |= {f"{name}{ORIGINAL}": value for name, value in at_original.compute().items()}
+    return figures, rows
+
+
+def chunks(items: list, size: int) -> list[list]:
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+def padded_images(samples: list[Sample], batch_size: int) -> np.ndarray:
+    """Images [batch_size, s, s, 3]: always of one shape, so that the network compiles once."""
+    images = np.stack([sample.image for sample in samples])
+    missing = batch_size - len(samples)
+    return np.concatenate([images, np.zeros((missing, *images.shape[1:]), np.uint8)]) if missing else images
+
+
+def count_one(probabilities: np.ndarray, mask_bits: np.ndarray, target: str, threshold: float) -> SegmentationCounts:
+    return segmentation_counts(probabilities[None], mask_bits[None], np.ones(1), target=target, threshold=threshold)
+
+
+def count_original(
+    context: Context, record: RawRecord, probabilities: np.ndarray, sample: Sample, target: str, threshold: float
+) -> SegmentationCounts:
+    """The prediction written back to the image's own pixels, against the masks as they were released."""
+    valid = sample.mask_bits & MASK_BITS["valid"] != 0
+    enlarged = at_original_size(probabilities, valid, sample.geometry)
+    if target != "lesions":
+        enlarged[..., 0] = 1.0 - enlarged[..., 1:].sum(axis=-1)  # outside the crop all is background
+    return count_one(enlarged, original_bits(record, context), target, threshold)
+
+
+def original_bits(record: RawRecord, context: Context) -> np.ndarray:
+    """The mask bits at the original size; the fused mask after the same morphology as in training."""
+    image = read_image(record.image)
+    shape = image.shape[:2]
+    masks = {lesion: read_mask(path, shape) for lesion, path in (record.masks or {}).items()}
+    planes = masks | {"valid": field_of_view(image), "fused": fuse(masks, shape, context.config.data)[0]}
+    bits = np.zeros(shape, np.uint8)
+    for name, plane in planes.items():
+        bits[plane] |= MASK_BITS[name]
+    return bits
+
+
+def image_row(
+    sample: Sample, counts: SegmentationCounts, grade_probabilities: np.ndarray, true_grade: int
+) -> dict[str, Any]:
+    """One line of `per_image.csv`."""
+    return {
+        "image": sample.image_id,
+        **area_columns(counts),
+        **{f"{lesion}_truth_px": int(counts.lesions[i, 2]) for i, lesion in enumerate(LESIONS)},
+        "predicted_grade": int(grade_probabilities.argmax()),
+        "confidence": round(float(grade_probabilities.max()), 4),
+        "true_grade": "" if true_grade == UNKNOWN_GRADE else true_grade,
+    }
+
+
+def area_columns(counts: SegmentationCounts) -> dict[str, Any]:
+    """Foreground Dice, IoU and areas; empty where undefined."""
+    tp, predicted, marked, valid = (int(v) for v in counts.foreground)
+    values = {"dice": dice(tp, predicted, marked), "iou": iou(tp, predicted, marked)}
+    rounded = {name: "" if value is None else round(value, 4) for name, value in values.items()}
+    return rounded | {"truth_px": marked, "predicted_px": predicted, "valid_px": valid}
+
+
+def save_examples(folder: Path, rows: list[dict], pictures: dict, num: int) -> None:
+    """Photograph, truth, prediction and both outlined, of the worst and the best images by Dice."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("*.png"):
+        old.unlink()
+    ranked = sorted((row for row in rows if row["dice"] != ""), key=lambda row: row["dice"])
+    half = (num + 1) // 2
+    for row in {row["image"]: row for row in [*ranked[:half], *ranked[::-1][: num - half]]}.values():
+        sample, predicted = pictures[row["image"]]
+        truth = sample.mask_bits & MASK_BITS["fused"] != 0
+        views = {
+            "image": sample.image,
+            "truth": overlay(sample.image, {"lesion": truth}),
+            "prediction": overlay(sample.image, {"lesion": predicted}),
+        }
+        for name, picture in views.items():
+            write_picture(folder / f"{row['image']}_{name}.png", picture)
+
+
+def write_picture(path: Path, picture: np.ndarray) -> None:
+    """Writes an RGB picture, enlarged to a size that can be looked at."""
+    scale = PICTURE_PX / max(picture.shape[:2])
+    if scale > 1:
+        picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
+    cv2.imwrite(str(path), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+
+
+def score_grading(
+    context: Context, network: TrainedNetwork, selection: Selection, train: Selection, task: Task
+) -> dict[str, Any]:
+    """The multi-task network's grades on truly graded images that neither stage has trained on."""
+    probabilities = []
+    batch_size = context.config.evaluation.batch_size
+    for chunk in chunks(list(selection.indices), batch_size):
+        samples = [selection.split[int(i)] for i in chunk]
+        probabilities.append(network(padded_images(samples, batch_size))[1][: len(samples)])
+        task.update(task.done + len(samples))
+    return grading_figures(np.concatenate(probabilities), true_grades(selection), majority_grade(train))
+
+
+def stage_1_figures(workdir: Path) -> dict[str, Any]:
+    """Figures of the graders and the pseudo-labels, where those stages have run."""
+    figures: dict[str, Any] = {}
+    for path in sorted((workdir / "graders").glob("*/metrics.json")):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        names = ("grade/accuracy", "grade/kappa", "grade/majority", "grade/n")
+        figures |= {f"grader/{path.parent.name}/{name.removeprefix('grade/')}": found[name] for name in names}
+    summary = workdir / "pseudo_labels.json"
+    return figures | (json.loads(summary.read_text(encoding="utf-8")) if summary.exists() else {})

@@ -1,0 +1,187 @@
+"""The command line's flags, parsed so that every mistake is reported at once and nothing heavy is imported."""
+
+import difflib
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+
+from pldmlt_jax.config import Config
+from pldmlt_jax.errors import ConfigError, UserError, raise_all
+
+DEMO_CONFIG = "configs/demo.py"
+
+HELP = """PLDMLT: lesion segmentation and diabetic retinopathy grading in one network
+
+usage: python main.py [VERB] [--config=FILE] [--config.FIELD=VALUE ...] [flags]
+
+  python main.py                               the whole method on synthetic images, a few minutes
+  python main.py --config=configs/idrid.py     the whole method, stage by stage; what is complete is skipped
+
+verbs (without one: all stages in this order)
+  prepare        raw files -> prepared set, once
+  train-grader   train the stage 1 graders
+  pseudo-label   ensemble, Grad-CAM, refinement by the lesion masks
+  train          Algorithm 1; goes on from its latest checkpoint
+  evaluate       metrics.json and per_image.csv of a split
+  predict        mask, overlay and grade of any image files (--input)
+  report         report.html, one page of everything the run left
+
+flags
+  --config=FILE            a file under configs/ (default: configs/demo.py)
+  --config.FIELD=VALUE     override a field, for example --config.data.root=DIR
+  --workdir=DIR            where the run's files go (default: runs/NAME)
+  --checkpoint=DIR         evaluate, predict: a workdir or its checkpoints/ (default: the workdir)
+  --split=NAME             evaluate: train, val, test or official_test (default: test)
+  --input=PATH             predict: an image file or a folder
+  --output=DIR             predict: where results go (default: WORKDIR/predictions)
+  --debug                  show a traceback with an error
+  --help                   this text
+"""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What the command line said."""
+
+    verb: str
+    config: Config
+    config_given: bool
+    workdir: Path
+    checkpoint: str = ""
+    split: str = "test"
+    input: str = ""
+    output: str = ""
+    debug: bool = False
+
+
+def _define(values: flags.FlagValues, config_file: str) -> None:
+    config_flags.DEFINE_config_file("config", default=config_file, flag_values=values)
+    for name, default in (("workdir", ""), ("checkpoint", ""), ("split", "test"), ("input", ""), ("output", "")):
+        flags.DEFINE_string(name, default, "", flag_values=values)
+    flags.DEFINE_bool("debug", False, "", flag_values=values)
+
+
+def _parse(config_file: str, arguments: list[str]) -> tuple[flags.FlagValues, list[str]]:
+    values, argv = flags.FlagValues(), ["main.py", f"--config={config_file}", *arguments]
+    before, sys.argv = sys.argv, argv  # ml_collections looks for overrides there, not in what is being parsed
+    try:
+        _define(values, config_file)
+        return values, values(argv)[1:]
+    finally:
+        sys.argv = before
+
+
+def _config_file(arguments: list[str]) -> tuple[str, bool, list[str]]:
+    """Takes `--config=FILE` (or `--config FILE`) out of the arguments, wherever it stands."""
+    rest, chosen = [], None
+    remaining = iter(arguments)
+    for argument in remaining:
+        if argument in ("--config", "-config"):
+            chosen = next(remaining, "")
+        elif argument.startswith(("--config=", "-config=")):
+            chosen = argument.split("=", 1)[1]
+        else:
+            rest.append(argument)
+    return chosen if chosen is not None else DEMO_CONFIG, chosen is not None, rest
+
+
+def _require_config_file(path: str) -> None:
+    if not Path(path.split(":")[0]).is_file():
+        known = ", ".join(sorted(str(p) for p in Path("configs").glob("*.py"))) or "none under configs/ here"
+        raise ConfigError("--config", f"no file {path!r}", f"a config file: {known}", "check the path")
+    try:
+        _parse(path, [])
+    except UserError:
+        raise
+    except Exception as error:
+        raise ConfigError(path, f"{type(error).__name__}: {error}", "a file with get_config() -> Config",
+                          "mend the file; --debug shows where") from error
+
+
+def _field_paths(config: Any, prefix: str = "config.") -> Iterator[str]:
+    for name, value in vars(config).items():
+        yield prefix + name
+        if hasattr(value, "__dataclass_fields__"):
+            yield from _field_paths(value, f"{prefix}{name}.")
+
+
+def _explain(argument: str, error: Exception, config: Config, verbs: tuple[str, ...]) -> UserError:
+    name = argument.lstrip("-").split("=", 1)[0]
+    known = list(_field_paths(config)) if name.startswith("config.") else [
+        "config", "workdir", "checkpoint", "split", "input", "output", "debug", "help"]
+    if name in known:
+        detail = str(error).splitlines()[0]
+        return ConfigError(f"--{name}", detail, "a value of the field's type", "correct the value")
+    nearest = difflib.get_close_matches(name, known, n=1)
+    what = "config field" if name.startswith("config.") else "flag"
+    action = f"did you mean --{nearest[0]}?" if nearest else "see python main.py --help, and pldmlt_jax/config.py"
+    return ConfigError(f"--{name}", f"no such {what}", f"a known {what}", action)
+
+
+def parse(argv: list[str], verbs: tuple[str, ...]) -> Arguments | None:
+    """Reads the command line.
+
+    Args:
+        argv: As in `sys.argv`.
+        verbs: The known verbs.
+
+    Returns:
+        The arguments, or None where help was asked for.
+
+    Raises:
+        ConfigError: Or a group of them: every wrong flag, field, value or verb, at once.
+    """
+    config_file, config_given, rest = _config_file(argv[1:])
+    if any(argument in ("--help", "-h", "-help", "--helpfull", "help") for argument in rest):
+        print(HELP)
+        return None
+    _require_config_file(config_file)
+    default = _parse(config_file, [])[0].config
+    errors: list[UserError] = []
+    for argument in _joined(rest):
+        if not argument.startswith("-"):
+            continue
+        try:
+            _parse(config_file, [argument])
+        except Exception as error:  # absl, ml_collections and the dataclass each raise their own
+            errors.append(_explain(argument, error, default, verbs))
+    positional = [argument for argument in _joined(rest) if not argument.startswith("-")]
+    for word in positional[1:]:
+        errors.append(ConfigError(word, "a second word", "at most one verb", "write flags as --name=value"))
+    verb = positional[0] if positional else "run"
+    if positional and verb not in verbs:
+        nearest = difflib.get_close_matches(verb, verbs, n=1)
+        action = f"did you mean {nearest[0]}?" if nearest else "see python main.py --help"
+        errors.append(ConfigError(verb, "no such verb", "one of " + ", ".join(verbs), action))
+    raise_all(errors)
+    values, _ = _parse(config_file, _joined(rest))
+    config = values.config
+    workdir = Path(values.workdir or config.workdir or f"runs/{config.name}")
+    return Arguments(
+        verb, config, config_given, workdir, values.checkpoint, values.split, values.input, values.output, values.debug
+    )
+
+
+def _joined(arguments: list[str]) -> list[str]:
+    """`--name value` as `--name=value`, for flags that take a value."""
+    joined: list[str] = []
+    remaining = iter(arguments)
+    for argument in remaining:
+        takes_value = argument.startswith("--") and "=" not in argument and argument not in ("--debug", "--nodebug")
+        if takes_value:
+            value = next(remaining, None)
+            joined.append(argument if value is None else f"{argument}={value}")
+        else:
+            joined.append(argument)
+    return joined
+
+
+def fail(error: UserError) -> int:
+    """Prints a user's mistake and returns its exit status."""
+    print(f"error: {error}", file=sys.stderr)
+    return 2

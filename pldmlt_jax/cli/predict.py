@@ -1,0 +1,148 @@
+"""`predict`: mask, overlay and grade of any image files, at their own size."""
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from pldmlt_jax.cli.context import Context, write_rows
+from pldmlt_jax.cli.evaluate import chosen_split
+from pldmlt_jax.cli.flags import Arguments
+from pldmlt_jax.cli.train import make_method
+from pldmlt_jax.data.fundus import read_image
+from pldmlt_jax.errors import ConfigError, DataError
+from pldmlt_jax.evaluation.figures import overlay
+from pldmlt_jax.evaluation.inference import (
+    Prediction,
+    TrainedNetwork,
+    checkpoint_directory,
+    load_network,
+    predict_images,
+    saved_config,
+)
+from pldmlt_jax.evaluation.segmentation_metrics import foreground_score, lesion_scores
+from pldmlt_jax.progress import Task, progress
+from pldmlt_jax.types import LESIONS
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
+
+
+def main(arguments: Arguments) -> None:
+    context = Context(arguments)
+    if not arguments.input:
+        raise ConfigError("--input", "nothing given", "an image file or a folder", "add --input=PATH")
+    paths = find_images(Path(arguments.input))
+    output = Path(arguments.output or context.workdir / "predictions")
+    network = load_for_prediction(context)
+    with progress("predict", len(paths)) as task:
+        unreadable = predict_files(network, paths, output, context.config.evaluation.batch_size, task)
+    print(f"  {len(paths) - len(unreadable)} predicted, see {output / 'predictions.csv'}")
+    for error in unreadable:
+        print(f"  not read: {error}")
+    if unreadable:
+        raise DataError(arguments.input, f"{len(unreadable)} of {len(paths)} images not read", "whole images",
+                        "see the list above; the others are done")  # fmt: skip
+
+
+def load_for_prediction(context: Context) -> TrainedNetwork:
+    """The network of `--checkpoint` or the workdir, with the config saved beside it unless one is given."""
+    directory = checkpoint_directory(Path(context.arguments.checkpoint or context.workdir))
+    config = context.config if context.arguments.config_given else saved_config(directory)
+    return load_network(directory, config, make_method(config, total_steps=1))
+
+
+def predict_examples(context: Context) -> None:
+    """The pipeline's stage: predicts the raw photographs of the evaluated split, as a user would."""
+    selection = chosen_split(context, context.segmented)
+    paths = [selection.split.records[int(i)].image for i in selection.indices][: context.config.evaluation.num_examples]
+    with progress("predict", len(paths)) as task:
+        predict_files(
+            load_for_prediction(context),
+            paths,
+            context.workdir / "predictions",
+            context.config.evaluation.batch_size,
+            task,
+        )
+
+
+def find_images(path: Path) -> list[Path]:
+    """The image file, or every image in the folder and below.
+
+    Raises:
+        DataError: There is none.
+    """
+    if path.is_file():
+        return [path]
+    found = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES) if path.is_dir() else []
+    if not found:
+        what = "no images in it" if path.is_dir() else "no such file or folder"
+        raise DataError(path, what, "images named *" + ", *".join(IMAGE_SUFFIXES), "check --input")
+    return found
+
+
+def predict_files(
+    network: TrainedNetwork, paths: list[Path], output: Path, batch_size: int, task: Task
+) -> list[DataError]:
+    """Predicts files batch by batch; those that cannot be read are returned, and the rest is done."""
+    output.mkdir(parents=True, exist_ok=True)
+    unreadable: list[DataError] = []
+    rows = []
+    names = unique_names(paths)
+    for start in range(0, len(paths), batch_size):
+        chunk = []
+        for path in paths[start : start + batch_size]:
+            try:
+                chunk.append((path, read_image(path)))
+            except DataError as error:
+                unreadable.append(error)
+        for (path, image), prediction in zip(
+            chunk, predict_images(network, [image for _, image in chunk], batch_size), strict=True
+        ):
+            rows.append(write_prediction(network, path, names[path], image, prediction, output))
+        task.update(min(start + batch_size, len(paths)))
+    if rows:
+        write_rows(output / "predictions.csv", rows)
+    return unreadable
+
+
+def unique_names(paths: list[Path]) -> dict[Path, str]:
+    """A name for the outputs of each image: its stem, with a number where two would be the same."""
+    taken: dict[str, int] = {}
+    names = {}
+    for path in paths:
+        count = taken[path.stem] = taken.get(path.stem, 0) + 1
+        names[path] = path.stem if count == 1 else f"{path.stem}_{count}"
+    return names
+
+
+def predicted_masks(network: TrainedNetwork, prediction: Prediction) -> dict[str, np.ndarray]:
+    """Thresholded masks by name: `lesion`, and each lesion where the network tells them apart."""
+    target, threshold = network.method.loss.target, network.config.evaluation.threshold
+    if target == "fused":
+        return {"lesion": foreground_score(prediction.probabilities, target) > threshold}
+    scores = lesion_scores(prediction.probabilities, target)
+    return {lesion: scores[..., i] > threshold for i, lesion in enumerate(LESIONS)}
+
+
+def write_prediction(
+    network: TrainedNetwork, path: Path, name: str, image: np.ndarray, prediction: Prediction, output: Path
+) -> dict[str, Any]:
+    """Writes the mask (0 background; 1 lesion, or 1 to 4 in the order MA HE EX SE) and the overlay; returns the row."""
+    masks = predicted_masks(network, prediction)
+    label = np.zeros(image.shape[:2], np.uint8)
+    for value, mask in enumerate(masks.values(), start=1):
+        label[mask] = value
+    cv2.imwrite(str(output / f"{name}_mask.png"), label)
+    cv2.imwrite(str(output / f"{name}_overlay.jpg"), cv2.cvtColor(overlay(image, masks), cv2.COLOR_RGB2BGR))
+    grades = prediction.grade_probabilities
+    return {
+        "image": str(path),
+        "grade": int(grades.argmax()),
+        **{f"grade_{grade}": round(float(p), 4) for grade, p in enumerate(grades)},
+        **{f"{mask_name}_px": int(mask.sum()) for mask_name, mask in masks.items()},
+        "height_px": image.shape[0],
+        "width_px": image.shape[1],
+        "mask": f"{name}_mask.png",
+        "overlay": f"{name}_overlay.jpg",
+    }

@@ -1,0 +1,131 @@
+"""`pseudo-label`: ensemble, Grad-CAM and refinement; leaves `pseudo_labels.csv`, `pseudo_labels.json` and `cams/`."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from pldmlt_jax.cli.context import Context, start, write_rows
+from pldmlt_jax.cli.flags import Arguments
+from pldmlt_jax.cli.train_grader import make_grader, restore_best, softmax
+from pldmlt_jax.data.selection import Selection
+from pldmlt_jax.errors import DataError
+from pldmlt_jax.evaluation.figures import cam_strip
+from pldmlt_jax.evaluation.grading_metrics import grading_figures
+from pldmlt_jax.method.gradcam import grad_cam
+from pldmlt_jax.method.pseudo_labels import ENSEMBLES, admissible_grades, map_agreement, refine
+from pldmlt_jax.progress import progress
+from pldmlt_jax.types import MASK_BITS, NUM_GRADES, UNKNOWN_GRADE, Sample
+
+AGREEMENTS = ("share", "coverage", "disc_share")
+
+
+def main(arguments: Arguments) -> None:
+    pseudo_label(start(arguments))
+
+
+def pseudo_label(context: Context) -> None:
+    """Labels every pixel-labelled image, writes the table of changes and how right the labels are where that is known."""
+    images = _all_images(context.segmented_for_graders)
+    graders = _load_graders(context)
+    folder = context.workdir / "cams"
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    with progress("pseudo-labels", len(images)) as task:
+        for selection, index in images:
+            row, strip = label_image(context, graders, selection.split[index])
+            true_grade = selection.split.records[index].true_grade
+            rows.append(row | {"true_grade": "" if true_grade == UNKNOWN_GRADE else true_grade})
+            cv2.imwrite(str(folder / f"{row['image']}.png"), cv2.cvtColor(strip, cv2.COLOR_RGB2BGR))
+            task.advance(row["image"])
+    write_rows(context.workdir / "pseudo_labels.csv", rows)
+    context.write_json("pseudo_labels.json", summary(rows))
+
+
+def _all_images(selections: dict[str, Selection]) -> list[tuple[Selection, int]]:
+    """Every image of the set once: the training part, then the official test images where they are on disk."""
+    train = selections["train"]
+    images = [(train, i) for i in range(len(train.split))]
+    if "official_test" in selections:
+        images += [(selections["official_test"], int(i)) for i in selections["official_test"].indices]
+    return images
+
+
+def _load_graders(context: Context) -> list[tuple[str, Any, dict, float]]:
+    """Name, network, variables and temperature of each trained grader."""
+    config, loaded = context.config, []
+    for name in config.grader.architectures:
+        grader = make_grader(config.grader, name, context.graded_for_graders["train"])
+        state = restore_best(context, grader, name)
+        figures = json.loads((context.workdir / "graders" / name / "metrics.json").read_text(encoding="utf-8"))
+        temperature = figures["temperature"] if config.pseudo.temperature else 1.0
+        variables = {"params": state.params, "batch_stats": state.batch_stats}
+        loaded.append((name, grader.network, variables, temperature))
+    return loaded
+
+
+def label_image(context: Context, graders: list, sample: Sample) -> tuple[dict[str, Any], np.ndarray]:
+    """One row of the table, and the strip of pictures that shows why."""
+    config = context.config.pseudo
+    cams = [grad_cam(variables, sample.image[None], classifier=network) for _, network, variables, _ in graders]
+    temperatures = [temperature for *_, temperature in graders]
+    probabilities = np.stack(
+        [softmax(np.asarray(cam.logits[0]), t) for cam, t in zip(cams, temperatures, strict=True)]
+    )
+    choice = ENSEMBLES[config.ensemble](probabilities)
+    maps = np.asarray(cams[choice.grader].maps[0])
+    masks = {name: (sample.mask_bits & bit) > 0 for name, bit in MASK_BITS.items()}
+    agreement = map_agreement(maps, masks["fused"], masks["OD"], masks["valid"], config)
+    admissible = admissible_grades(sample.evidence_px)
+    refined = refine(choice, admissible, agreement, config)
+    after, why = (refined.grade, refined.why) if config.refine else (choice.grade, "refinement is off")
+    row: dict[str, Any] = {"image": sample.image_id}
+    for (name, *_), p in zip(graders, probabilities, strict=True):
+        row |= {f"{name}/grade": int(p.argmax()), f"{name}/confidence": round(float(p.max()), 4)}
+    row |= {
+        "admissible": " ".join(map(str, np.flatnonzero(admissible))),
+        "before": choice.grade,
+        "after": after,
+        "changed": int(after != choice.grade),
+        "why": why,
+    }
+    for kind in AGREEMENTS:
+        values = getattr(agreement, kind)
+        row |= {f"{kind}_{grade}": round(float(values[grade]), 4) for grade in range(NUM_GRADES)}
+    return row, cam_strip(sample.image, masks["fused"], maps)
+
+
+def read_table(path: Path) -> dict[str, dict[str, str]]:
+    """The rows of `pseudo_labels.csv` by image.
+
+    Raises:
+        DataError: Where the stage has not run.
+    """
+    if not path.is_file():
+        raise DataError(path, "no pseudo-labels", "the table of stage 1", "run `python main.py pseudo-label` first")
+    with open(path, newline="", encoding="utf-8") as file:
+        return {row["image"]: row for row in csv.DictReader(file)}
+
+
+def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Accuracy and kappa of the pseudo-labels before and after refinement, where true grades are known."""
+    known = [row for row in rows if row["true_grade"] != ""]
+    figures: dict[str, Any] = {
+        "pseudo/n": len(rows),
+        "pseudo/n_known": len(known),
+        "pseudo/changed": sum(row["changed"] for row in rows),
+    }
+    if not known:
+        return figures
+    truth = np.array([row["true_grade"] for row in known])
+    majority = int(np.bincount(truth, minlength=NUM_GRADES).argmax())
+    for when in ("before", "after"):
+        one_hot = np.eye(NUM_GRADES)[[row[when] for row in known]]
+        measured = grading_figures(one_hot, truth, majority)
+        figures[f"pseudo/accuracy_{when}"] = measured["grade/accuracy"]
+        figures[f"pseudo/kappa_{when}"] = measured["grade/kappa"]
+        figures["pseudo/majority"] = measured["grade/majority"]
+    return figures

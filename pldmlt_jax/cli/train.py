@@ -1,0 +1,127 @@
+"""`train`: Algorithm 1 on the pixel-labelled images with their pseudo-labels; goes on from its latest checkpoint."""
+
+from functools import partial
+
+import numpy as np
+
+from pldmlt_jax.cli.context import Context, start
+from pldmlt_jax.cli.flags import Arguments
+from pldmlt_jax.cli.pseudo_label import read_table
+from pldmlt_jax.config import Config
+from pldmlt_jax.data.loader import Labels, eval_batches, steps_per_epoch, train_batches
+from pldmlt_jax.data.prepare import PreparedSplit
+from pldmlt_jax.data.selection import Selection
+from pldmlt_jax.evaluation.segmentation_metrics import SegmentationCounts, segmentation_counts
+from pldmlt_jax.method.diagnostics import gradient_balance, meta_gradient_paths
+from pldmlt_jax.method.pseudo_labels import admissible_grades
+from pldmlt_jax.method.state import Method, MethodState, init_method_state
+from pldmlt_jax.method.steps import eval_step, meta_step, train_step
+from pldmlt_jax.models.build import build_label_network, build_network
+from pldmlt_jax.models.pretrained import load_vgg16
+from pldmlt_jax.progress import progress
+from pldmlt_jax.training.checkpoint import Checkpoints
+from pldmlt_jax.training.log import RunLog
+from pldmlt_jax.training.loop import Rounds, Stopping, algorithm_rounds, fit
+
+
+def main(arguments: Arguments) -> None:
+    train(start(arguments))
+
+
+def train(context: Context) -> None:
+    """Runs Algorithm 1; the best and the latest state go to `checkpoints/`."""
+    config, selections = context.config, context.segmented
+    training, validation = selections["train"], selections["val"]
+    rounds = make_rounds(config, len(training))
+    method = make_method(config, rounds.total_steps)
+    labels = pseudo_labels(context, training.split)
+    with (
+        progress("train", rounds.total_steps) as task,
+        Checkpoints(context.workdir / "checkpoints") as checkpoints,
+    ):
+        fit(
+            start_state(config, method),
+            rounds=rounds,
+            stopping=Stopping.of_training(config.train),
+            steps={"theta": partial(train_step, method=method), "label": partial(meta_step, method=method)},
+            diagnostics={
+                "theta": partial(gradient_balance, method=method),
+                "label": partial(meta_gradient_paths, method=method),
+            },
+            batches=lambda step: train_batches(
+                training.split,
+                training.indices,
+                labels,
+                batch_size=config.train.batch_size,
+                config=config.data,
+                seed=config.seed,
+                start_step=step,
+            ),
+            validate=lambda state: validate(state, method, validation, labels, config),
+            checkpoints=checkpoints,
+            make_log=lambda step: RunLog(context.workdir, step),
+            task=task,
+        )
+
+
+def make_rounds(config: Config, num_images: int) -> Rounds:
+    per_epoch = steps_per_epoch(num_images, config.train.batch_size)
+    return algorithm_rounds(config.train, per_epoch, label_update=config.meta.enabled)
+
+
+def make_method(config: Config, total_steps: int) -> Method:
+    """The static part of stage 2."""
+    return Method(
+        network=build_network(config.model, config.loss.target),
+        label_network=build_label_network(config.meta),
+        loss=config.loss,
+        meta=config.meta,
+        optim=config.optim,
+        total_steps=total_steps,
+        seed=config.seed,
+    )
+
+
+def start_state(config: Config, method: Method) -> MethodState:
+    """The state before step 0, with the encoder's weights where the config names a file."""
+    state = init_method_state(method)
+    if not config.model.weights:
+        return state
+    loaded = load_vgg16(config.model.weights, state.network.params["encoder"])
+    print(f"  encoder weights: {config.model.weights}, {loaded.num_tensors} tensors, sha256 {loaded.sha256[:16]}")
+    return init_method_state(method, loaded.variables)
+
+
+def pseudo_labels(context: Context, split: PreparedSplit) -> Labels:
+    """The refined pseudo-labels and admissible grades of one split, by position."""
+    table = read_table(context.workdir / "pseudo_labels.csv")
+    grades = [int(table[image_id]["after"]) for image_id in split.image_ids]
+    admissible = np.stack([admissible_grades(row.evidence_px) for row in split.metadata])
+    return Labels(np.array(grades, np.int32), admissible)
+
+
+def validate(
+    state: MethodState, method: Method, selection: Selection, labels: Labels, config: Config
+) -> tuple[float, dict]:
+    """The score that early stopping maximises, and the figures of the validation images at the network's size."""
+    counts = SegmentationCounts.empty(method.loss.target)
+    sums, images = np.zeros(4), 0.0
+    batches = eval_batches(selection.split, selection.indices, labels, batch_size=config.evaluation.batch_size)
+    for batch in batches:
+        output = eval_step(state, batch, method=method)
+        counts = counts.merge(
+            segmentation_counts(
+                np.asarray(output.probabilities),
+                batch.mask_bits,
+                batch.weight,
+                target=method.loss.target,
+                threshold=config.evaluation.threshold,
+            )
+        )
+        count = float(batch.weight.sum())
+        sums += count * np.array([*map(float, output.losses), float(output.loss_updated)])
+        images += count
+    names = ("val/loss", "val/seg_loss", "val/grade_loss", "val/loss_updated")
+    values = dict(zip(names, sums / max(images, 1.0), strict=True))
+    values["val/dice"] = counts.compute()["seg/foreground/dice"] or 0.0
+    return (values["val/dice"] if config.train.monitor == "dice" else -values["val/loss"]), values

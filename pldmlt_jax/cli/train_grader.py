@@ -1,0 +1,153 @@
+"""`train-grader`: trains the stage 1 graders, each into `graders/<name>/`."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+
+from pldmlt_jax.cli.context import Context, start, write_json
+from pldmlt_jax.cli.flags import Arguments
+from pldmlt_jax.config import GraderConfig
+from pldmlt_jax.data.loader import eval_batches, steps_per_epoch, train_batches, true_labels
+from pldmlt_jax.data.selection import Selection
+from pldmlt_jax.evaluation.grading_metrics import grading_figures
+from pldmlt_jax.method.grader import Grader, grader_eval, grader_step, init_grader, init_grader_state
+from pldmlt_jax.method.state import TrainState
+from pldmlt_jax.models.build import build_grader
+from pldmlt_jax.models.pretrained import load_grader
+from pldmlt_jax.progress import progress
+from pldmlt_jax.training.checkpoint import Checkpoints
+from pldmlt_jax.training.log import RunLog
+from pldmlt_jax.training.loop import Rounds, Stopping, fit
+from pldmlt_jax.types import NUM_GRADES
+
+
+def main(arguments: Arguments) -> None:
+    train_graders(start(arguments))
+
+
+def train_graders(context: Context) -> None:
+    """Trains every grader of the config on the graded set's training images."""
+    for name in context.config.grader.architectures:
+        train_one(context, name)
+
+
+def train_one(context: Context, name: str) -> None:
+    """Trains one grader, keeps its best state by validation kappa and writes its figures on the test images."""
+    config, selections = context.config, context.graded_for_graders
+    directory = context.workdir / "graders" / name
+    grader = make_grader(config.grader, name, selections["train"])
+    state, weights = start_state(context, grader, name)
+    rounds = Rounds((("grader", _steps_per_epoch(config.grader, selections["train"])),), config.grader.epochs)
+
+    def validate(state: TrainState) -> tuple[float, dict]:
+        logits, loss = predict(state, grader, selections["val"])
+        figures = grading_figures(softmax(logits), true_grades(selections["val"]), majority_grade(selections["train"]))
+        values = {"val/loss": loss, "val/accuracy": figures["grade/accuracy"], "val/kappa": figures["grade/kappa"]}
+        return values["val/kappa"] or 0.0, values
+
+    with progress(f"grader {name}", rounds.total_steps) as task, Checkpoints(directory / "checkpoints") as checkpoints:
+        fit(
+            state,
+            rounds=rounds,
+            stopping=Stopping.of_grader(config.grader),
+            steps={"grader": partial(grader_step, grader=grader)},
+            diagnostics={},
+            batches=lambda step: train_batches(
+                selections["train"].split,
+                selections["train"].indices,
+                true_labels(selections["train"].split),
+                batch_size=config.grader.batch_size,
+                config=config.data,
+                seed=config.seed,
+                start_step=step,
+            ),
+            validate=validate,
+            checkpoints=checkpoints,
+            make_log=lambda step: RunLog(directory, step),
+            task=task,
+        )
+    _write_figures(context, grader, name, weights)
+
+
+def _write_figures(context: Context, grader: Grader, name: str, weights: dict) -> None:
+    selections = context.graded_for_graders
+    state = restore_best(context, grader, name)
+    logits, _ = predict(state, grader, selections["test"])
+    figures = grading_figures(softmax(logits), true_grades(selections["test"]), majority_grade(selections["train"]))
+    val_logits, _ = predict(state, grader, selections["val"])
+    figures["temperature"] = fit_temperature(val_logits, true_grades(selections["val"]))
+    figures["parameters"] = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    figures["images/train"], figures["images/test"] = len(selections["train"]), len(selections["test"])
+    write_json(context.workdir / "graders" / name / "metrics.json", figures | weights)
+
+
+def make_grader(config: GraderConfig, name: str, train: Selection) -> Grader:
+    """The static part of a grader; grade weights are inverse frequencies of mean 1 where the config asks for them."""
+    weights = np.ones(NUM_GRADES)
+    if config.class_weights:
+        counts = np.bincount(true_grades(train), minlength=NUM_GRADES)
+        weights = np.where(counts > 0, len(train) / np.maximum(counts, 1) / max((counts > 0).sum(), 1), 0.0)
+    total_steps = config.epochs * _steps_per_epoch(config, train)
+    return Grader(build_grader(name, config), config, total_steps, tuple(float(w) for w in weights))
+
+
+def start_state(context: Context, grader: Grader, name: str) -> tuple[TrainState, dict[str, Any]]:
+    """A fresh state, with the weight file that the config names for this grader, and what was loaded."""
+    config = context.config
+    position = config.grader.architectures.index(name)
+    variables = init_grader(grader, jax.random.fold_in(jax.random.key(config.seed), position))
+    path = config.grader.weights[position]
+    path = config.model.weights if path == "encoder" else path
+    if not path:
+        return init_grader_state(grader, variables), {"weights": "random start"}
+    loaded = load_grader(path, name, variables)
+    print(f"  {name} weights: {path}, {loaded.num_tensors} tensors, sha256 {loaded.sha256[:16]}")
+    return init_grader_state(grader, loaded.variables), {"weights": path, "weights_sha256": loaded.sha256}
+
+
+def restore_best(context: Context, grader: Grader, name: str) -> TrainState:
+    """The best state of a trained grader."""
+    with Checkpoints(context.workdir / "graders" / name / "checkpoints") as checkpoints:
+        like = jax.eval_shape(lambda: init_grader_state(grader, init_grader(grader, jax.random.key(0))))
+        state, _ = checkpoints.restore(checkpoints.require_best_step(), like)
+    return state
+
+
+def _steps_per_epoch(config: GraderConfig, train: Selection) -> int:
+    return steps_per_epoch(len(train), config.batch_size)
+
+
+def true_grades(selection: Selection) -> np.ndarray:
+    """True grades of a selection, int [n]."""
+    return np.array([selection.split.metadata[i].grade for i in selection.indices])
+
+
+def majority_grade(train: Selection) -> int:
+    """The most frequent grade of the training images: the baseline that always answers it."""
+    return int(np.bincount(true_grades(train), minlength=NUM_GRADES).argmax())
+
+
+def predict(state: TrainState, grader: Grader, selection: Selection) -> tuple[np.ndarray, float]:
+    """Logits [n, 5] and mean focal loss over a selection, in order."""
+    logits, loss, count = [], 0.0, 0.0
+    labels = true_labels(selection.split)
+    for batch in eval_batches(selection.split, selection.indices, labels, batch_size=grader.config.batch_size):
+        batch_logits, batch_loss = grader_eval(state, batch, grader=grader)
+        counted = batch.weight > 0
+        logits.append(np.asarray(batch_logits)[counted])
+        loss, count = loss + float(batch_loss) * counted.sum(), count + counted.sum()
+    return np.concatenate(logits), loss / max(count, 1.0)
+
+
+def softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+    """Probabilities [n, 5] of logits divided by a temperature."""
+    return np.asarray(jax.nn.softmax(logits / temperature, axis=-1))
+
+
+def fit_temperature(logits: np.ndarray, grades: np.ndarray) -> float:
+    """The temperature of least negative log-likelihood on validation images (Guo et al. 2017), by a grid of 200."""
+    grid = np.geomspace(0.1, 10.0, 200)
+    likelihood = [-np.log(softmax(logits, t)[np.arange(len(grades)), grades] + 1e-12).mean() for t in grid]
+    return float(grid[int(np.argmin(likelihood))])

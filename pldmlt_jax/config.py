@@ -1,0 +1,216 @@
+"""Every field of a run: its one name, type, default, unit and meaning.
+
+A file under `configs/` defines `get_config() -> Config` and sets only values. Defaults are the paper's own setting where
+the paper gives one ("literal"), else this project's choice. `validate` reports every error at once.
+
+The parts are hashable by value: frozen copies of them are static arguments of the jitted steps.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(unsafe_hash=True)
+class AugmentConfig:
+    """Training images only; image and masks by one geometry. The paper names the operations, not their ranges."""
+
+    flip: bool = True  # horizontal and vertical, each with probability 1/2
+    rotation_deg: float = 180.0  # uniform in [-rotation_deg, rotation_deg]
+    min_scale: float = 0.8  # side of the random crop relative to the image, uniform in [min_scale, 1], rescaled to full
+    photometric: float = 0.0  # strength of brightness, contrast and saturation jitter, 0 = off
+
+
+@dataclass(unsafe_hash=True)
+class SyntheticConfig:
+    """The embedded synthetic set: written once as files in IDRiD's layout, then read like any other set."""
+
+    height_px: int = 384  # height of the drawn photographs; the width is 1.5 times that
+    num_segmentation_train: int = 54
+    num_segmentation_test: int = 27
+    num_grading_train: int = 413
+    num_grading_test: int = 103
+    corrupt_share: float = 0.0  # share of the grades replaced by a wrong one; the true ones are kept aside
+    seed: int = 0
+
+
+@dataclass(unsafe_hash=True)
+class DataConfig:
+    segmentation: str = "idrid_s"  # pixel-labelled set, a key of DATASETS
+    grading: str = "idrid_d"  # graded set, a key of DATASETS
+    root: str = "data"  # holds one folder a set: IDRiD/, ...
+    idrid_root: str = ""  # the IDRiD folder itself, where it is not `root`/IDRiD
+    cache_dir: str = "data_cache"  # prepared sets and the synthetic photographs
+    size_px: int = 1024  # side of the square that the multi-task network sees
+    fov_crop: bool = True  # crop to the field of view first
+    resize: str = "pad"  # "pad": keep the aspect ratio, pad with zeros; "stretch": literal reading of 1024x1024
+    mask_reduction: str = "max"  # how training masks are reduced: "max" keeps a lesion of a few pixels; "area" keeps areas
+    fusion: str = "close"  # morphology on the union of the four lesions: "close", "dilate" or "none"
+    fusion_px: int = 3  # diameter of its elliptical structuring element at the original size
+    image_format: str = "png"  # storage of the prepared image: "png" (lossless) or "jpeg" (quality 95, faster to read)
+    split: str = "official"  # segmentation: "official" splits, or "folds" of the official training part
+    grading_split: str = "official"  # the same for the graded set
+    num_folds: int = 5
+    fold: int = 0  # the held-out fold, reported as `test`
+    val_share: float = 0.2  # share of the training images set aside for early stopping
+    split_seed: int = 0
+    leakage: str = "exclude"  # "exclude": graders never see a photograph of the segmentation set; "as_paper": they do
+    leakage_distance: int = 10  # same photograph: at most so many of the 256 bits of their hashes differ
+    num_threads: int = 4  # threads that decode and augment
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)
+
+
+@dataclass(unsafe_hash=True)
+class ModelConfig:
+    """The multi-task network of stage 2."""
+
+    encoder: str = "vgg16"  # a key of ENCODERS
+    decoder: str = "unet"  # a key of DECODERS
+    encoder_filters: tuple[int, ...] = (64, 128, 256, 512, 512)
+    encoder_convs: tuple[int, ...] = (2, 2, 3, 3, 3)
+    decoder_filters: tuple[int, ...] = (256, 128, 64, 32, 16)
+    centre_filters: int = 512
+    full_res_skip: bool = False  # a skip connection at full resolution, which the reference U-Net lacks
+    norm_momentum: float = 0.99  # decay of the decoder's running statistics
+    norm_epsilon: float = 1e-3
+    dtype: str = "float32"  # of activations: "float32", "bfloat16" or "float64" (tests); parameters stay float32
+    weights: str = ""  # file of ImageNet weights of the encoder (.safetensors), "" = He-normal start
+
+
+@dataclass(unsafe_hash=True)
+class GraderConfig:
+    """Stage 1: the graders that make the pseudo-labels."""
+
+    architectures: tuple[str, ...] = ("resnext50_32x4d", "resnext101_32x8d")  # keys of CLASSIFIERS
+    weights: tuple[str, ...] = ("", "")  # a weight file for each, "" = random start
+    base_filters: int = 64  # width of the stem (full size: 64)
+    max_blocks: int = 0  # at most so many blocks a stage, 0 = the architecture's own depth
+    frozen_stages: int = 0  # leading stages of the encoder that are not trained
+    size_px: int = 512
+    batch_size: int = 8
+    epochs: int = 30
+    patience_epochs: int = 8
+    learning_rate: float = 1e-4
+    weight_decay: float = 1e-4
+    class_weights: bool = False  # weigh grades by their inverse frequency
+    focal_alpha: float = 0.25
+    focal_gamma: float = 2.0
+
+
+@dataclass(unsafe_hash=True)
+class PseudoLabelConfig:
+    ensemble: str = "most_confident"  # the paper's; or "mean" of the probabilities
+    temperature: bool = False  # scale each grader's logits by a temperature fitted on its validation images first
+    refine: bool = True  # refine by Grad-CAM and the lesion masks
+    dilation_share: float = 0.02  # lesions are dilated by this share of the field of view's width before comparing
+    candidate_ratio: float = 0.5  # a grade stays a candidate with at least this share of the best map's agreement
+    coverage_top: float = 0.2  # coverage: share of lesion pixels inside this top share of the map
+    disc_rejection: bool = True  # reject grades whose map sits on the optic disc
+
+
+@dataclass(unsafe_hash=True)
+class LossConfig:
+    """L = L_S + beta L_C (Eq. 3)."""
+
+    target: str = "fused"  # "fused" (background + lesion), "lesions" (four sigmoids) or "exclusive" (background + four)
+    segmentation: str = "focal"  # L_S: "focal" (literal) or "dice_ce" (recommended)
+    grading: bool = True  # False: L_S alone (ablation row 1)
+    beta: float = 0.8  # weight of the grading loss
+    alpha: float = 0.25
+    gamma: float = 2.0
+    reduction: str = "keras"  # "keras": mean over pixels and classes (literal); "pixel_mean": mean over pixels
+    binary_alpha: str = "retinanet"  # `lesions` only: "retinanet" weighs positives alpha, negatives 1-alpha; "keras" both alpha
+
+
+@dataclass(unsafe_hash=True)
+class MetaConfig:
+    """The label-update network and its meta step (Algorithm 1, lines 15 to 22)."""
+
+    enabled: bool = True  # False: the pseudo-labels stay as they are (ablation row 2)
+    loss: str = "paper"  # J: "paper", "indirect", "anchored" or "maxl"
+    inner_optimizer: str = "sgd"  # of theta*: "sgd" or "adam" (from theta's own optimiser state)
+    inner_learning_rate: float = 5e-5  # epsilon of line 20
+    optimizer: str = "sgd"  # of theta_1: "sgd" (literal) or "adam"
+    learning_rate: float = 5e-5  # vartheta of line 21
+    hidden: tuple[int, ...] = (256,)
+    kappa: float = 4.0  # logit that the pseudo-label starts with
+    label_init: str = "pseudo_label"  # or "random" (literal): no kappa term
+    hierarchy: str = "full"  # psi: "full", "ordinal" (neighbours of the pseudo-label) or "evidence" (what the masks admit)
+    softmax: str = "masked"  # or "literal": Eq. 4 as printed, which leaves masked grades a share
+    entropy_weight: float = 0.2  # lambda of `maxl`
+    mean_decay: float = 0.9  # of the running mean of the soft labels, for `maxl` at small batches
+
+
+@dataclass(unsafe_hash=True)
+class OptimConfig:
+    """The optimiser of theta."""
+
+    optimizer: str = "adam"  # or "sgd" (tests compare under it)
+    learning_rate: float = 5e-5  # of the encoder
+    decoder_factor: float = 1.0  # rate of decoder and head relative to the encoder's
+    schedule: str = "constant"  # or "cosine" over max_rounds
+    warmup_steps: int = 0
+    clip_norm: float = 0.0  # global norm that gradients are clipped to, 0 = off
+    ema_decay: float = 0.0  # exponential moving average of theta, used for evaluation; 0 = off
+
+
+@dataclass(unsafe_hash=True)
+class TrainConfig:
+    batch_size: int = 2
+    unit: str = "epoch"  # of theta_units and label_units: "epoch" or "step"
+    theta_units: int = 1  # (A) of a round
+    label_units: int = 1  # (B) of a round
+    max_rounds: int = 100
+    max_minutes: float = 0.0  # stop after the round in which this time is over, 0 = no limit
+    monitor: str = "loss"  # early stopping and best checkpoint: "loss" = L_S + beta L_C(pseudo-label), or "dice"
+    patience_rounds: int = 20
+    min_delta: float = 1e-4
+    eval_every_rounds: int = 1
+    log_every_steps: int = 10
+
+
+@dataclass(unsafe_hash=True)
+class EvaluationConfig:
+    batch_size: int = 4
+    threshold: float = 0.5
+    original_size: bool = True  # also score at the original size against the original masks
+    num_examples: int = 6  # images shown in the report
+
+
+@dataclass(unsafe_hash=True)
+class Config:
+    name: str = "idrid"
+    workdir: str = ""  # "" = runs/NAME
+    seed: int = 0
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    grader: GraderConfig = field(default_factory=GraderConfig)
+    pseudo: PseudoLabelConfig = field(default_factory=PseudoLabelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    meta: MetaConfig = field(default_factory=MetaConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+
+def to_dict(config: Config) -> dict:
+    """The config as nested plain dictionaries, as written to `config.json`."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(values: dict, part: Any = Config) -> Any:
+    """The config (or one part of it) of a `config.json`; lists become tuples.
+
+    Raises:
+        ValueError: If a field is unknown: the file is of another version.
+    """
+    known = {field.name: field for field in dataclasses.fields(part)}
+    if unknown := values.keys() - known.keys():
+        raise ValueError(f"unknown fields: {', '.join(sorted(unknown))}")
+    arguments = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            value = from_dict(value, known[name].default_factory)
+        arguments[name] = tuple(value) if isinstance(value, list) else value
+    return part(**arguments)

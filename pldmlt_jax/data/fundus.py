@@ -1,0 +1,200 @@
+"""A fundus photograph: reading it and its masks, its field of view, and the way to the network's square and back."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+
+from pldmlt_jax.config import DataConfig
+from pldmlt_jax.errors import DataError
+from pldmlt_jax.types import LESIONS, Geometry
+
+FOV_WORKING_PX = 512
+"""The field of view is found at this length of the longer side: it is smooth, and specks of noise are gone."""
+
+FOV_MIN_SHARE = 0.05
+"""A bright region smaller than this is no field of view: the whole image is taken."""
+
+_END_MARKERS = {b"\xff\xd8": b"\xff\xd9", b"\x89PNG": b"IEND"}
+_TAIL_BYTES = 4096
+
+
+def read_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:
+    """Reads an RGB image of 8 bits: grey, alpha and 16 bits are converted, a rotation in its EXIF data is applied.
+
+    Raises:
+        DataError: The file is missing, no image, or cut off (OpenCV fills the rest of such a JPEG with grey in silence).
+    """
+    content = _read_bytes(path)
+    for start, end in _END_MARKERS.items():
+        if content.startswith(start) and end not in content[-_TAIL_BYTES:]:
+            raise DataError(path, "a truncated image", "a whole one", "fetch the file again")
+    image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+    if image is None:
+        raise DataError(path, "not a readable image", "a JPEG, PNG, TIFF or BMP file", "fetch the file again")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(path, error.strerror or "unreadable", "an image file", "check the path") from error
+    if not content:
+        raise DataError(path, "an empty file", "an image", "fetch the file again")
+    return content
+
+
+def read_mask(path: Path, shape: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
+    """Reads a mask: any pixel that is not black is set; alpha is ignored.
+
+    The released masks are palette TIFFs, which OpenCV reads as {0, 76} in grey, so a threshold at 127 would lose all;
+    one is RGBA with alpha 255 everywhere.
+
+    Args:
+        path: Of the mask.
+        shape: Height and width of its image.
+
+    Raises:
+        DataError: The file is unreadable or of another size than its image.
+    """
+    pixels = cv2.imdecode(np.frombuffer(_read_bytes(path), np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None:
+        raise DataError(path, "not a readable mask", "a TIFF or PNG file", "fetch the file again")
+    mask = pixels[..., :3].any(axis=-1) if pixels.ndim == 3 else pixels > 0
+    if mask.shape != shape:
+        found, expected = (f"{h} px high, {w} px wide" for h, w in (mask.shape, shape))
+        raise DataError(path, f"a mask {found}", f"the size of its image: {expected}", "pair it with its own image")
+    return mask
+
+
+def field_of_view(image: UInt8[np.ndarray, "h w 3"]) -> Bool[np.ndarray, "h w"]:
+    """The lit part of the photograph: the largest bright region, without holes."""
+    height, width = image.shape[:2]
+    scale = min(FOV_WORKING_PX / max(height, width), 1.0)
+    small_size = (max(round(width * scale), 1), max(round(height * scale), 1))
+    brightness = cv2.medianBlur(cv2.resize(image, small_size, interpolation=cv2.INTER_AREA).max(axis=-1), 5)
+    lit = (brightness > max(10.0, 0.08 * float(np.percentile(brightness, 99)))).astype(np.uint8)
+    contours, _ = cv2.findContours(lit, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    region = np.zeros_like(lit)
+    if contours:
+        cv2.drawContours(region, [max(contours, key=cv2.contourArea)], -1, 1, cv2.FILLED)
+    if region.mean() < FOV_MIN_SHARE:
+        return np.ones((height, width), bool)
+    return cv2.resize(region.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR) > 0.5
+
+
+def make_geometry(fov: Bool[np.ndarray, "h w"], config: DataConfig, size_px: int) -> Geometry:
+    """Crop to the field of view's box, then fit the longer side (`pad`) or both sides (`stretch`) to the square."""
+    height, width = fov.shape
+    y0, y1, x0, x1 = 0, height, 0, width
+    if config.fov_crop:
+        rows, columns = np.flatnonzero(fov.any(axis=1)), np.flatnonzero(fov.any(axis=0))
+        y0, y1, x0, x1 = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
+    crop_height, crop_width = int(y1 - y0), int(x1 - x0)
+    scale = size_px / max(crop_height, crop_width)
+    resized = (size_px, size_px)
+    if config.resize == "pad":
+        resized = (max(round(crop_height * scale), 1), max(round(crop_width * scale), 1))
+    return Geometry(
+        original_height_px=height,
+        original_width_px=width,
+        crop_y_px=int(y0),
+        crop_x_px=int(x0),
+        crop_height_px=crop_height,
+        crop_width_px=crop_width,
+        resized_height_px=resized[0],
+        resized_width_px=resized[1],
+        pad_top_px=(size_px - resized[0]) // 2,
+        pad_left_px=(size_px - resized[1]) // 2,
+        size_px=size_px,
+    )
+
+
+def _crop(plane: np.ndarray, geometry: Geometry) -> np.ndarray:
+    g = geometry
+    return plane[g.crop_y_px : g.crop_y_px + g.crop_height_px, g.crop_x_px : g.crop_x_px + g.crop_width_px]
+
+
+def _place(resized: np.ndarray, geometry: Geometry) -> np.ndarray:
+    square = np.zeros((geometry.size_px, geometry.size_px, *resized.shape[2:]), resized.dtype)
+    top, left = geometry.pad_top_px, geometry.pad_left_px
+    square[top : top + resized.shape[0], left : left + resized.shape[1]] = resized
+    return square
+
+
+def image_to_network(image: UInt8[np.ndarray, "h w 3"], geometry: Geometry) -> UInt8[np.ndarray, "s s 3"]:
+    """Crops, resizes (area averaging when it shrinks) and pads with zeros."""
+    shrinks = geometry.resized_width_px < geometry.crop_width_px
+    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    size = (geometry.resized_width_px, geometry.resized_height_px)
+    return _place(cv2.resize(_crop(image, geometry), size, interpolation=interpolation), geometry)
+
+
+def mask_to_network(mask: Bool[np.ndarray, "h w"], geometry: Geometry, reduction: str) -> Bool[np.ndarray, "s s"]:
+    """Crops, reduces and pads a mask.
+
+    Args:
+        mask: At the original size.
+        geometry: Of its image.
+        reduction: "max": a target pixel is set when the centre of any set pixel falls into it, so that no lesion
+            vanishes, and areas grow; "area": when at least half of it is covered. Both are nearest when it enlarges.
+    """
+    cropped = _crop(mask, geometry)
+    height, width = geometry.resized_height_px, geometry.resized_width_px
+    if height >= cropped.shape[0] and width >= cropped.shape[1]:
+        enlarged = cv2.resize(cropped.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+        return _place(enlarged.astype(bool), geometry)
+    if reduction == "area":
+        covered = cv2.resize(cropped.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
+        return _place(covered >= 0.5, geometry)
+    rows, columns = np.nonzero(cropped)
+    reduced = np.zeros((height, width), bool)
+    reduced[(rows * 2 + 1) * height // (2 * cropped.shape[0]), (columns * 2 + 1) * width // (2 * cropped.shape[1])] = True
+    return _place(reduced, geometry)
+
+
+def prepare_image(
+    image: UInt8[np.ndarray, "h w 3"], config: DataConfig, size_px: int
+) -> tuple[UInt8[np.ndarray, "s s 3"], Bool[np.ndarray, "s s"], Geometry]:
+    """The network's view of a photograph: the image, where it is valid, and how to get back."""
+    fov = field_of_view(image)
+    geometry = make_geometry(fov, config, size_px)
+    return image_to_network(image, geometry), mask_to_network(fov, geometry, "area"), geometry
+
+
+def fuse(
+    masks: dict[str, Bool[np.ndarray, "h w"]], shape: tuple[int, int], config: DataConfig
+) -> tuple[Bool[np.ndarray, "h w"], int, int]:
+    """The paper's fused mask: the union of the four lesions, then a morphological operation, at the original size.
+
+    Returns:
+        The mask, and its pixels before and after the operation.
+    """
+    union = np.zeros(shape, np.uint8)
+    for lesion in LESIONS:
+        if lesion in masks:
+            union |= masks[lesion]
+    operations = {"close": cv2.MORPH_CLOSE, "dilate": cv2.MORPH_DILATE}
+    fused = union
+    if config.fusion in operations:
+        element = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (config.fusion_px, config.fusion_px))
+        fused = cv2.morphologyEx(union, operations[config.fusion], element)
+    return fused.astype(bool), int(union.sum()), int(fused.sum())
+
+
+def to_original(
+    probabilities: Float[np.ndarray, "s s *k"], geometry: Geometry
+) -> Float[np.ndarray, "h w *k"]:
+    """Writes the square's values back onto the original's pixels: bilinear, half-pixel centres, zero outside the crop."""
+    g = geometry
+    inner = probabilities[
+        g.pad_top_px : g.pad_top_px + g.resized_height_px, g.pad_left_px : g.pad_left_px + g.resized_width_px
+    ]
+    inner = np.ascontiguousarray(inner, np.float32)
+    resized = cv2.resize(inner, (g.crop_width_px, g.crop_height_px), interpolation=cv2.INTER_LINEAR)
+    resized = resized.reshape(g.crop_height_px, g.crop_width_px, *probabilities.shape[2:])
+    original = np.zeros((g.original_height_px, g.original_width_px, *probabilities.shape[2:]), np.float32)
+    _crop(original, g)[:] = resized
+    return original

@@ -1,0 +1,162 @@
+"""IDRiD's official layout: segmentation (A) and disease grading (B).
+
+A lesion that an image does not have has no file. A numbers its photographs differently from B, and B uses the same names
+in both of its splits: names never identify a photograph.
+"""
+
+import csv
+from pathlib import Path
+
+from pldmlt_jax.data.records import RawRecord
+from pldmlt_jax.errors import DataError, UserError, raise_all
+from pldmlt_jax.types import NUM_GRADES, UNKNOWN_GRADE
+
+LAYOUT = """the official layout of IDRiD (https://ieee-dataport.org/open-access/indian-diabetic-retinopathy-image-dataset-idrid):
+    IDRiD/A. Segmentation/1. Original Images/{a. Training Set,b. Testing Set}/IDRiD_NN.jpg
+    IDRiD/A. Segmentation/2. All Segmentation Groundtruths/{a. Training Set,b. Testing Set}/
+        {1. Microaneurysms,2. Haemorrhages,3. Hard Exudates,4. Soft Exudates,5. Optic Disc}/IDRiD_NN_{MA,HE,EX,SE,OD}.tif
+    IDRiD/B. Disease Grading/1. Original Images/{a. Training Set,b. Testing Set}/IDRiD_NNN.jpg
+    IDRiD/B. Disease Grading/2. Groundtruths/{a. IDRiD_Disease Grading_Training Labels.csv,b. ..._Testing Labels.csv}"""
+
+LESION_FOLDERS = {
+    "MA": "1. Microaneurysms",
+    "HE": "2. Haemorrhages",
+    "EX": "3. Hard Exudates",
+    "SE": "4. Soft Exudates",
+}
+DISC_FOLDER = "5. Optic Disc"
+SPLIT_FOLDERS = {"train": "a. Training Set", "test": "b. Testing Set"}
+GRADE_FILES = {
+    "train": "a. IDRiD_Disease Grading_Training Labels.csv",
+    "test": "b. IDRiD_Disease Grading_Testing Labels.csv",
+}
+TRUE_GRADES_FILE = "true_grades_of_segmentation_images.csv"
+"""Not part of the release: grades of A's photographs that stand in B as well, to evaluate pseudo-labels."""
+
+TRUE_GRADING_FILE = "true_grades_of_grading_images.csv"
+"""Synthetic sets only: B's grades before some were corrupted."""
+
+
+def segmentation_records(root: Path) -> dict[str, list[RawRecord]]:
+    """A's photographs with their masks, by official split; `test` only where it is on disk.
+
+    Raises:
+        DataError: The folder or its training images are missing.
+    """
+    base = root / "A. Segmentation"
+    true_grades = _true_grades(root / TRUE_GRADES_FILE)
+    records = {}
+    for split, folder in SPLIT_FOLDERS.items():
+        masks = base / "2. All Segmentation Groundtruths" / folder
+        images = _images(base / "1. Original Images" / folder, required=split == "train", root=root)
+        if images and not masks.is_dir():
+            raise DataError(masks, "no such folder", LAYOUT, "the images are there: get their masks too")
+        if images:
+            records[split] = [_segmentation_record(image, masks, true_grades) for image in images]
+    return records
+
+
+def _segmentation_record(image: Path, masks: Path, true_grades: dict[str, int]) -> RawRecord:
+    found = {
+        lesion: path
+        for lesion, folder in LESION_FOLDERS.items()
+        if (path := masks / folder / f"{image.stem}_{lesion}.tif").exists()
+    }
+    disc = masks / DISC_FOLDER / f"{image.stem}_OD.tif"
+    return RawRecord(
+        image_id=image.stem,
+        image=image,
+        masks=found,
+        disc=disc if disc.exists() else None,
+        true_grade=true_grades.get(image.stem, UNKNOWN_GRADE),
+    )
+
+
+def grading_records(root: Path) -> dict[str, list[RawRecord]]:
+    """B's photographs with their grades, by official split; `test` only where it is on disk.
+
+    Raises:
+        DataError: A missing folder or CSV, a grade outside 0..4, an image without a row or a row without an image; all
+            that is wrong at once.
+    """
+    base = root / "B. Disease Grading"
+    records, errors = {}, []
+    for split, folder in SPLIT_FOLDERS.items():
+        images = _images(base / "1. Original Images" / folder, required=split == "train", root=root)
+        if not images:
+            continue
+        table = base / "2. Groundtruths" / GRADE_FILES[split]
+        grades, found = read_grades(table)
+        errors += found + _unmatched(images, grades, table)
+        true_grades = _true_grades(root / TRUE_GRADING_FILE, split)
+        records[split] = [
+            RawRecord(image.stem, image, grade=grades[image.stem], true_grade=true_grades.get(image.stem, UNKNOWN_GRADE))
+            for image in images
+            if image.stem in grades
+        ]
+    raise_all(errors)
+    return records
+
+
+def read_grades(path: Path) -> tuple[dict[str, int], list[UserError]]:
+    """Image name -> grade of one of B's tables, and what is wrong in it.
+
+    The released tables have twelve columns, nine of them empty, and a header with a trailing space.
+    """
+    if not path.is_file():
+        return {}, [DataError(path, "no such file", "a CSV of grades", "get it with the images:\n" + LAYOUT)]
+    grades: dict[str, int] = {}
+    errors: list[UserError] = []
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
+        if not {"Image name", "Retinopathy grade"} <= set(reader.fieldnames):
+            columns = ", ".join(reader.fieldnames) or "none"
+            return {}, [
+                DataError(path, f"columns {columns}", "Image name and Retinopathy grade", "restore the header")
+            ]
+        for row in reader:
+            name, text = (row["Image name"] or "").strip(), (row["Retinopathy grade"] or "").strip()
+            if not name:
+                continue
+            if text not in map(str, range(NUM_GRADES)):
+                where = f"{path}, line {reader.line_num}"
+                errors.append(DataError(where, f"grade {text!r} of {name}", "0, 1, 2, 3 or 4", "correct the row"))
+                text = "0"
+            grades[name] = int(text)
+    return grades, errors
+
+
+def _unmatched(images: list[Path], grades: dict[str, int], table: Path) -> list[UserError]:
+    if not grades:
+        return []
+    names = {image.stem for image in images}
+    errors: list[UserError] = [
+        DataError(image, f"no row in {table.name}", "a grade for each image", "add the row or remove the image")
+        for image in images
+        if image.stem not in grades
+    ]
+    return errors + [
+        DataError(table, f"a row for {name}", "an image for each row", "get the image or remove the row")
+        for name in grades
+        if name not in names
+    ]
+
+
+def _true_grades(path: Path, split: str | None = None) -> dict[str, int]:
+    if not path.is_file():
+        return {}
+    with open(path, newline="", encoding="utf-8") as file:
+        return {
+            row["image"]: int(row["dr_grade"])
+            for row in csv.DictReader(file)
+            if split is None or row["split"] == split
+        }
+
+
+def _images(folder: Path, *, required: bool, root: Path) -> list[Path]:
+    images = sorted(folder.glob("*.jpg")) if folder.is_dir() else []
+    if required and not images:
+        found = f"no images in {folder}" if root.is_dir() else "no such folder"
+        raise DataError(f"data.root: {root}", found, LAYOUT, "set --config.data.root to the folder that holds IDRiD/")
+    return images

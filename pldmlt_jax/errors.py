@@ -1,0 +1,56 @@
+"""Errors that a user can cause, each with one message that says what to do about it.
+
+The command line turns them into exit status 2 and prints the message alone; everything else that is raised is a defect
+of this program (exit status 1).
+"""
+
+from collections.abc import Sequence
+
+
+class UserError(Exception):
+    """A file, a field or a flag is not as the program needs it.
+
+    Args:
+        where: The file or the config field, for example `data.root` or a path.
+        found: What was found there.
+        expected: What was expected.
+        action: What the user can do.
+    """
+
+    def __init__(self, where: object, found: str, expected: str, action: str):
+        super().__init__(where, found, expected, action)
+        self.where, self.found, self.expected, self.action = str(where), found, expected, action
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.found}\n  expected: {self.expected}\n  to do:    {self.action}"
+
+
+class ConfigError(UserError):
+    """A config field has a value outside its range, or two fields contradict each other."""
+
+
+class DataError(UserError):
+    """A raw data file is missing, unreadable or not of the expected form."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint or a weight file does not fit the network."""
+
+
+class ErrorGroup(UserError):
+    """Several user errors, reported at once so that they can be mended at once."""
+
+    def __init__(self, errors: Sequence[UserError]):
+        super().__init__("", "", "", "")
+        self.errors = tuple(errors)
+
+    def __str__(self) -> str:
+        return "\n".join(str(error) for error in self.errors)
+
+
+def raise_all(errors: Sequence[UserError]) -> None:
+    """Raises the errors, if there are any: one alone, several as an `ErrorGroup`."""
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        raise ErrorGroup(errors)

@@ -1,0 +1,65 @@
+"""Pictures as pixels: lesion overlays and class activation maps, in colours that a colour-blind person can tell apart."""
+
+from collections.abc import Mapping
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+
+from pldmlt_jax.types import NUM_GRADES
+
+LESION_COLOURS: dict[str, tuple[int, int, int]] = {
+    "MA": (0, 158, 115),
+    "HE": (86, 180, 233),
+    "EX": (240, 228, 66),
+    "SE": (204, 121, 167),
+    "OD": (230, 159, 0),
+    "lesion": (0, 114, 178),
+}
+"""RGB of Okabe and Ito's palette, the same in every picture."""
+
+FILL_OPACITY = 0.35
+HEAT_OPACITY = 0.45
+CAPTION_PX = 22
+
+
+def overlay(
+    image: UInt8[np.ndarray, "h w 3"], masks: Mapping[str, Bool[np.ndarray, "h w"]]
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Draws each mask as a translucent fill with a solid outline."""
+    picture = image.copy()
+    thickness = max(round(max(image.shape) / 1000), 1)
+    for name, mask in masks.items():
+        colour = LESION_COLOURS[name]
+        picture[mask] = ((1.0 - FILL_OPACITY) * picture[mask] + FILL_OPACITY * np.array(colour)).astype(np.uint8)
+        contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(picture, contours, -1, colour, thickness)
+    return picture
+
+
+def heat(coarse: Float[np.ndarray, "h w"], size: tuple[int, int]) -> UInt8[np.ndarray, "s s 3"]:
+    """A map, bilinearly enlarged and min-max scaled, in viridis: for the eye only, maps are no longer comparable."""
+    enlarged = cv2.resize(np.asarray(coarse, np.float32), (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
+    low, high = float(enlarged.min()), float(enlarged.max())
+    scaled = (255.0 * (enlarged - low) / (high - low)).astype(np.uint8) if high > low else np.zeros(size, np.uint8)
+    return cv2.cvtColor(cv2.applyColorMap(scaled, cv2.COLORMAP_VIRIDIS), cv2.COLOR_BGR2RGB)
+
+
+def captioned(picture: UInt8[np.ndarray, "h w 3"], text: str) -> UInt8[np.ndarray, "h2 w 3"]:
+    """The picture under a line of text."""
+    bar = np.full((CAPTION_PX, picture.shape[1], 3), 24, np.uint8)
+    cv2.putText(bar, text, (6, CAPTION_PX - 7), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (235, 235, 235), 1, cv2.LINE_AA)
+    return np.concatenate([bar, picture])
+
+
+def cam_strip(
+    image: UInt8[np.ndarray, "s s 3"], lesion: Bool[np.ndarray, "s s"], maps: Float[np.ndarray, "5 h w"]
+) -> UInt8[np.ndarray, "s2 w 3"]:
+    """The paper's Fig. 6 in one row: photograph, mask, and the map of each grade over the photograph."""
+    mask = np.repeat(np.where(lesion, 255, 0).astype(np.uint8)[..., None], 3, axis=-1)
+    panels = [captioned(image, "photograph"), captioned(mask, "lesion mask")]
+    for grade in range(NUM_GRADES):
+        heated = cv2.addWeighted(image, 1.0 - HEAT_OPACITY, heat(maps[grade], image.shape[:2]), HEAT_OPACITY, 0.0)
+        empty = "" if maps[grade].max() > 0 else " (empty)"
+        panels.append(captioned(heated, f"grade {grade}{empty}"))
+    return np.concatenate(panels, axis=1)

@@ -1,0 +1,114 @@
+"""A trained network on images of any size: prepared like the training images, answered at the image's own size."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+
+from pldmlt_jax.config import Config, from_dict
+from pldmlt_jax.data.fundus import prepare_image, to_original
+from pldmlt_jax.errors import CheckpointError
+from pldmlt_jax.method import losses
+from pldmlt_jax.method.state import Method, MethodState, init_method_state
+from pldmlt_jax.models.multitask import NetworkOutput
+from pldmlt_jax.training.checkpoint import Checkpoints
+from pldmlt_jax.types import Geometry
+
+
+class Prediction(NamedTuple):
+    """One image's answer."""
+
+    probabilities: Float[np.ndarray, "h w k"]  # at the original size; zero outside the field of view's crop
+    grade_probabilities: Float[np.ndarray, "c"]
+
+
+@dataclass(frozen=True)
+class TrainedNetwork:
+    """A method with its best state and the config it was trained with."""
+
+    config: Config
+    method: Method
+    state: MethodState
+    step: int
+
+    def __call__(self, images: UInt8[np.ndarray, "b s s 3"]) -> tuple[np.ndarray, np.ndarray]:
+        """Segmentation and grade probabilities at the network's size."""
+        variables = {
+            "params": self.state.network.evaluated_params(),
+            "batch_stats": self.state.network.batch_stats,
+        }
+        return jax.device_get(_probabilities(variables, jnp.asarray(images), method=self.method))
+
+
+@partial(jax.jit, static_argnames="method")
+def _probabilities(variables: dict, images: Array, *, method: Method) -> tuple[Array, Array]:
+    output: NetworkOutput = method.network.apply(variables, images, False)
+    segmentation = losses.segmentation_probabilities(output.segmentation_logits, method.loss.target)
+    return segmentation, jax.nn.softmax(output.grade_logits, axis=-1)
+
+
+def checkpoint_directory(path: Path) -> Path:
+    """The folder of checkpoints that a workdir, or that folder itself, stands for.
+
+    Raises:
+        CheckpointError: Where there is none.
+    """
+    for candidate in (path / "checkpoints", path):
+        if candidate.is_dir() and any(child.name.isdigit() for child in candidate.iterdir()):
+            return candidate
+    raise CheckpointError(path, "no checkpoint in it", "a workdir that `train` has filled", "train first, or check the path")
+
+
+def saved_config(directory: Path) -> Config:
+    """The config beside a folder of checkpoints.
+
+    Raises:
+        CheckpointError: Where it is missing or not one of this version.
+    """
+    path = directory.parent / "config.json"
+    try:
+        return from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise CheckpointError(path, str(error), "the config that the network was trained with", "give --config") from error
+
+
+def load_network(directory: Path, config: Config, method: Method) -> TrainedNetwork:
+    """The best checkpoint of a folder.
+
+    Raises:
+        CheckpointError: Where there is none, or it is of another architecture.
+    """
+    like = jax.eval_shape(lambda: init_method_state(method))
+    with Checkpoints(directory) as checkpoints:
+        step = checkpoints.require_best_step()
+        state, _ = checkpoints.restore(step, like)
+    return TrainedNetwork(config, method, state, step)
+
+
+def predict_images(
+    network: TrainedNetwork, images: Sequence[UInt8[np.ndarray, "h w 3"]], batch_size: int
+) -> Iterator[Prediction]:
+    """Predicts RGB images of any size, in order, in batches of one compiled shape."""
+    for start in range(0, len(images), batch_size):
+        chunk = images[start : start + batch_size]
+        prepared = [prepare_image(image, network.config.data, network.config.data.size_px) for image in chunk]
+        stacked = np.stack([image for image, _, _ in prepared])
+        missing = batch_size - len(chunk)
+        stacked = np.concatenate([stacked, np.zeros((missing, *stacked.shape[1:]), np.uint8)])
+        segmentation, grades = network(stacked)
+        for row, (_, valid, geometry) in enumerate(prepared):
+            yield Prediction(at_original_size(segmentation[row], valid, geometry), grades[row])
+
+
+def at_original_size(
+    probabilities: Float[np.ndarray, "s s k"], valid: np.ndarray, geometry: Geometry
+) -> Float[np.ndarray, "h w k"]:
+    """Probabilities on the original's pixels, zero outside the field of view."""
+    return to_original(probabilities * valid[..., None], geometry)

@@ -1,0 +1,73 @@
+"""Stage 1's supervised graders: the focal loss on true grades, one step, one evaluation."""
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from pldmlt_jax.config import GraderConfig
+from pldmlt_jax.method import losses
+from pldmlt_jax.method.state import INIT_SIZE_PX, Params, TrainState, init_train_state
+from pldmlt_jax.method.steps import StepMetrics, apply_gradients
+from pldmlt_jax.models.classifier import Classifier
+from pldmlt_jax.types import NUM_GRADES, Batch
+
+
+@dataclasses.dataclass(frozen=True)
+class Grader:
+    """Static and hashable, as `Method` is for stage 2."""
+
+    network: Classifier
+    config: GraderConfig
+    total_steps: int
+    grade_weights: tuple[float, ...] = (1.0,) * NUM_GRADES
+
+    @property
+    def optimizer(self) -> optax.GradientTransformation:
+        """AdamW with a cosine schedule; frozen stages receive no gradient and so must not decay either."""
+        schedule = optax.cosine_decay_schedule(self.config.learning_rate, max(self.total_steps, 1))
+        decay = 0.0 if self.config.frozen_stages else self.config.weight_decay
+        return optax.adamw(schedule, weight_decay=decay)
+
+
+def init_grader(grader: Grader, key: Array) -> dict:
+    """Random variables of the classifier: `params` and, where it has norms, `batch_stats`."""
+    image = jnp.zeros((1, INIT_SIZE_PX, INIT_SIZE_PX, 3), jnp.uint8)
+    return jax.jit(lambda k: grader.network.init(k, image, False))(key)
+
+
+def init_grader_state(grader: Grader, variables: dict) -> TrainState:
+    return init_train_state(variables, grader.optimizer)
+
+
+def _loss(logits: Array, batch: Batch, grader: Grader) -> Array:
+    config = grader.config
+    target = jax.nn.one_hot(batch.grade, NUM_GRADES) * jnp.asarray(grader.grade_weights)
+    return losses.masked_mean(
+        losses.categorical_focal(logits, target, config.focal_alpha, config.focal_gamma), batch.weight
+    )
+
+
+@partial(jax.jit, static_argnames="grader")
+def grader_step(state: TrainState, batch: Batch, *, grader: Grader) -> tuple[TrainState, StepMetrics]:
+    """One supervised step on truly graded images."""
+
+    def loss_fn(params: Params):
+        variables = {"params": params, "batch_stats": state.batch_stats}
+        output, updated = grader.network.apply(variables, batch.image, True, mutable=["batch_stats"])
+        return _loss(output.logits, batch, grader), updated.get("batch_stats", {})
+
+    (loss, batch_stats), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    state = apply_gradients(dataclasses.replace(state, batch_stats=batch_stats), grads, grader.optimizer)
+    return state, {"loss": loss}
+
+
+@partial(jax.jit, static_argnames="grader")
+def grader_eval(state: TrainState, batch: Batch, *, grader: Grader) -> tuple[Float[Array, "b c"], Float[Array, ""]]:
+    """Logits with running statistics, and the mean loss."""
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    logits = grader.network.apply(variables, batch.image, False).logits
+    return logits, _loss(logits, batch, grader)

@@ -1,0 +1,124 @@
+"""The jitted steps: pure functions of a state and a batch, with everything static in `method`.
+
+Randomness, where a step needs any, comes from `jax.random.fold_in(jax.random.key(method.seed), state.step)`; none of the
+present networks draws while training.
+"""
+
+import dataclasses
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from pldmlt_jax.method import losses
+from pldmlt_jax.method.state import Method, MethodState, Params, TrainState
+from pldmlt_jax.method.virtual_step import (
+    apply_network,
+    mean_label,
+    meta_loss,
+    next_label_mean,
+    soft_labels,
+)
+from pldmlt_jax.types import NUM_GRADES, Batch
+
+StepMetrics = dict[str, Array]
+
+
+def device_mean(tree: Params, axis_name: str | None) -> Params:
+    """Mean over the devices of a pmap; the tree itself outside of one."""
+    return tree if axis_name is None else jax.lax.pmean(tree, axis_name)
+
+
+def apply_gradients(
+    state: TrainState, grads: Params, tx: optax.GradientTransformation, *, ema_decay: float = 0.0, step: Array | int = 0
+) -> TrainState:
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    ema = state.ema
+    if ema is not None:
+        # A short average at first, so that the random start does not linger in it.
+        decay = jnp.minimum(ema_decay, (1.0 + step) / (10.0 + step))
+        ema = jax.tree.map(lambda average, new: decay * average + (1.0 - decay) * new, ema, params)
+    return dataclasses.replace(state, params=params, opt_state=opt_state, ema=ema)
+
+
+@partial(jax.jit, static_argnames="method")
+def train_step(state: MethodState, batch: Batch, *, method: Method) -> tuple[MethodState, StepMetrics]:
+    """(A) of Algorithm 1, lines 11 to 13: theta <- Adam(theta, grad [L_S + beta L_C(soft labels)]), labels constant."""
+
+    def loss_fn(params: Params):
+        output, batch_stats = apply_network(params, state.network.batch_stats, batch, method)
+        labels = jax.lax.stop_gradient(soft_labels(state.label.params, output.pooled, batch, method))
+        parts = losses.total_loss(output, labels, batch, method.loss)
+        return parts.total, (parts, batch_stats)
+
+    (_, (parts, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.network.params)
+    grads, batch_stats, parts = device_mean((grads, batch_stats, parts), method.axis_name)
+    network = apply_gradients(
+        dataclasses.replace(state.network, batch_stats=batch_stats),
+        grads,
+        method.optimizer,
+        ema_decay=method.optim.ema_decay,
+        step=state.step,
+    )
+    metrics = {
+        "loss": parts.total,
+        "seg_loss": parts.segmentation,
+        "grade_loss": parts.grading,
+        "grad_norm": optax.tree.norm(grads),
+    }
+    return dataclasses.replace(state, step=state.step + 1, network=network), metrics
+
+
+@partial(jax.jit, static_argnames="method")
+def meta_step(state: MethodState, batch: Batch, *, method: Method) -> tuple[MethodState, StepMetrics]:
+    """(B) of Algorithm 1, lines 17 to 21: theta_1 <- theta_1 - vartheta grad J(theta*(theta_1), theta_1); theta stays."""
+    (loss, aux), grads = jax.value_and_grad(meta_loss, has_aux=True)(state.label.params, state, batch, method=method)
+    batch_mean = mean_label(aux.labels, batch)
+    grads, loss, batch_mean = device_mean((grads, loss, batch_mean), method.axis_name)
+    label = apply_gradients(state.label, grads, method.label_optimizer)
+    label_mean = next_label_mean(state.label_mean, batch_mean, method)
+    metrics = {"meta_loss": loss, "meta_grad_norm": optax.tree.norm(grads)} | label_metrics(aux, batch)
+    new_state = dataclasses.replace(state, step=state.step + 1, label=label, label_mean=label_mean)
+    return new_state, device_mean(metrics, method.axis_name)
+
+
+def label_metrics(aux, batch: Batch) -> StepMetrics:
+    """Whom the soft labels agree with, and how sure they are."""
+    chosen = jnp.argmax(aux.labels, axis=-1)
+    entropy = -jnp.sum(jax.scipy.special.xlogy(aux.labels, aux.labels), axis=-1)
+    return {
+        "agreement/pseudo_label": losses.masked_mean(1.0 * (chosen == batch.grade), batch.weight),
+        "agreement/head": losses.masked_mean(1.0 * (chosen == jnp.argmax(aux.grade_logits, axis=-1)), batch.weight),
+        "label_entropy": losses.masked_mean(entropy, batch.weight),
+        "label_histogram": mean_label(jax.nn.one_hot(chosen, NUM_GRADES), batch),
+    }
+
+
+class EvalOutput(NamedTuple):
+    probabilities: Float[Array, "b h w k"]
+    grade_probabilities: Float[Array, "b c"]
+    labels: Float[Array, "b c"]  # the updated soft labels
+    losses: losses.LossParts  # L_S, L_C and L with the fixed pseudo-labels
+    loss_updated: Float[Array, ""]  # L with the updated labels: can fall to zero by label collapse
+
+
+@partial(jax.jit, static_argnames="method")
+def eval_step(state: MethodState, batch: Batch, *, method: Method) -> EvalOutput:
+    """The network as deployed: running statistics, averaged parameters where they are kept."""
+    variables = {"params": state.network.evaluated_params(), "batch_stats": state.network.batch_stats}
+    output = method.network.apply(variables, batch.image, False)
+    labels = soft_labels(state.label.params, output.pooled, batch, method)
+    fixed = jax.nn.one_hot(batch.grade, NUM_GRADES)
+    return EvalOutput(
+        losses.segmentation_probabilities(output.segmentation_logits, method.loss.target),
+        jax.nn.softmax(output.grade_logits, axis=-1),
+        labels,
+        losses.total_loss(output, fixed, batch, method.loss),
+        losses.total_loss(output, labels, batch, method.loss).total,
+    )
+
+

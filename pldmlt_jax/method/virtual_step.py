@@ -1,0 +1,154 @@
+"""The virtual step theta* = theta - epsilon grad L (line 20 of Algorithm 1) and the meta losses J at theta* (line 21).
+
+theta* is a function of the soft labels and so of theta_1: `jax.grad` of `meta_loss` with respect to theta_1 goes through
+the inner optax update, second derivatives included. Only theta_1 is differentiated, so XLA drops whatever does not reach
+it (the decoder's weight gradients among it); no hand-written derivative was cheaper.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from pldmlt_jax.method import losses
+from pldmlt_jax.method.optim import virtual_optimizer
+from pldmlt_jax.method.state import Method, MethodState, Params, TrainState
+from pldmlt_jax.models.label_update import HIERARCHIES, SOFTMAXES
+from pldmlt_jax.models.multitask import NetworkOutput
+from pldmlt_jax.types import NUM_GRADES, Batch
+
+
+def apply_network(params: Params, batch_stats: Params, batch: Batch, method: Method) -> tuple[NetworkOutput, Params]:
+    """f_theta(x) as trained: batch statistics in the norms; returns the output and the updated running statistics."""
+    variables = {"params": params, "batch_stats": batch_stats}
+    output, updated = method.network.apply(variables, batch.image, True, mutable=["batch_stats"])
+    return output, updated.get("batch_stats", {})
+
+
+def soft_labels(label_params: Params, pooled: Array, batch: Batch, method: Method) -> Float[Array, "b c"]:
+    """The updated labels u(E(x), pseudo-label, psi) of Eq. 4; rows sum to 1.
+
+    Without the label update (`meta.enabled` off) they are the one-hot pseudo-labels. No gradient flows into `pooled`.
+    """
+    if not method.meta.enabled:
+        return jax.nn.one_hot(batch.grade, NUM_GRADES, dtype=pooled.dtype)
+    logits = method.label_network.apply({"params": label_params}, jax.lax.stop_gradient(pooled), batch.grade)
+    mask = HIERARCHIES[method.meta.hierarchy](batch.grade, batch.admissible)
+    return SOFTMAXES[method.meta.softmax](logits, mask)
+
+
+def virtual_params(network: TrainState, labels: Float[Array, "b c"], batch: Batch, *, method: Method) -> Params:
+    """theta* = theta - epsilon grad_theta [L_S + beta L_C(f_theta(x), labels)], through an optax update.
+
+    Differentiable with respect to `labels`. An Adam look-ahead starts from theta's own optimiser state.
+    """
+
+    def inner_loss(params: Params) -> Array:
+        output, _ = apply_network(params, network.batch_stats, batch, method)
+        return losses.total_loss(output, labels, batch, method.loss).total
+
+    inner_tx = virtual_optimizer(method.meta, method.optim)
+    opt_state = inner_tx.init(network.params) if method.meta.inner_optimizer == "sgd" else network.opt_state
+    updates, _ = inner_tx.update(jax.grad(inner_loss)(network.params), opt_state, network.params)
+    return optax.apply_updates(network.params, updates)
+
+
+class MetaInputs(NamedTuple):
+    """What a meta loss may look at."""
+
+    output: NetworkOutput  # of f_theta*
+    labels: Float[Array, "b c"]  # the soft labels, in their second role as the outer target
+    label_mean: Float[Array, "c"]  # running mean of the soft labels before this batch
+    batch: Batch
+    method: Method
+
+
+def _grading_at(inputs: MetaInputs, target: Array) -> Array:
+    return losses.grading_loss(inputs.output.grade_logits, target, inputs.batch, inputs.method.loss)
+
+
+def _paper(inputs: MetaInputs) -> Array:
+    """L_C(f_theta*(x), soft labels) literally: theta_1 stands in it twice."""
+    return _grading_at(inputs, inputs.labels)
+
+
+def _indirect(inputs: MetaInputs) -> Array:
+    """The same with the outer labels held constant: theta_1 acts through theta* only."""
+    return _grading_at(inputs, jax.lax.stop_gradient(inputs.labels))
+
+
+def _anchored(inputs: MetaInputs) -> Array:
+    """L_C(f_theta*(x), pseudo-label): a target that the label network cannot rewrite."""
+    return _grading_at(inputs, jax.nn.one_hot(inputs.batch.grade, NUM_GRADES, dtype=inputs.labels.dtype))
+
+
+def _maxl(inputs: MetaInputs) -> Array:
+    """L_S at theta* plus lambda times the negative entropy of the mean soft label (Liu et al. 2019, MAXL).
+
+    At small batches the mean is a running one: its value enters, with the batch mean's gradient at full weight.
+    """
+    segmentation = losses.segmentation_loss(inputs.output.segmentation_logits, inputs.batch, inputs.method.loss)
+    batch_mean = mean_label(inputs.labels, inputs.batch)
+    running = next_label_mean(inputs.label_mean, batch_mean, inputs.method)
+    mean = batch_mean + jax.lax.stop_gradient(running - batch_mean)
+    return segmentation + inputs.method.meta.entropy_weight * jnp.sum(jax.scipy.special.xlogy(mean, mean))
+
+
+META_LOSSES: dict[str, Callable[[MetaInputs], Array]] = {
+    "paper": _paper,
+    "indirect": _indirect,
+    "anchored": _anchored,
+    "maxl": _maxl,
+}
+"""J. With psi = full and one alpha, `paper`, `indirect` and `maxl` do not change when the outputs of the label network
+and of the head are permuted together: only the start ties a class to its grade."""
+
+
+def mean_label(labels: Float[Array, "b c"], batch: Batch) -> Float[Array, "c"]:
+    """Mean soft label over the images of the batch that count."""
+    weight = batch.weight[:, None].astype(labels.dtype)
+    return jnp.sum(labels * weight, axis=0) / jnp.maximum(jnp.sum(weight), 1.0)
+
+
+def next_label_mean(label_mean: Array, batch_mean: Array, method: Method) -> Float[Array, "c"]:
+    decay = method.meta.mean_decay
+    return decay * label_mean + (1.0 - decay) * batch_mean
+
+
+class MetaAux(NamedTuple):
+    labels: Float[Array, "b c"]
+    grade_logits: Float[Array, "b c"]  # of f_theta, before the virtual step
+
+
+def meta_loss(
+    label_params: Params,
+    state: MethodState,
+    batch: Batch,
+    *,
+    method: Method,
+    detach: str = "",
+) -> tuple[Float[Array, ""], MetaAux]:
+    """J(theta*(theta_1), theta_1), the loss of the label network.
+
+    Args:
+        label_params: theta_1.
+        state: Gives theta, its running statistics and optimiser state; `state.label` is not read.
+        batch: One batch of pixel-labelled images with their pseudo-labels.
+        method: Static.
+        detach: For diagnosis: "direct" holds the outer labels constant and leaves the path through theta*, "indirect"
+            holds theta* constant and leaves the direct path.
+    """
+    output, _ = apply_network(state.network.params, state.network.batch_stats, batch, method)
+    labels = soft_labels(label_params, output.pooled, batch, method)
+    theta_star = virtual_params(state.network, labels, batch, method=method)
+    outer_labels = labels
+    if detach == "direct":
+        outer_labels = jax.lax.stop_gradient(labels)
+    if detach == "indirect":
+        theta_star = jax.lax.stop_gradient(theta_star)
+    output_star, _ = apply_network(theta_star, state.network.batch_stats, batch, method)
+    inputs = MetaInputs(output_star, outer_labels, state.label_mean, batch, method)
+    return META_LOSSES[method.meta.loss](inputs), MetaAux(labels, output.grade_logits)

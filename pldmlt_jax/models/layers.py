@@ -1,0 +1,213 @@
+"""Layers that the encoders share: input normalisation, grouped convolution, batch normalisation, padded max-pooling."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, DTypeLike, Float
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+CAFFE_MEAN_BGR = (103.939, 116.779, 123.68)
+
+
+def _normalise_torch(image: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
+    return (image / 255 - jnp.asarray(IMAGENET_MEAN, image.dtype)) / jnp.asarray(IMAGENET_STD, image.dtype)
+
+
+def _normalise_caffe(image: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
+    return image[..., ::-1] - jnp.asarray(CAFFE_MEAN_BGR, image.dtype)
+
+
+def _normalise_none(image: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
+    return image / 255
+
+
+NORMALISATIONS: dict[str, Callable[[Array], Array]] = {
+    "torch": _normalise_torch,
+    "caffe": _normalise_caffe,
+    "none": _normalise_none,
+}
+"""What each family of weights expects. `torch` (torchvision, timm): RGB in [0, 1], ImageNet's mean and standard
+deviation. `caffe` (Keras' VGG and ResNet): BGR in 0..255 minus the mean. `none`: RGB in [0, 1]."""
+
+
+def normalise(image: Any, scheme: str, dtype: DTypeLike = jnp.float32) -> Float[Array, "b h w 3"]:
+    """Turns an image into what an encoder's weights expect.
+
+    Args:
+        image: RGB [b, h, w, 3] in 0..255, uint8 or float.
+        scheme: A key of `NORMALISATIONS`. The wrong one fails silently, so it is tied to the weights.
+        dtype: Of the result; computed in float32 at least.
+    """
+    wide = jnp.promote_types(dtype, jnp.float32)
+    return NORMALISATIONS[scheme](jnp.asarray(image).astype(wide)).astype(dtype)
+
+
+def max_pool(x: Float[Array, "b h w c"], size: int, stride: int, padding: int) -> Float[Array, "b h2 w2 c"]:
+    """Max-pooling after a ReLU, padded with zeros: equal there to the usual padding with minus infinity.
+
+    The padding is an operation of its own because ONNX export drops a pooling's own padding silently.
+    """
+    x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    return nn.max_pool(x, window_shape=(size, size), strides=(stride, stride))
+
+
+def _grouped_conv_lax(x: Array, kernel: Array, groups: int, stride: int) -> Array:
+    padding = [(size // 2, size // 2) for size in kernel.shape[:2]]
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(stride, stride),
+        padding=padding,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+    )
+
+
+def _grouped_conv_einsum(x: Array, kernel: Array, groups: int, stride: int) -> Array:
+    kernel_h, kernel_w, group_in, out = kernel.shape
+    batch, height, width, _ = x.shape
+    pad_h, pad_w = kernel_h // 2, kernel_w // 2
+    out_h, out_w = (height + 2 * pad_h - kernel_h) // stride + 1, (width + 2 * pad_w - kernel_w) // stride + 1
+    # Groups go first, so that here and in the backward pass the einsum is a batched matrix product.
+    x = x.reshape(batch, height, width, groups, group_in).transpose(3, 0, 1, 2, 4)
+    x = jnp.pad(x, ((0, 0), (0, 0), (pad_h, pad_h), (pad_w, pad_w), (0, 0)))
+    shifted = [
+        x[:, :, dy : dy + stride * (out_h - 1) + 1 : stride, dx : dx + stride * (out_w - 1) + 1 : stride]
+        for dy in range(kernel_h)
+        for dx in range(kernel_w)
+    ]
+    kernel = kernel.reshape(kernel_h * kernel_w * group_in, groups, out // groups)
+    y = jnp.einsum("gbhwi,igo->gbhwo", jnp.concatenate(shifted, axis=-1), kernel)
+    return y.transpose(1, 2, 3, 0, 4).reshape(batch, out_h, out_w, out)
+
+
+def _grouped_conv_dense(x: Array, kernel: Array, groups: int, stride: int) -> Array:
+    kernel_h, kernel_w, group_in, out = kernel.shape
+    blocks = jnp.einsum(
+        "yxigo,ng->yxnigo",
+        kernel.reshape(kernel_h, kernel_w, group_in, groups, out // groups),
+        jnp.eye(groups, dtype=kernel.dtype),
+    )
+    return _grouped_conv_lax(x, blocks.reshape(kernel_h, kernel_w, groups * group_in, out), 1, stride)
+
+
+GROUPED_CONVS: dict[str, Callable[[Array, Array, int, int], Array]] = {
+    "lax": _grouped_conv_lax,
+    "einsum": _grouped_conv_einsum,
+    "dense": _grouped_conv_dense,
+}
+"""The same convolution in three forms: XLA's own; a matrix product for each group over the shifted input; an ordinary
+convolution with a block-diagonal kernel. On CPU, XLA's own has a backward pass many times slower than the others."""
+
+MAX_DENSE_FEATURES = 64
+"""Up to so many channels the zeros of the block-diagonal kernel cost less than the layout that `einsum` needs."""
+
+
+def _fastest_grouped_conv(features: int, groups: int) -> str:
+    if groups == 1 or jax.default_backend() != "cpu":
+        return "lax"
+    return "dense" if features <= MAX_DENSE_FEATURES else "einsum"
+
+
+class GroupedConv(nn.Module):
+    """Convolution in groups of channels, odd kernel, padded by half the kernel, without bias (ResNeXt's 3x3).
+
+    Attributes:
+        features: Output channels, divisible by `groups`.
+        groups: Output channel o sees the input channels of group o // (features / groups).
+        kernel_size: Side of the kernel, odd.
+        stride: In height and width; padding is explicit, for XLA's SAME is asymmetric at stride 2.
+        implementation: A key of `GROUPED_CONVS`, or "auto": the fastest on this backend. Export takes "lax".
+        dtype: Of the activations.
+
+    The parameter is `kernel`, HWIO with I = input channels / groups, whatever the implementation.
+    """
+
+    features: int
+    groups: int
+    kernel_size: int = 3
+    stride: int = 1
+    implementation: str = "auto"
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 f"]:
+        shape = (self.kernel_size, self.kernel_size, x.shape[-1] // self.groups, self.features)
+        kernel = self.param("kernel", nn.initializers.he_normal(), shape, jnp.float32)
+        implementation = self.implementation
+        if implementation == "auto":
+            implementation = _fastest_grouped_conv(self.features, self.groups)
+        convolve = GROUPED_CONVS[implementation]
+        return convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.groups, self.stride)
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation with torch's running variance, which is the unbiased one; Flax's own layer stores the biased.
+
+    Attributes:
+        momentum: Share of the old running statistics that is kept (torch's momentum is 1 - this).
+        epsilon: Added to the variance.
+        dtype: Of the result; statistics are computed in float32 at least.
+
+    Parameters `scale`, `bias`; collection `batch_stats` with `mean`, `var`.
+    """
+
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h w c"]:
+        """`train`: normalise by the batch's statistics and update the running ones; else use the running ones."""
+        channels = x.shape[-1:]
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
+        running_var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
+        scale = self.param("scale", nn.initializers.ones, channels, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, channels, jnp.float32)
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        if train:
+            mean, var = x.mean(axis=(0, 1, 2)), x.var(axis=(0, 1, 2))
+            if not self.is_initializing():
+                count = x.size // x.shape[-1]
+                self._update(running_mean, mean)
+                self._update(running_var, var * (count / max(count - 1, 1)))
+        else:
+            mean, var = running_mean.value, running_var.value
+        factor = scale * jax.lax.rsqrt(var + self.epsilon)
+        return ((x - mean) * factor + bias).astype(self.dtype)
+
+    def _update(self, running: nn.Variable, batch_value: Float[Array, "c"]) -> None:
+        mixed = self.momentum * running.value + (1 - self.momentum) * batch_value
+        running.value = mixed.astype(running.value.dtype)
+
+
+class ConvNorm(nn.Module):
+    """Convolution without bias, batch normalisation, and a ReLU where `relu`.
+
+    Attributes:
+        features: Output channels.
+        kernel_size: Side of the kernel, odd; padded by half of it.
+        frozen: Normalise by the running statistics in training as well.
+        implementation: Of the convolution where `groups` > 1, see `GroupedConv`.
+    """
+
+    features: int
+    kernel_size: int
+    stride: int = 1
+    groups: int = 1
+    relu: bool = True
+    frozen: bool = False
+    implementation: str = "auto"
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h2 w2 f"]:
+        x = GroupedConv(
+            self.features, self.groups, self.kernel_size, self.stride, self.implementation, self.dtype, name="conv"
+        )(x)
+        x = BatchNorm(dtype=self.dtype, name="norm")(x, train and not self.frozen)
+        return nn.relu(x) if self.relu else x

@@ -1,0 +1,144 @@
+"""Reads the tensors of a PyTorch file (`torch.save` of a state dict) without PyTorch and without running its pickle.
+
+A pickle may name any function to be called. Here only those in `_ALLOWED` can be named, and each only notes where a
+tensor's numbers stand in the file; everything else is refused. Both of PyTorch's file formats are read: a zip archive
+(since 1.6), and before that one pickle after the other with the numbers behind them (torchvision's older files).
+"""
+
+import collections
+import dataclasses
+import pickle
+import zipfile
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from pldmlt_jax.errors import CheckpointError
+
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+_DAMAGED = (pickle.UnpicklingError, zipfile.BadZipFile, ValueError, TypeError, LookupError, AttributeError, EOFError)
+"""What the standard library raises on the bytes of a file that is not what it claims to be."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Storage:
+    key: str
+    dtype: str
+    num_elements: int
+
+
+@dataclasses.dataclass(frozen=True)
+class _TensorPlace:
+    """Where a tensor lies in its storage, in elements."""
+
+    storage: _Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    def __setstate__(self, state: object) -> None:
+        """Ignores what older files add to a parameter (requires_grad, hooks)."""
+
+
+def _tensor(storage: _Storage, offset: int, shape: tuple, strides: tuple, *_: object) -> _TensorPlace:
+    return _TensorPlace(storage, offset, shape, strides)
+
+
+def _parameter(data: _TensorPlace, *_: object) -> _TensorPlace:
+    return data
+
+
+_ALLOWED: dict[tuple[str, str], Any] = {
+    ("collections", "OrderedDict"): collections.OrderedDict,
+    ("torch._utils", "_rebuild_tensor"): _tensor,
+    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
+    ("torch._utils", "_rebuild_parameter"): _parameter,
+    ("torch.nn.parameter", "Parameter"): _parameter,
+    ("torch", "DoubleStorage"): "<f8",
+    ("torch", "FloatStorage"): "<f4",
+    ("torch", "HalfStorage"): "<f2",
+    ("torch", "LongStorage"): "<i8",
+    ("torch", "IntStorage"): "<i4",
+}
+
+
+class _TensorUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _ALLOWED:
+            raise pickle.UnpicklingError(f"it names {module}.{name}, which is not part of a tensor")
+        return _ALLOWED[module, name]
+
+    def persistent_load(self, pid: Any) -> _Storage:
+        kind, dtype, key, _, num_elements, *view = pid
+        if kind != "storage" or any(view):
+            raise pickle.UnpicklingError(f"it refers to {pid!r}, not to plain numbers")
+        return _Storage(str(key), dtype, num_elements)
+
+
+def _read_zip(path: Path) -> tuple[Any, dict[str, bytes]]:
+    with zipfile.ZipFile(path) as archive:
+        (pickled,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
+        root = pickled.removesuffix("data.pkl")
+        if root + "byteorder" in archive.namelist() and archive.read(root + "byteorder") != b"little":
+            raise ValueError("its numbers are big-endian")
+        with archive.open(pickled) as file:
+            content = _TensorUnpickler(file).load()
+        folder = root + "data/"
+        names = [name for name in archive.namelist() if name.startswith(folder)]
+        return content, {name.removeprefix(folder): archive.read(name) for name in names}
+
+
+def _read_legacy(path: Path) -> tuple[Any, dict[str, bytes]]:
+    with path.open("rb") as file:
+        if _TensorUnpickler(file).load() != _LEGACY_MAGIC:
+            raise ValueError("it does not begin as a file of torch.save does")
+        _protocol, _machine = _TensorUnpickler(file).load(), _TensorUnpickler(file).load()
+        content = _TensorUnpickler(file).load()
+        keys = _TensorUnpickler(file).load()
+        itemsize = {place.storage.key: np.dtype(place.storage.dtype).itemsize for place in _places(content).values()}
+        return content, {key: _read_legacy_storage(file, itemsize[key]) for key in keys}
+
+
+def _read_legacy_storage(file: IO[bytes], itemsize: int) -> bytes:
+    num_elements = int.from_bytes(file.read(8), "little")
+    return file.read(num_elements * itemsize)
+
+
+def _places(content: Any) -> dict[str, _TensorPlace]:
+    if not isinstance(content, dict) or not all(isinstance(place, _TensorPlace) for place in content.values()):
+        raise ValueError("it holds something else than a state dict (names and tensors)")
+    return content
+
+
+def _to_array(place: _TensorPlace, storages: dict[str, bytes]) -> np.ndarray:
+    numbers = np.frombuffer(storages[place.storage.key], place.storage.dtype)
+    last = place.offset + sum((size - 1) * stride for size, stride in zip(place.shape, place.strides, strict=True))
+    if min((place.offset, *place.shape, *place.strides)) < 0 or (0 not in place.shape and last >= numbers.size):
+        raise ValueError("a tensor reaches beyond its numbers; the file is damaged")
+    strides_bytes = tuple(stride * numbers.itemsize for stride in place.strides)
+    return np.lib.stride_tricks.as_strided(numbers[place.offset :], place.shape, strides_bytes).copy()
+
+
+def read_torch_file(path: Path) -> dict[str, np.ndarray]:
+    """Reads a state dict.
+
+    Args:
+        path: A `.pth` or `.pt` file as written by `torch.save(model.state_dict(), path)`.
+
+    Returns:
+        Name -> array, in the file's own layout and dtype.
+
+    Raises:
+        CheckpointError: The file is damaged, or holds anything but tensors of floats or integers.
+    """
+    try:
+        content, storages = _read_zip(path) if zipfile.is_zipfile(path) else _read_legacy(path)
+        return {str(name): _to_array(place, storages) for name, place in _places(content).items()}
+    except _DAMAGED as error:
+        raise CheckpointError(
+            path,
+            f"not readable as tensors: {error}",
+            "a state dict of tensors, as torchvision and timm publish them",
+            "save it with torch.save(model.state_dict(), path), or as .safetensors",
+        ) from error

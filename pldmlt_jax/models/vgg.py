@@ -1,0 +1,55 @@
+"""VGG's convolutional part (Simonyan and Zisserman, configuration D for VGG16), the encoder of the paper."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, DTypeLike, Float
+
+
+class VGG(nn.Module):
+    """Blocks of 3x3 convolutions with ReLU, each followed by a 2x2 max-pool; no normalisation.
+
+    Attributes:
+        filters: Channels of each block; (64, 128, 256, 512, 512) is VGG16.
+        convs: Convolutions in each block; (2, 2, 3, 3, 3) is VGG16, 14,714,688 parameters in all.
+        pool_last: Whether the last block is pooled as well (pool5). Graders go without, for a finer Grad-CAM.
+        frozen_stages: So many leading blocks receive no gradient.
+        dtype: Of the activations.
+
+    Parameters are named `conv{block}_{i}`, both counted from 1.
+    """
+
+    filters: tuple[int, ...] = (64, 128, 256, 512, 512)
+    convs: tuple[int, ...] = (2, 2, 3, 3, 3)
+    pool_last: bool = True
+    frozen_stages: int = 0
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, image: Float[Array, "b h w 3"], train: bool) -> tuple[Float[Array, "b ..."], ...]:
+        """Maps a normalised image to its features.
+
+        Args:
+            image: Normalised as the weights expect it (`layers.normalise`); height and width divisible by 2**blocks.
+            train: Without effect here; every encoder takes it.
+
+        Returns:
+            The last convolution of each block at strides 1, 2, 4, 8, 16, then pool5 at stride 32 where `pool_last`.
+        """
+        del train
+        features = []
+        x = image.astype(self.dtype)
+        for block, (filters, convs) in enumerate(zip(self.filters, self.convs, strict=True), start=1):
+            for i in range(1, convs + 1):
+                conv = nn.Conv(
+                    filters, (3, 3), dtype=self.dtype, kernel_init=nn.initializers.he_normal(), name=f"conv{block}_{i}"
+                )
+                x = nn.relu(conv(x))
+            if block <= self.frozen_stages:
+                x = jax.lax.stop_gradient(x)
+            features.append(x)
+            if block < len(self.filters) or self.pool_last:
+                x = nn.max_pool(x, window_shape=(2, 2), strides=(2, 2))
+        if self.pool_last:
+            features.append(x)
+        return tuple(features)

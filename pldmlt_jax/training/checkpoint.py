@@ -1,0 +1,114 @@
+"""Orbax checkpoints: the latest and the best, each a state with the run's progress."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as policies
+
+from pldmlt_jax.errors import CheckpointError
+
+SCORE = "score"
+"""Key of the metric that ranks checkpoints; the larger the better."""
+
+
+class Checkpoints:
+    """The checkpoints of one folder: the latest, to go on from, and the best by `score`.
+
+    Use as a context manager: saving is asynchronous and finished on exit. An unfinished save is ignored and cleaned up.
+    """
+
+    def __init__(self, directory: Path):
+        self.directory = directory.absolute()
+        keep = policies.AnyPreservationPolicy(
+            [
+                policies.LatestN(1),
+                policies.BestN(n=1, get_metric_fn=lambda metrics: metrics[SCORE], keep_checkpoints_without_metrics=False),
+            ]
+        )
+        options = ocp.CheckpointManagerOptions(
+            best_fn=lambda metrics: metrics[SCORE], best_mode="max", preservation_policy=keep
+        )
+        handlers = {"state": ocp.StandardCheckpointHandler(), "progress": ocp.JsonCheckpointHandler()}
+        self._manager = ocp.CheckpointManager(self.directory, options=options, item_handlers=handlers)
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+    def save(self, step: int, state: Any, progress: dict, score: float) -> None:
+        """Saves a state in the background.
+
+        Args:
+            step: Number of the checkpoint; saving the same one again does nothing.
+            state: Pytree of arrays.
+            progress: JSON-able, whatever the loop needs to go on.
+            score: Ranks checkpoints, larger is better.
+        """
+        args = ocp.args.Composite(state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(progress))
+        self._manager.save(step, args=args, metrics={SCORE: score})
+
+    @property
+    def latest_step(self) -> int | None:
+        return self._manager.latest_step()
+
+    @property
+    def best_step(self) -> int | None:
+        return self._manager.best_step()
+
+    def require_best_step(self) -> int:
+        """The best checkpoint's step.
+
+        Raises:
+            CheckpointError: Where there is none.
+        """
+        if self.best_step is None:
+            raise CheckpointError(self.directory, "no checkpoint", "a trained network", "run the stage that makes it")
+        return self.best_step
+
+    def restore(self, step: int, like: Any) -> tuple[Any, dict]:
+        """Restores a state of the same structure as `like`, and the progress saved with it.
+
+        Raises:
+            CheckpointError: If the checkpoint is of another architecture; lists what differs.
+        """
+        self._require_same_structure(step, like)
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), progress=ocp.args.JsonRestore())
+        restored = self._manager.restore(step, args=args)
+        return restored["state"], restored["progress"]
+
+    def _require_same_structure(self, step: int, like: Any) -> None:
+        saved = _shapes(self._manager.item_metadata(step)["state"])
+        expected = _shapes(like)
+        differences = [
+            f"{name}: {saved.get(name, 'absent')} saved, {expected.get(name, 'absent')} expected"
+            for name in sorted(saved.keys() | expected.keys())
+            if saved.get(name) != expected.get(name)
+        ]
+        if differences:
+            shown = "; ".join(differences[:5]) + (f"; and {len(differences) - 5} more" if len(differences) > 5 else "")
+            raise CheckpointError(
+                self.directory / str(step),
+                f"a checkpoint of another architecture or optimiser ({shown})",
+                "the arrays that this config makes",
+                "use the config.json beside the checkpoint, or another --workdir",
+            )
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    """Path of each array -> its shape; dataclass fields, dictionary keys and list indices are spelled alike."""
+    tree = getattr(tree, "tree", tree)  # newer Orbax wraps the tree in its metadata
+    return {
+        "/".join(_key_name(key) for key in path): tuple(leaf.shape)
+        for path, leaf in jax.tree.leaves_with_path(tree)
+        if hasattr(leaf, "shape")
+    }
+
+
+def _key_name(key: Any) -> str:
+    return str(next(getattr(key, name) for name in ("key", "name", "idx") if hasattr(key, name)))

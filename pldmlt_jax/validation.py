@@ -1,0 +1,199 @@
+"""Checks a config as a whole: every error at once, each with its field's path."""
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from pldmlt_jax.config import Config
+from pldmlt_jax.data.specs import DATASETS
+from pldmlt_jax.errors import ConfigError, UserError, raise_all
+from pldmlt_jax.method.losses import BINARY_ALPHAS, SEGMENTATION_LOSSES, TARGETS
+from pldmlt_jax.method.pseudo_labels import ENSEMBLES
+from pldmlt_jax.method.virtual_step import META_LOSSES
+from pldmlt_jax.models.build import DECODERS, ENCODERS, GRADERS
+from pldmlt_jax.models.label_update import HIERARCHIES, SOFTMAXES
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "data.segmentation": tuple(name for name, spec in DATASETS.items() if spec.has_masks),
+    "data.grading": tuple(name for name, spec in DATASETS.items() if spec.has_grades),
+    "data.resize": ("pad", "stretch"),
+    "data.mask_reduction": ("max", "area"),
+    "data.fusion": ("close", "dilate", "none"),
+    "data.image_format": ("png", "jpeg"),
+    "data.split": ("official", "folds"),
+    "data.grading_split": ("official", "folds"),
+    "data.leakage": ("exclude", "as_paper"),
+    "model.encoder": tuple(ENCODERS),
+    "model.decoder": tuple(DECODERS),
+    "model.dtype": ("float32", "bfloat16", "float64"),
+    "grader.architectures": tuple(GRADERS),
+    "pseudo.ensemble": tuple(ENSEMBLES),
+    "loss.target": tuple(TARGETS),
+    "loss.segmentation": tuple(SEGMENTATION_LOSSES),
+    "loss.reduction": ("keras", "pixel_mean"),
+    "loss.binary_alpha": tuple(BINARY_ALPHAS),
+    "meta.loss": tuple(META_LOSSES),
+    "meta.inner_optimizer": ("sgd", "adam"),
+    "meta.optimizer": ("sgd", "adam"),
+    "meta.label_init": ("pseudo_label", "random"),
+    "meta.hierarchy": tuple(HIERARCHIES),
+    "meta.softmax": tuple(SOFTMAXES),
+    "optim.optimizer": ("adam", "sgd"),
+    "optim.schedule": ("constant", "cosine"),
+    "train.unit": ("epoch", "step"),
+    "train.monitor": ("loss", "dice"),
+}
+"""Fields that take one of some names (or, for a tuple, several)."""
+
+RANGES: dict[str, tuple[float, float]] = {
+    "seed": (0, 2**31 - 1),
+    "data.size_px": (32, 8192),
+    "data.fusion_px": (1, 99),
+    "data.num_folds": (2, 100),
+    "data.fold": (0, 99),
+    "data.val_share": (0.01, 0.9),
+    "data.split_seed": (0, 2**31 - 1),
+    "data.leakage_distance": (0, 255),
+    "data.num_threads": (1, 256),
+    "data.augment.rotation_deg": (0, 180),
+    "data.augment.min_scale": (0.1, 1),
+    "data.augment.photometric": (0, 1),
+    "data.synthetic.height_px": (64, 4096),
+    "data.synthetic.num_segmentation_train": (2, 10**6),
+    "data.synthetic.num_segmentation_test": (1, 10**6),
+    "data.synthetic.num_grading_train": (5, 10**6),
+    "data.synthetic.num_grading_test": (1, 10**6),
+    "data.synthetic.corrupt_share": (0, 1),
+    "data.synthetic.seed": (0, 2**31 - 1),
+    "model.encoder_filters": (1, 8192),
+    "model.encoder_convs": (1, 16),
+    "model.decoder_filters": (1, 8192),
+    "model.centre_filters": (0, 8192),
+    "model.norm_momentum": (0, 0.99999),
+    "model.norm_epsilon": (1e-8, 1),
+    "grader.base_filters": (16, 1024),
+    "grader.max_blocks": (0, 100),
+    "grader.frozen_stages": (0, 5),
+    "grader.size_px": (32, 8192),
+    "grader.batch_size": (1, 4096),
+    "grader.epochs": (1, 10**5),
+    "grader.patience_epochs": (1, 10**5),
+    "grader.learning_rate": (0, 10),
+    "grader.weight_decay": (0, 10),
+    "grader.focal_alpha": (1e-6, 1),
+    "grader.focal_gamma": (0, 10),
+    "pseudo.dilation_share": (0, 0.5),
+    "pseudo.candidate_ratio": (0, 1),
+    "pseudo.coverage_top": (0.001, 1),
+    "loss.beta": (0, 1000),
+    "loss.alpha": (1e-6, 1),
+    "loss.gamma": (0, 10),
+    "meta.inner_learning_rate": (0, 100),
+    "meta.learning_rate": (0, 100),
+    "meta.hidden": (1, 65536),
+    "meta.kappa": (0, 100),
+    "meta.entropy_weight": (0, 1000),
+    "meta.mean_decay": (0, 0.99999),
+    "optim.learning_rate": (0, 10),
+    "optim.decoder_factor": (0, 1000),
+    "optim.warmup_steps": (0, 10**7),
+    "optim.clip_norm": (0, 10**6),
+    "optim.ema_decay": (0, 0.99999),
+    "train.batch_size": (1, 4096),
+    "train.theta_units": (1, 10**6),
+    "train.label_units": (1, 10**6),
+    "train.max_rounds": (1, 10**6),
+    "train.max_minutes": (0, 10**6),
+    "train.patience_rounds": (1, 10**6),
+    "train.min_delta": (0, 10),
+    "train.eval_every_rounds": (1, 10**6),
+    "train.log_every_steps": (1, 10**6),
+    "evaluation.batch_size": (1, 4096),
+    "evaluation.threshold": (0, 1),
+    "evaluation.num_examples": (0, 1000),
+}
+"""Least and greatest value, both allowed; of each item where the field is a tuple. Every number of the config is here."""
+
+
+def fields(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every field with its dotted path, depth first."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from fields(value, f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name, value
+
+
+def _items(value: Any) -> tuple[Any, ...]:
+    return tuple(value) if isinstance(value, tuple | list) else (value,)
+
+
+def _choice_errors(values: dict[str, Any]) -> Iterator[UserError]:
+    for path, known in CHOICES.items():
+        for item in _items(values[path]):
+            if item not in known:
+                yield ConfigError(path, f"unknown name {item!r}", "one of " + ", ".join(known), "choose one of them")
+
+
+def _range_errors(values: dict[str, Any]) -> Iterator[UserError]:
+    for path, (low, high) in RANGES.items():
+        for item in _items(values[path]):
+            if not (math.isfinite(item) and low <= item <= high):
+                yield ConfigError(path, f"{item}", f"a number from {low:g} to {high:g}", "set it inside this range")
+
+
+def _relation_errors(config: Config) -> Iterator[UserError]:
+    model, grader, loss, meta = config.model, config.grader, config.loss, config.meta
+    if len(model.encoder_filters) != len(model.encoder_convs):
+        yield ConfigError(
+            "model.encoder_convs",
+            f"{len(model.encoder_convs)} blocks",
+            f"as many as model.encoder_filters has: {len(model.encoder_filters)}",
+            "give one number a block in both",
+        )
+    if len(model.decoder_filters) != len(model.encoder_filters):
+        yield ConfigError(
+            "model.decoder_filters",
+            f"{len(model.decoder_filters)} stages",
+            f"one a block of the encoder: {len(model.encoder_filters)}",
+            "give as many as model.encoder_filters",
+        )
+    multiple = 2 ** len(model.encoder_filters)
+    if config.data.size_px % multiple:
+        yield ConfigError(
+            "data.size_px",
+            f"{config.data.size_px}",
+            f"a multiple of {multiple}, for the network halves it {len(model.encoder_filters)} times",
+            f"use {max(round(config.data.size_px / multiple), 1) * multiple}",
+        )
+    if grader.size_px % 32:
+        yield ConfigError("grader.size_px", f"{grader.size_px}", "a multiple of 32", "round it to one")
+    if not grader.architectures or len(grader.weights) != len(grader.architectures):
+        yield ConfigError(
+            "grader.weights",
+            f"{len(grader.weights)} entries for {len(grader.architectures)} architectures",
+            "one file a grader, '' for a random start, and at least one grader",
+            "make grader.architectures and grader.weights equally long",
+        )
+    if len(set(grader.architectures)) != len(grader.architectures):
+        yield ConfigError("grader.architectures", "the same name twice", "different graders", "name each once")
+    for path, gamma in (("loss.gamma", loss.gamma), ("grader.focal_gamma", grader.focal_gamma)):
+        if 0 < gamma < 1:
+            yield ConfigError(path, f"{gamma}", "0, or at least 1", "the slope at p = 1 is infinite in between")
+    if config.data.fold >= config.data.num_folds:
+        yield ConfigError("data.fold", f"{config.data.fold}", f"less than data.num_folds = {config.data.num_folds}",
+                          "folds are counted from 0")
+    if meta.enabled and not loss.grading:
+        yield ConfigError("meta.enabled", "True without a grading loss", "loss.grading = True",
+                          "switch meta.enabled off for the ablation row with L_S alone")
+    if meta.inner_optimizer == "adam" and config.optim.optimizer != "adam":
+        yield ConfigError("meta.inner_optimizer", "'adam' while optim.optimizer is not", "the network's own optimiser",
+                          "the look-ahead goes on from the network's Adam state; use 'sgd'")
+
+
+def validate(config: Config) -> None:
+    """Raises every error of the config at once, as one `ConfigError` or an `ErrorGroup`."""
+    values = dict(fields(config))
+    raise_all([*_choice_errors(values), *_range_errors(values), *_relation_errors(config)])

@@ -1,0 +1,13 @@
+"""Double precision for the tests that ask for it."""
+
+from collections.abc import Iterator
+
+import jax
+import pytest
+
+
+@pytest.fixture
+def float64() -> Iterator[None]:
+    """Switches JAX to double precision for one test."""
+    with jax.enable_x64(True):
+        yield

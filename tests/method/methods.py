@@ -1,0 +1,71 @@
+"""A tiny method in float64 and one batch, shared by the tests of `method/`."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pldmlt_jax.config import LossConfig, MetaConfig, ModelConfig, OptimConfig
+from pldmlt_jax.method.state import Method, MethodState, init_method_state
+from pldmlt_jax.models.build import build_label_network, build_network
+from pldmlt_jax.types import Batch
+
+SIZE_PX = 32
+
+
+def tiny_method(
+    *,
+    meta: MetaConfig | None = None,
+    loss: LossConfig | None = None,
+    optim: OptimConfig | None = None,
+    dtype: str = "float64",
+) -> Method:
+    """A five-block VGG and U-Net of a few channels."""
+    model = ModelConfig(
+        encoder_filters=(4, 4, 6, 6, 8),
+        encoder_convs=(1, 1, 1, 1, 1),
+        decoder_filters=(8, 6, 4, 4, 4),
+        centre_filters=0,
+        dtype=dtype,
+    )
+    loss = loss or LossConfig(reduction="pixel_mean")
+    meta = meta or MetaConfig(hidden=(16,))
+    return Method(
+        network=build_network(model, loss.target),
+        label_network=build_label_network(meta),
+        loss=loss,
+        meta=meta,
+        optim=optim or OptimConfig(optimizer="sgd", learning_rate=0.1),
+        total_steps=100,
+        seed=0,
+    )
+
+
+def tiny_state(method: Method, *, moved: bool = True) -> MethodState:
+    """A float64 state; `moved` perturbs all parameters so that no gradient vanishes by the zero start."""
+    state = init_method_state(method)
+    rng = np.random.default_rng(1)
+
+    def cast(leaf: jax.Array) -> jax.Array:
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            return leaf
+        noise = 0.2 * rng.normal(size=leaf.shape) if moved and leaf.ndim else 0.0
+        return jnp.asarray(np.asarray(leaf, np.float64) + noise)
+
+    return jax.tree.map(cast, state)
+
+
+def tiny_batch(num: int = 2) -> Batch:
+    """Random images, lesions in a tenth of the pixels, grades 2 and 3."""
+    rng = np.random.default_rng(0)
+    shape = (num, SIZE_PX, SIZE_PX)
+    bits = np.where(rng.random(shape) < 0.1, 1 + 2 + 64, 1).astype(np.uint8)
+    bits[:, :2] = 0
+    batch = Batch(
+        image=rng.integers(0, 256, (*shape, 3)).astype(np.uint8),
+        mask_bits=bits,
+        grade=np.array([2, 3, 4, 1][:num], np.int32),
+        admissible=np.array([[False, False, True, True, True]] * num),
+        weight=np.ones(num, np.float64),
+        index=np.arange(num, dtype=np.int32),
+    )
+    return jax.tree.map(jnp.asarray, batch)
