@@ -45,9 +45,7 @@ def get_config() -> Config:
             centre_filters=0,
             norm_momentum=0.9,
         ),
-        grader=GraderConfig(
-            base_filters=16, max_blocks=1, size_px=128, batch_size=16, epochs=12, learning_rate=2e-3
-        ),
+        grader=GraderConfig(base_filters=16, max_blocks=1, size_px=128, batch_size=16, epochs=12, learning_rate=2e-3),
         loss=LossConfig(segmentation="dice_ce", reduction="pixel_mean"),
         meta=MetaConfig(
             loss="anchored", inner_learning_rate=1e-2, optimizer="adam", learning_rate=1e-3, hierarchy="ordinal"

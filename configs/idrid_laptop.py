@@ -40,7 +40,5 @@ def get_config() -> Config:
             loss="anchored", inner_learning_rate=1e-2, optimizer="adam", learning_rate=1e-3, hierarchy="ordinal"
         ),
         optim=OptimConfig(learning_rate=1e-4, decoder_factor=10.0, schedule="cosine"),
-        train=TrainConfig(
-            unit="step", theta_units=20, label_units=4, max_rounds=18, eval_every_rounds=3, monitor="dice"
-        ),
+        train=TrainConfig(unit="step", theta_units=20, label_units=4, max_rounds=18, eval_every_rounds=3, monitor="dice"),
     )

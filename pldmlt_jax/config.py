@@ -120,7 +120,9 @@ class LossConfig:
     alpha: float = 0.25
     gamma: float = 2.0
     reduction: str = "keras"  # "keras": mean over pixels and classes (literal); "pixel_mean": mean over pixels
-    binary_alpha: str = "retinanet"  # `lesions` only: "retinanet" weighs positives alpha, negatives 1-alpha; "keras" both alpha
+    binary_alpha: str = (
+        "retinanet"  # `lesions` only: "retinanet" weighs positives alpha, negatives 1-alpha; "keras" both alpha
+    )
 
 
 @dataclass(unsafe_hash=True)

@@ -19,6 +19,7 @@ from pldmlt_jax.cli.report import report
 from pldmlt_jax.cli.train import train
 from pldmlt_jax.cli.train_grader import train_graders
 from pldmlt_jax.config import Config
+from pldmlt_jax.data.specs import dataset_spec
 
 
 @dataclass(frozen=True)
@@ -100,10 +101,9 @@ def fingerprints(context: Context) -> dict[str, str]:
 
 
 def raw_files(config: Config) -> str:
-    """Name, size and time of every raw file."""
-    from pldmlt_jax.data.specs import dataset_spec
-
-    records = [dataset_spec(name).records(config.data) for name in (config.data.segmentation, config.data.grading)]
+    """Name, size and time of every raw file; drawn photographs follow from the config alone."""
+    names = [name for name in (config.data.segmentation, config.data.grading) if not name.startswith("synthetic")]
+    records = [dataset_spec(name).records(config.data) for name in names]
     files = sorted({path for splits in records for split in splits.values() for r in split for path in r.files})
     return "\n".join(described(path) for path in files)
 

@@ -183,14 +183,26 @@ def _relation_errors(config: Config) -> Iterator[UserError]:
         if 0 < gamma < 1:
             yield ConfigError(path, f"{gamma}", "0, or at least 1", "the slope at p = 1 is infinite in between")
     if config.data.fold >= config.data.num_folds:
-        yield ConfigError("data.fold", f"{config.data.fold}", f"less than data.num_folds = {config.data.num_folds}",
-                          "folds are counted from 0")
+        yield ConfigError(
+            "data.fold",
+            f"{config.data.fold}",
+            f"less than data.num_folds = {config.data.num_folds}",
+            "folds are counted from 0",
+        )
     if meta.enabled and not loss.grading:
-        yield ConfigError("meta.enabled", "True without a grading loss", "loss.grading = True",
-                          "switch meta.enabled off for the ablation row with L_S alone")
+        yield ConfigError(
+            "meta.enabled",
+            "True without a grading loss",
+            "loss.grading = True",
+            "switch meta.enabled off for the ablation row with L_S alone",
+        )
     if meta.inner_optimizer == "adam" and config.optim.optimizer != "adam":
-        yield ConfigError("meta.inner_optimizer", "'adam' while optim.optimizer is not", "the network's own optimiser",
-                          "the look-ahead goes on from the network's Adam state; use 'sgd'")
+        yield ConfigError(
+            "meta.inner_optimizer",
+            "'adam' while optim.optimizer is not",
+            "the network's own optimiser",
+            "the look-ahead goes on from the network's Adam state; use 'sgd'",
+        )
 
 
 def validate(config: Config) -> None:

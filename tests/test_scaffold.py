@@ -41,9 +41,7 @@ def system_path(tmp_path: Path) -> Path:
     return folder
 
 
-def _run(
-    script: Path, *args: str, path: list[Path], cwd: Path = ROOT, python: str = ""
-) -> subprocess.CompletedProcess[str]:
+def _run(script: Path, *args: str, path: list[Path], cwd: Path = ROOT, python: str = "") -> subprocess.CompletedProcess[str]:
     environment = {"PATH": os.pathsep.join(map(str, path)), "PYTHON": python}
     return subprocess.run(["/bin/sh", str(script), *args], env=environment, cwd=cwd, capture_output=True, text=True)
 
@@ -60,9 +58,7 @@ def _run(
     ],
     ids=["newest", "shim-fails", "shim-hides-a-working-one", "plain-python3-newer", "plain-python", "newer-than-known"],
 )
-def test_newest_working_python_is_chosen(
-    tmp_path: Path, system_path: Path, pythons: dict[str, str], chosen: str
-) -> None:
+def test_newest_working_python_is_chosen(tmp_path: Path, system_path: Path, pythons: dict[str, str], chosen: str) -> None:
     for name, version in pythons.items():
         _write_python(tmp_path / name, version)
     result = _run(FIND_PYTHON, path=[tmp_path / "a", tmp_path / "b", system_path])
@@ -93,9 +89,7 @@ def test_python_without_venv_is_told_unless_another_has_it(tmp_path: Path, syste
 
 
 @pytest.mark.parametrize(("version", "status"), [("3.14", 0), ("3.11", 0), ("3.10", 1), ("2.7", 1), ("", 1)])
-def test_named_python_is_taken_if_it_is_new_enough(
-    tmp_path: Path, system_path: Path, version: str, status: int
-) -> None:
+def test_named_python_is_taken_if_it_is_new_enough(tmp_path: Path, system_path: Path, version: str, status: int) -> None:
     _write_python(tmp_path / "a" / "python3.13", "3.13")
     named = str(_write_python(tmp_path / "named", version))
     result = _run(FIND_PYTHON, path=[tmp_path / "a", system_path], python=named)
@@ -214,7 +208,5 @@ def test_help_names_every_target() -> None:
         pytest.skip("make is not there")
     phony = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert phony is not None
-    shown = subprocess.run(
-        ["make", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout
+    shown = subprocess.run(["make", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert {line.split()[0] for line in shown.splitlines()[1:]} == set(phony.group(1).split())

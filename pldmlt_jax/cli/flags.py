@@ -99,8 +99,12 @@ def _require_config_file(path: str) -> None:
     except UserError:
         raise
     except Exception as error:
-        raise ConfigError(path, f"{type(error).__name__}: {error}", "a file with get_config() -> Config",
-                          "mend the file; --debug shows where") from error
+        raise ConfigError(
+            path,
+            f"{type(error).__name__}: {error}",
+            "a file with get_config() -> Config",
+            "mend the file; --debug shows where",
+        ) from error
 
 
 def _field_paths(config: Any, prefix: str = "config.") -> Iterator[str]:
@@ -112,8 +116,11 @@ def _field_paths(config: Any, prefix: str = "config.") -> Iterator[str]:
 
 def _explain(argument: str, error: Exception, config: Config, verbs: tuple[str, ...]) -> UserError:
     name = argument.lstrip("-").split("=", 1)[0]
-    known = list(_field_paths(config)) if name.startswith("config.") else [
-        "config", "workdir", "checkpoint", "split", "input", "output", "debug", "help"]
+    known = (
+        list(_field_paths(config))
+        if name.startswith("config.")
+        else ["config", "workdir", "checkpoint", "split", "input", "output", "debug", "help"]
+    )
     if name in known:
         detail = str(error).splitlines()[0]
         return ConfigError(f"--{name}", detail, "a value of the field's type", "correct the value")

@@ -81,9 +81,7 @@ def find_images(path: Path) -> list[Path]:
     return found
 
 
-def predict_files(
-    network: TrainedNetwork, paths: list[Path], output: Path, batch_size: int, task: Task
-) -> list[DataError]:
+def predict_files(network: TrainedNetwork, paths: list[Path], output: Path, batch_size: int, task: Task) -> list[DataError]:
     """Predicts files batch by batch; those that cannot be read are returned, and the rest is done."""
     output.mkdir(parents=True, exist_ok=True)
     unreadable: list[DataError] = []

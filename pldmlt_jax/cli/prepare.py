@@ -1,10 +1,18 @@
 """`prepare`: raw files -> prepared sets, and `data.json` with who is in which split."""
 
 import cv2
+import numpy as np
 
 from pldmlt_jax.cli.context import Context, start
 from pldmlt_jax.cli.flags import Arguments
+from pldmlt_jax.config import SyntheticConfig
 from pldmlt_jax.data.selection import describe
+from pldmlt_jax.data.synthetic import draw_fundus, ensure_written
+from pldmlt_jax.evaluation.figures import captioned, overlay
+from pldmlt_jax.progress import progress
+from pldmlt_jax.types import NUM_GRADES
+
+SHEET_COLUMNS = 3
 
 
 def main(arguments: Arguments) -> None:
@@ -13,13 +21,23 @@ def main(arguments: Arguments) -> None:
 
 def prepare(context: Context) -> None:
     """Opens (and so prepares) every set that the run needs."""
-    config = context.config
-    context.write_json(
-        "data.json", describe(context.segmented, context.graded_for_graders, config.data)
-    )
-    if config.data.segmentation.startswith("synthetic"):
-        from pldmlt_jax.data.synthetic import contact_sheet, ensure_written
+    data = context.config.data
+    synthetic = "synthetic" in data.segmentation or "synthetic" in data.grading
+    if synthetic:
+        with progress("draw synthetic photographs") as task:
+            ensure_written(data.synthetic, data.cache_dir, task)
+        sheet = cv2.cvtColor(contact_sheet(data.synthetic), cv2.COLOR_RGB2BGR)
+        cv2.imwrite(str(context.workdir / "contact_sheet.png"), sheet)
+    context.write_json("data.json", describe(context.segmented, context.graded_for_graders, data))
 
-        root = ensure_written(config.data.synthetic, config.data.cache_dir)
-        sheet = contact_sheet(root, num=6)
-        cv2.imwrite(str(context.workdir / "contact_sheet.png"), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
+
+def contact_sheet(config: SyntheticConfig) -> np.ndarray:
+    """A row for each grade: drawn photographs, each beside itself with its lesions outlined."""
+    rows = []
+    for grade in range(NUM_GRADES):
+        panels = []
+        for i in range(SHEET_COLUMNS):
+            fundus = draw_fundus((config.seed, 5, grade, i), grade, config.height_px)
+            panels += [captioned(fundus.image, f"grade {grade}"), captioned(overlay(fundus.image, fundus.masks), "")]
+        rows.append(np.concatenate(panels, axis=1))
+    return np.concatenate(rows)

@@ -72,9 +72,7 @@ def label_image(context: Context, graders: list, sample: Sample) -> tuple[dict[s
     config = context.config.pseudo
     cams = [grad_cam(variables, sample.image[None], classifier=network) for _, network, variables, _ in graders]
     temperatures = [temperature for *_, temperature in graders]
-    probabilities = np.stack(
-        [softmax(np.asarray(cam.logits[0]), t) for cam, t in zip(cams, temperatures, strict=True)]
-    )
+    probabilities = np.stack([softmax(np.asarray(cam.logits[0]), t) for cam, t in zip(cams, temperatures, strict=True)])
     choice = ENSEMBLES[config.ensemble](probabilities)
     maps = np.asarray(cams[choice.grader].maps[0])
     masks = {name: (sample.mask_bits & bit) > 0 for name, bit in MASK_BITS.items()}

@@ -100,9 +100,7 @@ def pseudo_labels(context: Context, split: PreparedSplit) -> Labels:
     return Labels(np.array(grades, np.int32), admissible)
 
 
-def validate(
-    state: MethodState, method: Method, selection: Selection, labels: Labels, config: Config
-) -> tuple[float, dict]:
+def validate(state: MethodState, method: Method, selection: Selection, labels: Labels, config: Config) -> tuple[float, dict]:
     """The score that early stopping maximises, and the figures of the validation images at the network's size."""
     counts = SegmentationCounts.empty(method.loss.target)
     sums, images = np.zeros(4), 0.0
@@ -122,6 +120,6 @@ def validate(
         sums += count * np.array([*map(float, output.losses), float(output.loss_updated)])
         images += count
     names = ("val/loss", "val/seg_loss", "val/grade_loss", "val/loss_updated")
-    values = dict(zip(names, sums / max(images, 1.0), strict=True))
+    values: dict[str, float] = dict(zip(names, sums / max(images, 1.0), strict=True))
     values["val/dice"] = counts.compute()["seg/foreground/dice"] or 0.0
     return (values["val/dice"] if config.train.monitor == "dice" else -values["val/loss"]), values

@@ -45,5 +45,5 @@ def split_indices(strata: Sequence[Hashable], data: DataConfig, *, mode: str) ->
         folds = stratified_folds(strata, data.num_folds, data.split_seed)
         result["test"], rest = everything[folds == data.fold], everything[folds != data.fold]
     parts = max(round(1.0 / data.val_share), 2)
-    val = stratified_folds([strata[i] for i in rest], parts, data.split_seed + 1) == 0
+    val = stratified_folds([strata[int(i)] for i in rest], parts, data.split_seed + 1) == 0
     return {"train": rest[~val], "val": rest[val]} | result

@@ -62,9 +62,9 @@ def read_mask(path: Path, shape: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
     pixels = cv2.imdecode(np.frombuffer(_read_bytes(path), np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None:
         raise DataError(path, "not a readable mask", "a TIFF or PNG file", "fetch the file again")
-    mask = pixels[..., :3].any(axis=-1) if pixels.ndim == 3 else pixels > 0
+    mask: np.ndarray = np.any(np.atleast_3d(pixels)[..., :3], axis=-1)
     if mask.shape != shape:
-        found, expected = (f"{h} px high, {w} px wide" for h, w in (mask.shape, shape))
+        found, expected = (f"{s[0]} px high, {s[1]} px wide" for s in (mask.shape, shape))
         raise DataError(path, f"a mask {found}", f"the size of its image: {expected}", "pair it with its own image")
     return mask
 
@@ -184,9 +184,7 @@ def fuse(
     return fused.astype(bool), int(union.sum()), int(fused.sum())
 
 
-def to_original(
-    probabilities: Float[np.ndarray, "s s *k"], geometry: Geometry
-) -> Float[np.ndarray, "h w *k"]:
+def to_original(probabilities: Float[np.ndarray, "s s *k"], geometry: Geometry) -> Float[np.ndarray, "h w *k"]:
     """Writes the square's values back onto the original's pixels: bilinear, half-pixel centres, zero outside the crop."""
     g = geometry
     inner = probabilities[

@@ -112,9 +112,7 @@ def read_grades(path: Path) -> tuple[dict[str, int], list[UserError]]:
         reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
         if not {"Image name", "Retinopathy grade"} <= set(reader.fieldnames):
             columns = ", ".join(reader.fieldnames) or "none"
-            return {}, [
-                DataError(path, f"columns {columns}", "Image name and Retinopathy grade", "restore the header")
-            ]
+            return {}, [DataError(path, f"columns {columns}", "Image name and Retinopathy grade", "restore the header")]
         for row in reader:
             name, text = (row["Image name"] or "").strip(), (row["Retinopathy grade"] or "").strip()
             if not name:
@@ -147,11 +145,7 @@ def _true_grades(path: Path, split: str | None = None) -> dict[str, int]:
     if not path.is_file():
         return {}
     with open(path, newline="", encoding="utf-8") as file:
-        return {
-            row["image"]: int(row["dr_grade"])
-            for row in csv.DictReader(file)
-            if split is None or row["split"] == split
-        }
+        return {row["image"]: int(row["dr_grade"]) for row in csv.DictReader(file) if split is None or row["split"] == split}
 
 
 def _images(folder: Path, *, required: bool, root: Path) -> list[Path]:

@@ -4,8 +4,10 @@ Each photograph is prepared into a file of its own, named by the hash of its raw
 parallel; the TFDS builder only packs them. A run that was interrupted goes on where it stopped.
 """
 
+import contextlib
 import dataclasses
 import hashlib
+import io
 import json
 import logging
 import os
@@ -22,7 +24,15 @@ import tensorflow_datasets as tfds
 
 from pldmlt_jax.config import DataConfig
 from pldmlt_jax.data.builder import FundusConfig, FundusPhotographs
-from pldmlt_jax.data.fundus import fuse, make_geometry, mask_to_network, field_of_view, image_to_network, read_image, read_mask
+from pldmlt_jax.data.fundus import (
+    field_of_view,
+    fuse,
+    image_to_network,
+    make_geometry,
+    mask_to_network,
+    read_image,
+    read_mask,
+)
 from pldmlt_jax.data.leakage import difference_hash
 from pldmlt_jax.data.records import RawRecord
 from pldmlt_jax.data.specs import dataset_spec
@@ -74,8 +84,8 @@ class PreparedSplit:
 
     def __getitem__(self, index: int) -> Sample:
         stored = self._source[int(index)]
-        image = cv2.imdecode(np.frombuffer(stored["image"], np.uint8), cv2.IMREAD_COLOR)
-        bits = cv2.imdecode(np.frombuffer(stored["mask_bits"], np.uint8), cv2.IMREAD_UNCHANGED)
+        image = _decode(stored["image"], cv2.IMREAD_COLOR)
+        bits = _decode(stored["mask_bits"], cv2.IMREAD_UNCHANGED)
         return Sample(
             image=cv2.cvtColor(image, cv2.COLOR_BGR2RGB),
             mask_bits=bits,
@@ -109,7 +119,10 @@ def prepare_one(record: RawRecord, data: DataConfig, size_px: int) -> dict[str, 
     geometry = make_geometry(fov, data, size_px)
     masks = {lesion: read_mask(path, shape) for lesion, path in (record.masks or {}).items()}
     fused, before_px, after_px = fuse(masks, shape, data)
-    planes = {"valid": mask_to_network(fov, geometry, "area"), "fused": mask_to_network(fused, geometry, data.mask_reduction)}
+    planes = {
+        "valid": mask_to_network(fov, geometry, "area"),
+        "fused": mask_to_network(fused, geometry, data.mask_reduction),
+    }
     planes |= {lesion: mask_to_network(mask, geometry, data.mask_reduction) for lesion, mask in masks.items()}
     if record.disc:
         planes["OD"] = mask_to_network(read_mask(record.disc, shape), geometry, "area")
@@ -136,6 +149,13 @@ def _encode(pixels: np.ndarray, image_format: str) -> np.ndarray:
     return cv2.imencode(f".{image_format}", pixels, options)[1]
 
 
+def _decode(content: bytes, mode: int) -> np.ndarray:
+    pixels = cv2.imdecode(np.frombuffer(content, np.uint8), mode)
+    if pixels is None:
+        raise ValueError("a prepared image cannot be decoded: delete data.cache_dir and prepare again")
+    return pixels
+
+
 def open_prepared(
     name: str, data: DataConfig, size_px: int, on_progress: OnProgress | None = None
 ) -> dict[str, PreparedSplit]:
@@ -160,12 +180,13 @@ def open_prepared(
     logging.getLogger("absl").setLevel(logging.ERROR)
     builder = FundusPhotographs(config=config, data_dir=directory)
     if not builder.is_prepared():
-        tfds.disable_progress_bar()  # ours is shown already
-        builder.download_and_prepare(file_format="array_record")
+        tfds.disable_progress_bar()
+        with contextlib.redirect_stdout(io.StringIO()):  # our own progress is shown already
+            builder.download_and_prepare(file_format="array_record")
     decoders = {"image": tfds.decode.SkipDecoding(), "mask_bits": tfds.decode.SkipDecoding()}
-    return {
-        split: PreparedSplit(builder.as_data_source(split=split, decoders=decoders), records[split]) for split in records
-    }
+    open_source: Any = builder.as_data_source
+    sources = open_source(split=list(records), decoders=decoders)
+    return {split: PreparedSplit(source, records[split]) for split, source in zip(records, sources, strict=True)}
 
 
 def _prepare_all(

@@ -80,8 +80,13 @@ def _official_splits(segmented: dict[str, Selection]) -> list[PreparedSplit]:
 def describe(segmented: dict[str, Selection], graded: dict[str, Selection], data: DataConfig) -> dict[str, Any]:
     """What `data.json` records: who is in which split, lesion pixels before and after fusion, leakage."""
     train = segmented["train"].split
-    rows = [train.metadata[i] for name in ("train", "val", "test") if name in segmented
-            for i in segmented[name].indices if segmented[name].split is train]
+    rows = [
+        train.metadata[i]
+        for name in ("train", "val", "test")
+        if name in segmented
+        for i in segmented[name].indices
+        if segmented[name].split is train
+    ]
     official = {"train": graded["train"].split} | (
         {"test": graded["official_test"].split} if "official_test" in graded else {}
     )

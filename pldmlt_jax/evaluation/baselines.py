@@ -44,10 +44,7 @@ def channel_threshold_baseline(train: Selection, test: Selection) -> dict[str, A
     """The best threshold on the training images, scored on the test images."""
     histograms = channel_histograms(train)
     candidates = [
-        Threshold(channel, level, brighter)
-        for channel in range(3)
-        for level in range(LEVELS)
-        for brighter in (False, True)
+        Threshold(channel, level, brighter) for channel in range(3) for level in range(LEVELS) for brighter in (False, True)
     ]
     best = max(candidates, key=lambda threshold: threshold_dice(histograms, threshold))
     return {

@@ -23,9 +23,7 @@ HEAT_OPACITY = 0.45
 CAPTION_PX = 22
 
 
-def overlay(
-    image: UInt8[np.ndarray, "h w 3"], masks: Mapping[str, Bool[np.ndarray, "h w"]]
-) -> UInt8[np.ndarray, "h w 3"]:
+def overlay(image: UInt8[np.ndarray, "h w 3"], masks: Mapping[str, Bool[np.ndarray, "h w"]]) -> UInt8[np.ndarray, "h w 3"]:
     """Draws each mask as a translucent fill with a solid outline."""
     picture = image.copy()
     thickness = max(round(max(image.shape) / 1000), 1)

@@ -96,7 +96,5 @@ def calibration_error(confidence: np.ndarray, correct: np.ndarray) -> float | No
     if not len(confidence):
         return None
     bins = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
-    gaps = [
-        (bins == b).mean() * abs(correct[bins == b].mean() - confidence[bins == b].mean()) for b in np.unique(bins)
-    ]
+    gaps = [(bins == b).mean() * abs(correct[bins == b].mean() - confidence[bins == b].mean()) for b in np.unique(bins)]
     return float(np.sum(gaps))

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -49,7 +49,7 @@ class TrainedNetwork:
 
 @partial(jax.jit, static_argnames="method")
 def _probabilities(variables: dict, images: Array, *, method: Method) -> tuple[Array, Array]:
-    output: NetworkOutput = method.network.apply(variables, images, False)
+    output = cast(NetworkOutput, method.network.apply(variables, images, False))
     segmentation = losses.segmentation_probabilities(output.segmentation_logits, method.loss.target)
     return segmentation, jax.nn.softmax(output.grade_logits, axis=-1)
 

@@ -1,7 +1,275 @@
-"""One self-contained page of everything that a run left in its workdir."""
+"""One self-contained page of everything that a run left in its workdir; it opens offline."""
 
+import base64
+import csv
+import html
+import json
+from collections.abc import Iterable, Sequence
+from importlib import resources
 from pathlib import Path
+from typing import Any
+
+from pldmlt_jax.evaluation.charts import confusion_chart, line_chart, stacked_chart
+from pldmlt_jax.training.log import read_log
+
+MAX_STRIPS = 8
+"""Grad-CAM strips shown: changed labels first."""
+
+CONVENTIONS = (
+    ("seg/foreground/dice", "baseline/channel_threshold/dice", "Lesion Dice, pooled over all valid pixels. "
+     "Baseline: the best threshold on one colour channel, chosen on the training images."),
+    ("seg/foreground/iou", None, "Lesion intersection over union, pooled."),
+    ("seg/foreground/dice_per_image", None, "Mean of each image's lesion Dice; images without any lesion are left out."),
+    ("seg/micro_bg/dice", "seg/micro_bg/dice_all_background", "One ratio over all pixels and both classes: pixel "
+     "accuracy. Our reading of the paper's mDice. Baseline: answering background everywhere."),
+    ("seg/micro_bg/iou", None, "The same ratio for intersection over union."),
+    ("seg/macro_bg/dice", None, "Mean Dice of background and lesion."),
+    ("seg/macro_bg/dice_soft", None, "The same with probabilities in place of the thresholded prediction."),
+    ("seg/foreground/precision", None, "Share of the predicted pixels that are lesion."),
+    ("seg/foreground/recall", None, "Share of the lesion pixels that are predicted."),
+    *((f"seg/{lesion}/{name}", None, f"{name} of {lesion}.") for lesion in ("MA", "HE", "EX", "SE", "mean")
+      for name in ("recall", "dice", "iou", "ap", "aupr_11_exclusive")),
+)  # fmt: skip
 
 
 def write_report(workdir: Path) -> Path:
-    raise NotImplementedError
+    """Writes `report.html` from the files in a workdir; what is missing leaves its section out, with a line that says so.
+
+    Args:
+        workdir: Of a run.
+
+    Returns:
+        The page.
+    """
+    sections = [
+        ("Summary", _summary(workdir)),
+        ("Training", _training(workdir)),
+        ("Metrics by convention", _metrics(workdir)),
+        ("Grades", _grades(workdir)),
+        ("Pseudo-labels", _pseudo_labels(workdir)),
+        ("Label update and gradient balance", _label_update(workdir)),
+        ("Predictions beside the truth", _examples(workdir)),
+        ("Synthetic photographs", _picture(workdir / "contact_sheet.png", "drawn photographs, a row for each grade")),
+        ("Data and splits", _data(workdir)),
+        ("Config", _tree(_json(workdir / "config.json"))),
+        ("Environment", _tree(_json(workdir / "environment.json"))),
+    ]
+    name = _json(workdir / "config.json").get("name", workdir.name)
+    shown = [(title, body) for title, body in sections if body]
+    links = "".join(f'<a href="#{_anchor(title)}">{title}</a>' for title, _ in shown)
+    body = "".join(f'<section id="{_anchor(title)}"><h2>{title}</h2>{text}</section>' for title, text in shown)
+    page = resources.files("pldmlt_jax.evaluation").joinpath("report_template.html").read_text(encoding="utf-8")
+    for mark, text in {"TITLE": _escape(f"PLDMLT: {name}"), "LINKS": links, "BODY": body}.items():
+        page = page.replace(f"<!--{mark}-->", text)
+    target = workdir / "report.html"
+    temporary = target.with_name("report.html.part")
+    temporary.write_text(page, encoding="utf-8")
+    temporary.replace(target)
+    return target
+
+
+def _anchor(title: str) -> str:
+    return title.lower().replace(" ", "-")
+
+
+def _escape(text: Any) -> str:
+    return html.escape(str(text))
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    if not path.exists():
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def _missing(stage: str) -> str:
+    return f"<p class=missing>Not there yet: <code>python main.py {stage}</code> makes it.</p>"
+
+
+def _number(value: Any) -> str:
+    if value is None:
+        return "undefined"
+    return f"{value:.4f}" if isinstance(value, float) else _escape(value)
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    head = "".join(f"<th>{_escape(cell)}</th>" for cell in header)
+    body = "".join("<tr>" + "".join(f"<td>{_number(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _picture(path: Path, text: str) -> str:
+    if not path.exists():
+        return ""
+    content = base64.b64encode(path.read_bytes()).decode()
+    return f'<img loading="lazy" alt="{_escape(text)}" src="data:image/png;base64,{content}">'
+
+
+def _card(title: str, value: Any, beside: str) -> str:
+    return f'<div class="card"><b>{_number(value)}</b><span>{_escape(title)}</span><small>{_escape(beside)}</small></div>'
+
+
+def _summary(workdir: Path) -> str:
+    m = _json(workdir / "metrics.json")
+    if not m:
+        return _missing("evaluate")
+    cards = [
+        _card("lesion Dice (foreground, pooled)", m.get("seg/foreground/dice"),
+              f"one colour channel's best threshold: {_number(m.get('baseline/channel_threshold/dice'))}"),
+        _card("Dice over all pixels, background included", m.get("seg/micro_bg/dice"),
+              f"answering background everywhere: {_number(m.get('seg/micro_bg/dice_all_background'))}"),
+        _card(f"grading accuracy, n = {m.get('grade/n')}", m.get("grade/accuracy"),
+              f"95 % interval {_number(m.get('grade/accuracy_low'))} to {_number(m.get('grade/accuracy_high'))}; "
+              f"majority grade: {_number(m.get('grade/majority'))}"),
+        _card("quadratic weighted kappa", m.get("grade/kappa"), "the majority grade has 0"),
+    ]  # fmt: skip
+    if m.get("seg/foreground/dice_original_size") is not None:
+        cards.insert(1, _card("lesion Dice at the images' own size", m["seg/foreground/dice_original_size"],
+                              "against the masks as they were released"))  # fmt: skip
+    if "pseudo/accuracy_after" in m:
+        cards.append(_card("pseudo-labels right after refinement", m["pseudo/accuracy_after"],
+                           f"before: {_number(m['pseudo/accuracy_before'])}; majority: {_number(m['pseudo/majority'])}; "
+                           f"n = {m['pseudo/n_known']}"))  # fmt: skip
+    return (
+        f"<p>Split <b>{_escape(m.get('split'))}</b>, best checkpoint (step {_escape(m.get('step'))}). "
+        "Every figure stands beside what it has to beat.</p>"
+        f'<div class="cards">{"".join(cards)}</div>'
+    )
+
+
+def _series(lines: list[dict], phase: str, names: dict[str, str]) -> dict[str, tuple[list, list]]:
+    return {
+        label: (
+            [line["step"] for line in lines if line["phase"] == phase and line.get(name) is not None],
+            [line[name] for line in lines if line["phase"] == phase and line.get(name) is not None],
+        )
+        for name, label in names.items()
+    }
+
+
+def _training(workdir: Path) -> str:
+    lines = read_log(workdir / "log.jsonl")
+    if not lines:
+        return _missing("train")
+    losses = _series(lines, "theta", {"loss": "L", "seg_loss": "L_S", "grade_loss": "L_C"})
+    validation = _series(lines, "val", {"val/loss": "L, fixed pseudo-labels", "val/loss_updated": "L, updated labels"})
+    charts = [
+        line_chart("training losses", losses),
+        line_chart("validation losses", validation),
+        line_chart("validation lesion Dice", _series(lines, "val", {"val/dice": "foreground Dice"})),
+    ]
+    for folder in sorted(workdir.glob("graders/*")):
+        log = read_log(folder / "log.jsonl")
+        names = {"val/accuracy": "accuracy", "val/kappa": "kappa"}
+        charts.append(line_chart(f"grader {_escape(folder.name)}, validation", _series(log, "val", names)))
+    return f'<div class="charts">{"".join(charts)}</div>'
+
+
+def _metrics(workdir: Path) -> str:
+    m = _json(workdir / "metrics.json")
+    if not m:
+        return _missing("evaluate")
+    rows = [
+        (name, m[name], m.get(f"{name}_original_size", ""), m[baseline] if baseline else "", text)
+        for name, baseline, text in CONVENTIONS
+        if m.get(name) is not None
+    ]
+    parameters = [(k.removeprefix("parameters/"), v) for k, v in m.items() if k.startswith("parameters/")]
+    return (
+        _table(("figure", "network's size", "original size", "baseline", "what it is"), rows)
+        + "<h3>Parameters</h3>"
+        + _table(("network", "parameters"), parameters)
+    )
+
+
+def _grades(workdir: Path) -> str:
+    m = _json(workdir / "metrics.json")
+    if "grade/confusion" not in m:
+        return _missing("evaluate")
+    names = ("accuracy", "accuracy_low", "accuracy_high", "majority", "kappa", "macro_f1", "auc_ovr", "ece", "n")
+    rows = [("multi-task network", *(m.get(f"grade/{name}") for name in names))]
+    for path in sorted(workdir.glob("graders/*/metrics.json")):
+        grader = _json(path)
+        rows.append((f"grader {path.parent.name}", *(grader.get(f"grade/{name}") for name in names)))
+    table = _table(("on truly graded, held-out images", *names), rows)
+    chart = confusion_chart("multi-task network", m["grade/confusion"])
+    return f'{table}<div class="charts">{chart}</div>'
+
+
+def _pseudo_labels(workdir: Path) -> str:
+    rows = _rows(workdir / "pseudo_labels.csv")
+    if not rows:
+        return _missing("pseudo-label")
+    columns = [name for name in rows[0] if not name.startswith(("share_", "coverage_", "disc_share_"))]
+    changed = [row for row in rows if row["changed"] == "1"]
+    table = _table(columns, ([row[name] for name in columns] for row in changed))
+    shown = (changed + [row for row in rows if row["changed"] != "1"])[:MAX_STRIPS]
+    strips = "".join(
+        f"<figure>{_picture(workdir / 'cams' / (row['image'] + '.png'), 'Grad-CAM of grades 0 to 4 of ' + row['image'])}"
+        f"<figcaption>{_escape(row['image'])}: {_escape(row['before'])} &rarr; {_escape(row['after'])}, "
+        f"{_escape(row['why'])}</figcaption></figure>"
+        for row in shown
+    )
+    return (
+        f"<p>{len(changed)} of {len(rows)} labels changed by the lesion masks and maps.</p>{table}"
+        "<h3>Grad-CAM of every grade</h3><p>Each map is scaled by itself; decisions use the raw maps.</p>"
+        f'<div class="strips">{strips}</div>'
+    )
+
+
+def _label_update(workdir: Path) -> str:
+    lines = read_log(workdir / "log.jsonl")
+    labels = [line for line in lines if line["phase"] == "label"]
+    balance = {"grad_norm/seg_encoder": "L_S", "grad_norm/grade_encoder": "beta L_C"}
+    charts = [
+        line_chart("gradient norms on the shared encoder", _series(lines, "theta", balance), log=True),
+        line_chart("their cosine", _series(lines, "theta", {"grad_cosine_encoder": "cosine"})),
+    ]
+    if labels:
+        paths = {"direct_norm": "direct", "indirect_norm": "through theta*"}
+        agreements = {"agreement/pseudo_label": "with the pseudo-label", "agreement/head": "with the head"}
+        charts += [
+            line_chart("meta-gradient norms", _series(lines, "label", paths)),
+            line_chart("agreement of the updated labels", _series(lines, "label", agreements)),
+            line_chart("entropy of the updated labels (nats)", _series(lines, "label", {"label_entropy": "entropy"})),
+            stacked_chart("updated labels", [x["step"] for x in labels], [x["label_histogram"] for x in labels]),
+        ]
+    return f'<div class="charts">{"".join(charts)}</div>' if lines else _missing("train")
+
+
+def _examples(workdir: Path) -> str:
+    figures = []
+    for row in _rows(workdir / "per_image.csv"):
+        name, folder = row["image"], workdir / "examples"
+        if not (folder / f"{name}_truth.png").exists():
+            continue
+        views = "".join(
+            f'<div class="view {view}">{_picture(folder / f"{name}_{view}.png", f"{name}, {view}")}</div>'
+            for view in ("image", "truth", "prediction")
+        )
+        caption = f"{_escape(name)}: Dice {_escape(row['dice'])}, predicted grade {_escape(row['predicted_grade'])}"
+        figures.append((float(row["dice"] or 0), f"<figure>{views}<figcaption>{caption}</figcaption></figure>"))
+    if not figures:
+        return _missing("evaluate")
+    buttons = "".join(f'<button data-view="{view}">{view}</button>' for view in ("image", "truth", "prediction"))
+    ordered = "".join(text for _, text in sorted(figures))
+    return f'<p class="toggle">Show {buttons} (worst first)</p><div class="examples" data-view="prediction">{ordered}</div>'
+
+
+def _data(workdir: Path) -> str:
+    data = _json(workdir / "data.json")
+    if not data:
+        return _missing("prepare")
+    splits = data["segmentation"].pop("splits", {})
+    rows = [(name, len(ids), ", ".join(ids)) for name, ids in splits.items()]
+    return _table(("split", "images", "which"), rows) + _tree(data)
+
+
+def _tree(values: dict[str, Any]) -> str:
+    text = json.dumps(values, indent=2)
+    return f"<details><summary>show</summary><pre>{_escape(text)}</pre></details>" if values else ""

@@ -4,11 +4,12 @@ Every counter is a sum over the valid pixels, so that merging batches equals cou
 int64 and float64: a set of 1024 x 1024 images overflows int32 and loses unit steps in float32.
 """
 
+import dataclasses
 from typing import Any
 
 import clu.metrics
-import flax
 import numpy as np
+from flax import struct
 from jaxtyping import Bool, Float, UInt8
 
 from pldmlt_jax.method.losses import EXCLUSIVE_ORDER
@@ -21,7 +22,7 @@ CURVE_THRESHOLDS = np.linspace(0.0, 1.0, 11)
 """Of `aupr_11_exclusive`."""
 
 
-@flax.struct.dataclass
+@struct.dataclass
 class SegmentationCounts(clu.metrics.Metric):
     """Counters of one or many images at one size."""
 
@@ -35,7 +36,7 @@ class SegmentationCounts(clu.metrics.Metric):
     dice_sum: np.ndarray  # float64: of per-image foreground Dice
     dice_defined: np.ndarray  # int64: images where it is defined
     dice_undefined: np.ndarray  # int64: images without lesion in truth and prediction
-    target: str = flax.struct.field(pytree_node=False, default="fused")
+    target: str = struct.field(pytree_node=False, default="fused")
 
     @classmethod
     def empty(cls, target: str = "fused") -> "SegmentationCounts":
@@ -58,15 +59,12 @@ class SegmentationCounts(clu.metrics.Metric):
             target=target,
         )
 
-    def merge(self, other: "SegmentationCounts") -> "SegmentationCounts":
-        added = {
-            name: getattr(self, name) + getattr(other, name)
-            for name in self.__dataclass_fields__
-            if name != "target"
-        }
+    def merge(self, other: "SegmentationCounts") -> "SegmentationCounts":  # pyright: ignore[reportIncompatibleMethodOverride]
+        counters = [field.name for field in dataclasses.fields(self) if field.name != "target"]
+        added = {name: getattr(self, name) + getattr(other, name) for name in counters}
         return SegmentationCounts(**added, target=self.target)
 
-    def compute(self) -> dict[str, Any]:
+    def compute(self) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The figures by name; None where one is undefined."""
         tp, predicted, marked, valid = (int(v) for v in self.foreground)
         figures: dict[str, Any] = {
@@ -96,7 +94,9 @@ class SegmentationCounts(clu.metrics.Metric):
             figures[f"seg/{lesion}/dice"] = dice(tp, predicted, marked)
             figures[f"seg/{lesion}/iou"] = iou(tp, predicted, marked)
             figures[f"seg/{lesion}/ap"] = average_precision(*self.histogram[i])
-            figures[f"seg/{lesion}/aupr_11_exclusive"] = aupr_11(*self.exclusive[i], self.exclusive_marked[i])
+            figures[f"seg/{lesion}/aupr_11_exclusive"] = aupr_11(
+                self.exclusive[i, 0], self.exclusive[i, 1], self.exclusive_marked[i]
+            )
         if self.target != "fused":
             for name in ("dice", "iou", "ap", "aupr_11_exclusive"):
                 figures[f"seg/mean/{name}"] = mean_defined([figures[f"seg/{lesion}/{name}"] for lesion in LESIONS])
@@ -192,7 +192,8 @@ def _count_image(p: Float[np.ndarray, "n k"], bits: UInt8[np.ndarray, "n"], targ
     foreground = np.array([(predicted & truth).sum(), predicted.sum(), truth.sum(), truth.size], np.int64)
     channels, soft = _channel_counts(score, predicted, truth)
     own = dice(*foreground[:3])
-    counts = SegmentationCounts.empty(target).replace(
+    counts = dataclasses.replace(
+        SegmentationCounts.empty(target),
         channels=channels,
         soft=soft,
         foreground=foreground,
@@ -201,7 +202,7 @@ def _count_image(p: Float[np.ndarray, "n k"], bits: UInt8[np.ndarray, "n"], targ
         dice_defined=np.int64(own is not None),
         dice_undefined=np.int64(own is None),
     )
-    return counts if target == "fused" else counts.replace(**_curve_counts(scores, masks))
+    return counts if target == "fused" else dataclasses.replace(counts, **_curve_counts(scores, masks))
 
 
 def _channel_counts(score: np.ndarray, predicted: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

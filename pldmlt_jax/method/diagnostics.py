@@ -43,5 +43,5 @@ def gradient_balance(state: MethodState, batch: Batch, *, method: Method) -> Ste
     return {
         "grad_norm/seg_encoder": seg_norm,
         "grad_norm/grade_encoder": grade_norm,
-        "grad_cosine_encoder": cosine,
+        "grad_cosine_encoder": jnp.asarray(cosine),
     }

@@ -1,13 +1,13 @@
 """Grad-CAM of all grades in one pass (Eq. 1; Selvaraju et al. 2020)."""
 
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from pldmlt_jax.models.classifier import Classifier
+from pldmlt_jax.models.classifier import Classifier, ClassifierOutput
 from pldmlt_jax.types import NUM_GRADES
 
 
@@ -28,10 +28,12 @@ def grad_cam(variables: dict, image: Array, *, classifier: Classifier) -> GradCa
         image: [b, h, w, 3] in 0..255.
         classifier: Static.
     """
-    output = classifier.apply(variables, image, False)
-    logits, pullback = jax.vjp(
-        lambda features: classifier.apply(variables, features, method="classify"), output.features
-    )
+    output = cast(ClassifierOutput, classifier.apply(variables, image, False))
+
+    def classify(features: Array) -> Array:
+        return cast(Array, classifier.apply(variables, features, method="classify"))
+
+    logits, pullback = jax.vjp(classify, output.features)
 
     def one_grade(one_hot: Array) -> Array:
         (slope,) = pullback(jnp.broadcast_to(one_hot, logits.shape))

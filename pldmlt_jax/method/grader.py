@@ -2,6 +2,7 @@
 
 import dataclasses
 from functools import partial
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from pldmlt_jax.config import GraderConfig
 from pldmlt_jax.method import losses
 from pldmlt_jax.method.state import INIT_SIZE_PX, Params, TrainState, init_train_state
 from pldmlt_jax.method.steps import StepMetrics, apply_gradients
-from pldmlt_jax.models.classifier import Classifier
+from pldmlt_jax.models.classifier import Classifier, ClassifierOutput
 from pldmlt_jax.types import NUM_GRADES, Batch
 
 
@@ -46,9 +47,7 @@ def init_grader_state(grader: Grader, variables: dict) -> TrainState:
 def _loss(logits: Array, batch: Batch, grader: Grader) -> Array:
     config = grader.config
     target = jax.nn.one_hot(batch.grade, NUM_GRADES) * jnp.asarray(grader.grade_weights)
-    return losses.masked_mean(
-        losses.categorical_focal(logits, target, config.focal_alpha, config.focal_gamma), batch.weight
-    )
+    return losses.masked_mean(losses.categorical_focal(logits, target, config.focal_alpha, config.focal_gamma), batch.weight)
 
 
 @partial(jax.jit, static_argnames="grader")
@@ -69,5 +68,5 @@ def grader_step(state: TrainState, batch: Batch, *, grader: Grader) -> tuple[Tra
 def grader_eval(state: TrainState, batch: Batch, *, grader: Grader) -> tuple[Float[Array, "b c"], Float[Array, ""]]:
     """Logits with running statistics, and the mean loss."""
     variables = {"params": state.params, "batch_stats": state.batch_stats}
-    logits = grader.network.apply(variables, batch.image, False).logits
+    logits = cast(ClassifierOutput, grader.network.apply(variables, batch.image, False)).logits
     return logits, _loss(logits, batch, grader)

@@ -156,9 +156,7 @@ def grading_loss(
     return masked_mean(loss, batch.weight) / reduction_divisor(config.reduction, logits.shape[-1])
 
 
-def total_loss(
-    output: NetworkOutput, soft_labels: Float[Array, "b c"], batch: Batch, config: LossConfig
-) -> LossParts:
+def total_loss(output: NetworkOutput, soft_labels: Float[Array, "b c"], batch: Batch, config: LossConfig) -> LossParts:
     """L = L_S + beta L_C (Eq. 3); L_S alone where `config.grading` is off, L_C then only reported."""
     segmentation = segmentation_loss(output.segmentation_logits, batch, config)
     grading = grading_loss(output.grade_logits, soft_labels, batch, config)

@@ -1,6 +1,7 @@
 """What changes while training (`MethodState`) and what does not (`Method`)."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -70,7 +71,7 @@ class Method:
 
 
 def init_train_state(
-    variables: dict, optimizer: optax.GradientTransformation, *, with_ema: bool = False
+    variables: Mapping[str, Any], optimizer: optax.GradientTransformation, *, with_ema: bool = False
 ) -> TrainState:
     """A fresh state around a module's variables."""
     params = variables["params"]

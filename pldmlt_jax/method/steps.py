@@ -6,7 +6,7 @@ present networks draws while training.
 
 import dataclasses
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from pldmlt_jax.method.virtual_step import (
     next_label_mean,
     soft_labels,
 )
+from pldmlt_jax.models.multitask import NetworkOutput
 from pldmlt_jax.types import NUM_GRADES, Batch
 
 StepMetrics = dict[str, Array]
@@ -110,7 +111,7 @@ class EvalOutput(NamedTuple):
 def eval_step(state: MethodState, batch: Batch, *, method: Method) -> EvalOutput:
     """The network as deployed: running statistics, averaged parameters where they are kept."""
     variables = {"params": state.network.evaluated_params(), "batch_stats": state.network.batch_stats}
-    output = method.network.apply(variables, batch.image, False)
+    output = cast(NetworkOutput, method.network.apply(variables, batch.image, False))
     labels = soft_labels(state.label.params, output.pooled, batch, method)
     fixed = jax.nn.one_hot(batch.grade, NUM_GRADES)
     return EvalOutput(
@@ -120,5 +121,3 @@ def eval_step(state: MethodState, batch: Batch, *, method: Method) -> EvalOutput
         losses.total_loss(output, fixed, batch, method.loss),
         losses.total_loss(output, labels, batch, method.loss).total,
     )
-
-

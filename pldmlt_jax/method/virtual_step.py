@@ -6,7 +6,7 @@ it (the decoder's weight gradients among it); no hand-written derivative was che
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +35,7 @@ def soft_labels(label_params: Params, pooled: Array, batch: Batch, method: Metho
     """
     if not method.meta.enabled:
         return jax.nn.one_hot(batch.grade, NUM_GRADES, dtype=pooled.dtype)
-    logits = method.label_network.apply({"params": label_params}, jax.lax.stop_gradient(pooled), batch.grade)
+    logits = cast(Array, method.label_network.apply({"params": label_params}, jax.lax.stop_gradient(pooled), batch.grade))
     mask = HIERARCHIES[method.meta.hierarchy](batch.grade, batch.admissible)
     return SOFTMAXES[method.meta.softmax](logits, mask)
 

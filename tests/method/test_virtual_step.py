@@ -12,9 +12,15 @@ import pytest
 from pldmlt_jax.config import LossConfig, MetaConfig, OptimConfig
 from pldmlt_jax.method import losses
 from pldmlt_jax.method.steps import meta_step, train_step
-from pldmlt_jax.method.virtual_step import META_LOSSES, MetaInputs, apply_network, meta_loss, soft_labels, virtual_params
+from pldmlt_jax.method.virtual_step import (
+    META_LOSSES,
+    MetaInputs,
+    apply_network,
+    meta_loss,
+    soft_labels,
+    virtual_params,
+)
 from pldmlt_jax.types import NUM_GRADES
-
 from tests.method.methods import tiny_batch, tiny_method, tiny_state
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -85,9 +91,7 @@ def test_direct_path_of_paper_equals_softmax_formula():
     log_p = jax.nn.log_softmax(apply_network(theta_star, state.network.batch_stats, batch, method)[0].grade_logits)
     per_class = -method.loss.alpha * (1 - jnp.exp(log_p)) ** method.loss.gamma * log_p / batch.image.shape[0]
     slope_z = labels * (per_class - jnp.sum(labels * per_class, axis=-1, keepdims=True))
-    _, pull = jax.vjp(
-        lambda p: method.label_network.apply({"params": p}, output.pooled, batch.grade), state.label.params
-    )
+    _, pull = jax.vjp(lambda p: method.label_network.apply({"params": p}, output.pooled, batch.grade), state.label.params)
     assert relative_error(direct, pull(slope_z)[0]) < 1e-9
 
 
@@ -96,8 +100,7 @@ def test_paths_add_up_to_the_whole(name):
     method = tiny_method(meta=MetaConfig(loss=name, inner_learning_rate=1e-1, hidden=(16,)))
     state, batch = tiny_state(method), tiny_batch()
     whole, direct, indirect = (
-        meta_gradient(state, batch, method=method, detach=detach)
-        for detach in ("", "indirect", "direct")
+        meta_gradient(state, batch, method=method, detach=detach) for detach in ("", "indirect", "direct")
     )
     assert relative_error(jax.tree.map(jnp.add, direct, indirect), whole) < 1e-9
 
@@ -177,9 +180,7 @@ def test_classes_are_interchangeable_but_for_the_start(name):
         last = state.label.params["logits"]
         permuted = {"kernel": head["kernel"][:, order], "bias": head["bias"][order]}
         network = dataclasses.replace(state.network, params=state.network.params | {"head": permuted})
-        label_params = state.label.params | {
-            "logits": {"kernel": last["kernel"][:, order], "bias": last["bias"][order]}
-        }
+        label_params = state.label.params | {"logits": {"kernel": last["kernel"][:, order], "bias": last["bias"][order]}}
         state = dataclasses.replace(state, network=network, label_mean=jnp.full(5, 0.2))
         return float(meta_loss(label_params, state, batch, method=method)[0])
 

@@ -137,7 +137,5 @@ def test_batch_norm_in_inference_by_hand() -> None:
 
 def test_max_pool_after_a_relu_equals_padding_with_minus_infinity() -> None:
     x = jax.nn.relu(_random((2, 8, 6, 3)))
-    window = jax.lax.reduce_window(
-        x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), ((0, 0), (1, 1), (1, 1), (0, 0))
-    )
+    window = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), ((0, 0), (1, 1), (1, 1), (0, 0)))
     np.testing.assert_array_equal(layers.max_pool(x, size=3, stride=2, padding=1), window)

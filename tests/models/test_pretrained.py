@@ -160,9 +160,7 @@ def test_a_head_with_other_outputs_keeps_its_own_values_and_is_reported(variable
     loaded = load_resnet(RESNEXT, own)
     assert loaded.skipped == ("fc.bias", "fc.weight")
     assert _all_equal(loaded.variables["params"]["head"], own["params"]["head"])
-    assert _all_equal(
-        loaded.variables["params"]["encoder"], load_resnet(RESNEXT, variables).variables["params"]["encoder"]
-    )
+    assert _all_equal(loaded.variables["params"]["encoder"], load_resnet(RESNEXT, variables).variables["params"]["encoder"])
 
 
 def test_an_encoder_alone_can_be_loaded(variables: dict[str, Any]) -> None:
@@ -173,9 +171,7 @@ def test_an_encoder_alone_can_be_loaded(variables: dict[str, Any]) -> None:
         assert _all_equal(loaded.variables[collection], whole.variables[collection]["encoder"])
 
 
-def test_missing_unexpected_and_misshaped_tensors_are_listed_together(
-    tmp_path: Path, variables: dict[str, Any]
-) -> None:
+def test_missing_unexpected_and_misshaped_tensors_are_listed_together(tmp_path: Path, variables: dict[str, Any]) -> None:
     tensors, _ = read_tensors(RESNEXT)
     tensors["layer5.0.conv1.weight"] = tensors.pop("layer1.0.conv1.weight")
     tensors["bn1.running_var"] = np.ones(7, np.float32)

@@ -67,9 +67,7 @@ def test_a_training_pass_equals_torchs_with_gradients_and_running_statistics(
     recorded: dict[str, np.ndarray], variables: dict[str, Any]
 ) -> None:
     def loss(params: dict[str, Any]) -> tuple[jax.Array, Any]:
-        output, updated = GRADER.apply(
-            {**variables, "params": params}, recorded["image"], True, mutable=["batch_stats"]
-        )
+        output, updated = GRADER.apply({**variables, "params": params}, recorded["image"], True, mutable=["batch_stats"])
         return (output.logits * recorded["loss_weight"].astype(np.float32)).sum(), (output.logits, updated)
 
     gradients, (logits, updated) = jax.jit(jax.grad(loss, has_aux=True))(variables["params"])
@@ -99,26 +97,20 @@ def test_frozen_stages_receive_no_gradient_and_keep_their_statistics(
     grader = Classifier(NARROW.clone(frozen_stages=frozen_stages))
 
     def loss(params: dict[str, Any]) -> tuple[jax.Array, Any]:
-        output, updated = grader.apply(
-            {**variables, "params": params}, recorded["image"], True, mutable=["batch_stats"]
-        )
+        output, updated = grader.apply({**variables, "params": params}, recorded["image"], True, mutable=["batch_stats"])
         return (output.logits**2).sum(), updated["batch_stats"]["encoder"]
 
     gradients, updated = jax.jit(jax.grad(loss, has_aux=True))(variables["params"])
     frozen_names = {"stem", "layer1_0", "layer1_1", "layer2_0", "layer3_0", "layer4_0"}
     frozen_names = {name for name in frozen_names if (0 if name == "stem" else int(name[5])) < frozen_stages}
     for name, gradient in gradients["encoder"].items():
-        moved = jax.tree.map(
-            lambda a, b: bool((a != b).any()), updated[name], variables["batch_stats"]["encoder"][name]
-        )
+        moved = jax.tree.map(lambda a, b: bool((a != b).any()), updated[name], variables["batch_stats"]["encoder"][name])
         received = jax.tree.map(lambda g: bool((g != 0).any()), gradient)
         expected = name not in frozen_names
         assert all(leaf is expected for leaf in jax.tree.leaves((moved, received))), name
 
 
-def test_classify_gives_the_logits_from_the_features(
-    variables: dict[str, Any], recorded: dict[str, np.ndarray]
-) -> None:
+def test_classify_gives_the_logits_from_the_features(variables: dict[str, Any], recorded: dict[str, np.ndarray]) -> None:
     output = jax.jit(GRADER.apply, static_argnums=2)(variables, recorded["image"], False)
     logits = GRADER.apply(variables, output.features, method="classify")
     np.testing.assert_allclose(logits, output.logits, rtol=1e-6)
