@@ -3,6 +3,7 @@
 The randomness of sample i in epoch e depends on the seed, e and i alone: not on threads, batches or where a run resumed.
 """
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from jaxtyping import Bool, Int
 from pldmlt_jax.config import DataConfig
 from pldmlt_jax.data.augment import augment
 from pldmlt_jax.data.prepare import PreparedSplit
+from pldmlt_jax.errors import DataError
 from pldmlt_jax.types import NUM_GRADES, UNKNOWN_GRADE, Batch, Sample
 
 PREFETCH_BATCHES = 2
@@ -23,8 +25,8 @@ PREFETCH_BATCHES = 2
 class Labels:
     """The grades that a stage trains on, by position in the split."""
 
-    grade: Int[np.ndarray, "n"]
-    admissible: Bool[np.ndarray, "n 5"]
+    grade: Int[np.ndarray, "n"]  # 0..4, UNKNOWN_GRADE where there is none
+    admissible: Bool[np.ndarray, "n 5"]  # grades that the masks admit; all True where nothing is known
 
 
 def true_labels(split: PreparedSplit) -> Labels:
@@ -43,24 +45,6 @@ def steps_per_epoch(num_images: int, batch_size: int) -> int:
     return -(-num_images // batch_size)
 
 
-def _batch(samples: Sequence[tuple[int, Sample]], labels: Labels, batch_size: int) -> Batch:
-    """Stacks samples; missing rows are zeros of weight 0."""
-    positions = np.array([position for position, _ in samples], np.int32)
-    missing = batch_size - len(samples)
-
-    def padded(rows: np.ndarray) -> np.ndarray:
-        return np.concatenate([rows, np.zeros((missing, *rows.shape[1:]), rows.dtype)]) if missing else rows
-
-    return Batch(
-        image=padded(np.stack([sample.image for _, sample in samples])),
-        mask_bits=padded(np.stack([sample.mask_bits for _, sample in samples])),
-        grade=padded(labels.grade[positions]),
-        admissible=np.concatenate([labels.admissible[positions], np.ones((missing, NUM_GRADES), bool)]),
-        weight=padded(np.ones(len(samples), np.float32)),
-        index=padded(positions),
-    )
-
-
 def train_batches(
     split: PreparedSplit,
     indices: Int[np.ndarray, "m"],
@@ -75,33 +59,57 @@ def train_batches(
 
     Args:
         split: Of the images.
-        indices: Positions to draw from.
+        indices: Positions to draw from, each once an epoch.
         labels: Of the whole split.
         batch_size: Images a batch.
         config: Augmentation and threads.
         seed: Of order and augmentation.
         start_step: Batches to leave out: the stream goes on exactly as an uninterrupted one would.
+
+    Raises:
+        DataError: There is no image to draw from.
     """
+    if not len(indices):
+        raise DataError("data.split", "no training image", "at least one", "check the split and what leakage excludes")
     cv2.setNumThreads(1)  # the pipeline's own threads work on one image each
-    indices = np.asarray(indices)
 
     def load(place: int, position: int) -> tuple[int, Sample]:
         epoch = place // len(indices)
         sample = split[position]
         rng = np.random.default_rng((seed, epoch, position))
         image, mask_bits = augment(sample.image, sample.mask_bits, config.augment, rng)
-        return position, Sample(image, mask_bits, sample.image_id, sample.grade, sample.evidence_px, sample.geometry)
+        return position, dataclasses.replace(sample, image=image, mask_bits=mask_bits)
 
     samples = grain.MapDataset.source([int(i) for i in indices]).seed(seed).shuffle().repeat().map_with_index(load)
+    buffer_size = max(PREFETCH_BATCHES * batch_size, config.num_threads)  # a smaller one would leave threads idle
     stream = samples[start_step * batch_size :].to_iter_dataset(
-        grain.ReadOptions(num_threads=config.num_threads, prefetch_buffer_size=PREFETCH_BATCHES * batch_size)
+        grain.ReadOptions(num_threads=config.num_threads, prefetch_buffer_size=buffer_size)
     )
-    stream = stream.batch(batch_size, batch_fn=lambda chunk: _batch(chunk, labels, batch_size))
-    return iter(stream)
+    return iter(stream.batch(batch_size, batch_fn=lambda chunk: _batch(chunk, labels, batch_size)))
 
 
-def eval_batches(split: PreparedSplit, indices: Int[np.ndarray, "m"], labels: Labels, *, batch_size: int) -> Iterator[Batch]:
+def eval_batches(
+    split: PreparedSplit, indices: Int[np.ndarray, "m"], labels: Labels, *, batch_size: int
+) -> Iterator[Batch]:
     """Batches in order, without augmentation; the last is filled up with rows of weight 0."""
     for start in range(0, len(indices), batch_size):
         chunk = [(int(i), split[int(i)]) for i in indices[start : start + batch_size]]
         yield _batch(chunk, labels, batch_size)
+
+
+def _batch(samples: Sequence[tuple[int, Sample]], labels: Labels, batch_size: int) -> Batch:
+    """Stacks samples; missing rows are black, of no known grade and of weight 0."""
+    positions = np.array([position for position, _ in samples], np.int32)
+    missing = batch_size - len(samples)
+
+    def padded(rows: np.ndarray, fill: int = 0) -> np.ndarray:
+        return np.concatenate([rows, np.full((missing, *rows.shape[1:]), fill, rows.dtype)]) if missing else rows
+
+    return Batch(
+        image=padded(np.stack([sample.image for _, sample in samples])),
+        mask_bits=padded(np.stack([sample.mask_bits for _, sample in samples])),
+        grade=padded(labels.grade[positions].astype(np.int32), UNKNOWN_GRADE),
+        admissible=padded(labels.admissible[positions], True),
+        weight=padded(np.ones(len(samples), np.float32)),
+        index=padded(positions),
+    )
