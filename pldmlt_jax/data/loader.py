@@ -88,9 +88,7 @@ def train_batches(
     return iter(stream.batch(batch_size, batch_fn=lambda chunk: _batch(chunk, labels, batch_size)))
 
 
-def eval_batches(
-    split: PreparedSplit, indices: Int[np.ndarray, "m"], labels: Labels, *, batch_size: int
-) -> Iterator[Batch]:
+def eval_batches(split: PreparedSplit, indices: Int[np.ndarray, "m"], labels: Labels, *, batch_size: int) -> Iterator[Batch]:
     """Batches in order, without augmentation; the last is filled up with rows of weight 0."""
     for start in range(0, len(indices), batch_size):
         chunk = [(int(i), split[int(i)]) for i in indices[start : start + batch_size]]

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 import clu.metrics
-import flax
 import numpy as np
+from flax import struct
 from jaxtyping import Float, Int, UInt8
 
 from pldmlt_jax.method.losses import EXCLUSIVE_ORDER
@@ -32,8 +32,10 @@ FOREGROUND_SCORES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 """Target -> probability that a pixel is of any lesion: the lesion channel, the largest sigmoid, 1 - background."""
 
+Number = float | np.number
 
-@flax.struct.dataclass
+
+@struct.dataclass
 class SegmentationCounts(clu.metrics.Metric):
     """Counters of one or many images at one size."""
 
@@ -46,7 +48,7 @@ class SegmentationCounts(clu.metrics.Metric):
     dice_sum: np.ndarray  # float64: of per-image foreground Dice
     dice_defined: np.ndarray  # int64: images where it is defined
     dice_undefined: np.ndarray  # int64: images without lesion in truth and prediction
-    target: str = flax.struct.field(pytree_node=False, default="fused")
+    target: str = struct.field(pytree_node=False, default="fused")
 
     @classmethod
     def empty(cls, target: str = "fused") -> "SegmentationCounts":
@@ -69,7 +71,7 @@ class SegmentationCounts(clu.metrics.Metric):
             target=target,
         )
 
-    def merge(self, other: "SegmentationCounts") -> "SegmentationCounts":
+    def merge(self, other: "SegmentationCounts") -> "SegmentationCounts":  # pyright: ignore[reportIncompatibleMethodOverride]
         """Counters of the images of both.
 
         Raises:
@@ -81,7 +83,7 @@ class SegmentationCounts(clu.metrics.Metric):
         added = {name: getattr(self, name) + getattr(other, name) for name in names}
         return SegmentationCounts(**added, target=self.target)
 
-    def compute(self) -> dict[str, Any]:
+    def compute(self) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The figures by name; None where one is undefined: nothing marked and, for Dice and IoU, nothing predicted.
 
         `micro_bg` and `macro_bg` are of two channels, background and lesion, whatever the target.
@@ -127,8 +129,9 @@ class SegmentationCounts(clu.metrics.Metric):
                 continue  # the prediction does not tell lesions apart: only the share that it finds is defined
             figures[f"seg/{lesion}/dice"] = dice(tp, predicted, marked)
             figures[f"seg/{lesion}/iou"] = iou(tp, predicted, marked)
-            figures[f"seg/{lesion}/ap"] = average_precision(*self.histogram[i])
-            figures[f"seg/{lesion}/aupr_11_exclusive"] = aupr_11(*self.exclusive[i], int(self.exclusive_marked[i]))
+            figures[f"seg/{lesion}/ap"] = average_precision(self.histogram[i, 0], self.histogram[i, 1])
+            above, exclusively = self.exclusive[i], int(self.exclusive_marked[i])
+            figures[f"seg/{lesion}/aupr_11_exclusive"] = aupr_11(above[0], above[1], exclusively)
         if self.target != "fused":
             for name in ("dice", "iou", "ap", "aupr_11_exclusive"):
                 values = [figures[f"seg/{lesion}/{name}"] for lesion in LESIONS]
@@ -182,12 +185,12 @@ def exclusive_label(bits: UInt8[np.ndarray, "n"]) -> UInt8[np.ndarray, "n"]:
     return label
 
 
-def dice(tp: float, predicted: float, marked: float) -> float | None:
+def dice(tp: Number, predicted: Number, marked: Number) -> float | None:
     """2 |X and Y| / (|X| + |Y|); None where both are empty."""
     return float(2.0 * tp / (predicted + marked)) if predicted + marked else None
 
 
-def iou(tp: float, predicted: float, marked: float) -> float | None:
+def iou(tp: Number, predicted: Number, marked: Number) -> float | None:
     """|X and Y| / |X or Y|; None where both are empty."""
     union = predicted + marked - tp
     return float(tp / union) if union else None
@@ -251,8 +254,8 @@ def _count_image(
     own_dice = dice(*foreground[:3])
     scores = lesion_scores(p, target)
     overlaps = [_overlap(scores[:, i] > threshold, bits & MASK_BITS[k] != 0) for i, k in enumerate(LESIONS)]
-    empty = SegmentationCounts.empty(target)
-    counts = dict(
+    counts = dataclasses.replace(
+        SegmentationCounts.empty(target),
         foreground=foreground,
         soft=np.array([score[marked].sum(dtype=np.float64), score.sum(dtype=np.float64)]),
         lesions=np.array(overlaps, np.int64),
@@ -260,13 +263,12 @@ def _count_image(
         dice_defined=np.int64(own_dice is not None),
         dice_undefined=np.int64(own_dice is None),
     )
-    curves = {} if target == "fused" else _curve_counts(scores, bits)
-    return dataclasses.replace(empty, **counts, **curves)
+    return counts if target == "fused" else dataclasses.replace(counts, **_curve_counts(scores, bits))
 
 
 def _overlap(predicted: np.ndarray, marked: np.ndarray) -> tuple[int, int, int]:
     """True positives, predicted, marked."""
-    return np.count_nonzero(predicted & marked), np.count_nonzero(predicted), np.count_nonzero(marked)
+    return int((predicted & marked).sum()), int(predicted.sum()), int(marked.sum())
 
 
 def _curve_counts(scores: Float[np.ndarray, "n 4"], bits: UInt8[np.ndarray, "n"]) -> dict[str, np.ndarray]:

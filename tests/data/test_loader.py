@@ -113,9 +113,7 @@ def test_an_image_is_augmented_anew_in_each_epoch_and_by_each_seed(split: Prepar
     assert not views(7) & views(8)
 
 
-def test_the_augmentation_of_an_image_does_not_depend_on_the_other_images(
-    split: PreparedSplit, labels: Labels
-) -> None:
+def test_the_augmentation_of_an_image_does_not_depend_on_the_other_images(split: PreparedSplit, labels: Labels) -> None:
     """Its randomness is of the seed, the epoch and the position alone: another fold sees the same view of it."""
     alone = train_batches(split, np.array([5]), labels, batch_size=1, config=DATA, seed=7)
     views = [image for _, image, _ in _samples(list(islice(alone, 3)))]
@@ -141,9 +139,7 @@ def test_a_fold_without_images_is_a_users_error(split: PreparedSplit, labels: La
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 10])
-def test_evaluation_sees_each_image_once_in_order_unchanged(
-    split: PreparedSplit, labels: Labels, batch_size: int
-) -> None:
+def test_evaluation_sees_each_image_once_in_order_unchanged(split: PreparedSplit, labels: Labels, batch_size: int) -> None:
     batches = list(eval_batches(split, INDICES, labels, batch_size=batch_size))
     assert len(batches) == steps_per_epoch(len(INDICES), batch_size)
     assert {batch.image.shape[0] for batch in batches} == {batch_size}  # one shape, so that a step compiles once

@@ -1,0 +1,86 @@
+"""The threshold baseline against trying every threshold on the pixels themselves."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from sklearn.metrics import f1_score
+
+from pldmlt_jax.data.selection import Selection
+from pldmlt_jax.evaluation.baselines import CHANNELS, channel_threshold_baseline
+from pldmlt_jax.types import MASK_BITS
+
+VALID, FUSED = MASK_BITS["valid"], MASK_BITS["fused"]
+
+
+@dataclass
+class _Sample:
+    image: np.ndarray
+    mask_bits: np.ndarray
+
+
+def _split(num: int, seed: int, *, channel: int, shift: int) -> list[_Sample]:
+    """Noise of few levels; lesions differ by `shift` in one channel; the outside of the field is as marked as can be."""
+    rng = np.random.default_rng(seed)
+    samples = []
+    for _ in range(num):
+        lesion = rng.random((12, 12)) < 0.2
+        image = rng.integers(100, 120, (12, 12, 3))
+        image[..., channel] += shift * lesion
+        bits = np.where(lesion, VALID | FUSED, VALID).astype(np.uint8)
+        bits[:2] = 0
+        image[:2] = 255 if shift > 0 else 0
+        samples.append(_Sample(image.astype(np.uint8), bits))
+    return samples
+
+
+def _selection(samples: list[_Sample], indices: list[int]) -> Selection:
+    return Selection(samples, np.array(indices))  # pyright: ignore[reportArgumentType]
+
+
+def _pixels(samples: list[_Sample]) -> tuple[np.ndarray, np.ndarray]:
+    valid = [sample.mask_bits & VALID != 0 for sample in samples]
+    images = np.concatenate([sample.image[v] for sample, v in zip(samples, valid, strict=True)])
+    return images, np.concatenate([sample.mask_bits[v] & FUSED != 0 for sample, v in zip(samples, valid, strict=True)])
+
+
+@pytest.mark.parametrize(("channel", "shift"), [(0, 12), (1, -8), (2, 5)])
+def test_it_is_the_best_of_all_thresholds_on_the_training_images(channel: int, shift: int) -> None:
+    train, test = _split(3, 0, channel=channel, shift=shift), _split(2, 1, channel=channel, shift=shift)
+    figures = channel_threshold_baseline(_selection(train, [0, 2]), _selection(test, [0, 1]))
+    images, lesion = _pixels([train[0], train[2]])
+    rules = [(c, sign, level) for c in range(3) for sign in (">=", "<=") for level in range(95, 140)]
+
+    def answers(rule: tuple[int, str, int], pixels: np.ndarray) -> np.ndarray:
+        c, sign, level = rule
+        return pixels[:, c] >= level if sign == ">=" else pixels[:, c] <= level
+
+    scores = {rule: f1_score(lesion, answers(rule, images), zero_division=0.0) for rule in rules}
+    assert figures["baseline/channel_threshold/dice_train"] == pytest.approx(max(scores.values()), abs=1e-12)
+    name, sign, level = figures["baseline/channel_threshold/rule"].split()
+    chosen = (CHANNELS.index(name), sign, int(level))
+    assert chosen[:2] == (channel, ">=" if shift > 0 else "<=")
+    assert scores[chosen] == max(scores.values())
+    images, lesion = _pixels(test)
+    expected = f1_score(lesion, answers(chosen, images))
+    assert figures["baseline/channel_threshold/dice"] == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_test_images_have_no_say_in_the_threshold() -> None:
+    train = _selection(_split(2, 0, channel=1, shift=12), [0, 1])
+    rules = {
+        channel_threshold_baseline(train, _selection(_split(2, 1, channel=channel, shift=shift), [0, 1]))[
+            "baseline/channel_threshold/rule"
+        ]
+        for channel, shift in ((1, 12), (0, -12))
+    }
+    assert len(rules) == 1
+
+
+def test_nothing_marked_and_nothing_chosen_is_undefined() -> None:
+    train, test = _split(1, 0, channel=0, shift=60), _split(1, 1, channel=0, shift=60)
+    test[0].mask_bits &= VALID
+    test[0].image[:] = 10
+    figures = channel_threshold_baseline(_selection(train, [0]), _selection(test, [0]))
+    assert figures["baseline/channel_threshold/dice_train"] == 1.0
+    assert figures["baseline/channel_threshold/dice"] is None

@@ -1,0 +1,97 @@
+"""Contracts of the steps: Algorithm 1's order, jit equals eager, one compilation, gradients' balance, Grad-CAM."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pldmlt_jax.config import GraderConfig, LossConfig, MetaConfig, OptimConfig
+from pldmlt_jax.method import losses
+from pldmlt_jax.method.diagnostics import gradient_balance
+from pldmlt_jax.method.gradcam import grad_cam
+from pldmlt_jax.method.steps import eval_step, meta_step, train_step
+from pldmlt_jax.method.virtual_step import apply_network, soft_labels
+from pldmlt_jax.models.build import build_grader
+from tests.method.methods import tiny_batch, tiny_method, tiny_state
+
+
+def test_train_step_is_one_gradient_step_with_the_labels_held_constant(float64):
+    method = tiny_method(meta=MetaConfig(hidden=(16,)), optim=OptimConfig(optimizer="sgd", learning_rate=0.1))
+    state, batch = tiny_state(method), tiny_batch()
+    output, _ = apply_network(state.network.params, state.network.batch_stats, batch, method)
+    labels = soft_labels(state.label.params, output.pooled, batch, method)
+
+    def loss(params):
+        return losses.total_loss(
+            apply_network(params, state.network.batch_stats, batch, method)[0], labels, batch, method.loss
+        ).total
+
+    expected = jax.tree.map(lambda p, g: p - 0.1 * g, state.network.params, jax.jit(jax.grad(loss))(state.network.params))
+    new, metrics = train_step(state, batch, method=method)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12), new.network.params, expected)
+    jax.tree.map(np.testing.assert_array_equal, new.label, state.label)
+    assert float(metrics["loss"]) == pytest.approx(float(metrics["seg_loss"] + 0.8 * metrics["grade_loss"]))
+
+
+def test_a_row_of_weight_zero_changes_nothing_but_the_norms(float64):
+    """Grading gradients come through the encoder, which has no normalisation: exact there."""
+    method = tiny_method(loss=LossConfig(reduction="pixel_mean"))
+    state, batch = tiny_state(method), tiny_batch(2)
+    padded = jax.tree.map(lambda a: jnp.concatenate([a, a[:1]]), batch)
+    padded = dataclasses.replace(padded, weight=jnp.array([1.0, 1.0, 0.0]))
+    values = [eval_step(state, b, method=method).losses for b in (batch, padded)]
+    np.testing.assert_allclose(np.array(values[0]), np.array(values[1]), rtol=1e-12)
+
+
+def test_steps_compile_once_and_equal_methods_share_it():
+    method = tiny_method(dtype="float32", optim=OptimConfig(learning_rate=0.0321))
+    state, batch = tiny_state(method), tiny_batch()
+    state = jax.tree.map(lambda a: a.astype(jnp.float32) if a.dtype == jnp.float64 else a, state)
+    for step in (train_step, meta_step):
+        before = step._cache_size()
+        state, _ = step(state, batch, method=method)
+        state, _ = step(state, batch, method=method)
+        step(state, batch, method=tiny_method(dtype="float32", optim=OptimConfig(learning_rate=0.0321)))
+        assert step._cache_size() == before + 1
+
+
+def test_without_label_update_the_labels_are_the_pseudo_labels(float64):
+    method = tiny_method(meta=MetaConfig(enabled=False))
+    state, batch = tiny_state(method), tiny_batch()
+    output = eval_step(state, batch, method=method)
+    np.testing.assert_array_equal(output.labels, np.eye(5)[batch.grade])
+    assert float(output.losses.total) == float(output.loss_updated)
+
+
+def test_ablation_without_grading_loss_gives_the_head_no_gradient(float64):
+    method = tiny_method(meta=MetaConfig(enabled=False), loss=LossConfig(grading=False))
+    state, batch = tiny_state(method), tiny_batch()
+    new, _ = train_step(state, batch, method=method)
+    jax.tree.map(np.testing.assert_array_equal, new.network.params["head"], state.network.params["head"])
+
+
+def test_gradient_balance_adds_up_to_the_encoders_gradient(float64):
+    """|g_S + g_C|^2 = |g_S|^2 + |g_C|^2 + 2 cos |g_S| |g_C|."""
+    method = tiny_method()
+    state, batch = tiny_state(method), tiny_batch()
+    balance = {name: float(value) for name, value in gradient_balance(state, batch, method=method).items()}
+    new, _ = train_step(state, batch, method=method)
+    change = jax.tree.map(jnp.subtract, new.network.params["encoder"], state.network.params["encoder"])
+    whole = sum(float((leaf**2).sum()) for leaf in jax.tree.leaves(change)) / 0.1**2
+    seg, grade = balance["grad_norm/seg_encoder"], balance["grad_norm/grade_encoder"]
+    assert whole == pytest.approx(seg**2 + grade**2 + 2 * balance["grad_cosine_encoder"] * seg * grade, rel=1e-9)
+
+
+def test_grad_cam_equals_one_grade_at_a_time():
+    """After global pooling and one dense layer, alpha is the layer's weight over the number of pixels."""
+    grader = build_grader("resnext50_32x4d", GraderConfig(base_filters=16, max_blocks=1))
+    image = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3)).astype(np.uint8)
+    variables = grader.init(jax.random.key(1), image, False)
+    cam = grad_cam(variables, image, classifier=grader)
+    output = grader.apply(variables, image, False)
+    h, w = output.features.shape[1:3]
+    expected = jax.nn.relu(jnp.einsum("bhwk,kc->bchw", output.features, variables["params"]["head"]["kernel"]) / (h * w))
+    np.testing.assert_allclose(cam.maps, expected, rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(cam.logits, output.logits, rtol=1e-5, atol=1e-6)

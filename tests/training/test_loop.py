@@ -1,0 +1,103 @@
+"""The loop: order of the rounds, early stopping, and resuming exactly where it stopped."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pldmlt_jax.config import TrainConfig
+from pldmlt_jax.errors import CheckpointError
+from pldmlt_jax.progress import Task
+from pldmlt_jax.training.checkpoint import Checkpoints
+from pldmlt_jax.training.log import RunLog, read_log
+from pldmlt_jax.training.loop import Rounds, Stopping, algorithm_rounds, fit
+
+
+def test_rounds_of_algorithm_1():
+    config = TrainConfig(unit="epoch", theta_units=2, label_units=1, max_rounds=3)
+    rounds = algorithm_rounds(config, 5, label_update=True)
+    assert [phase for phase, _ in rounds.steps()] == ["theta"] * 10 + ["label"] * 5
+    assert rounds.total_steps == 45
+    assert algorithm_rounds(config, 5, label_update=False).steps_per_round == 10
+
+
+def run(directory: Path, rounds: Rounds, scores: list[float], patience: int = 100):
+    """A state that sums what the stream gives; the score of round r is scores[r - 1]."""
+    seen: list[int] = []
+
+    def batches(step: int) -> Iterator[int]:
+        while True:
+            seen.append(step)
+            yield step
+            step += 1
+
+    def step(state, batch):
+        return {"sum": state["sum"] * 1.5 + batch, "count": state["count"] + 1}, {"value": state["sum"]}
+
+    def validate(state):
+        round_ = int(state["count"]) // rounds.steps_per_round
+        return scores[round_ - 1], {"val/score": scores[round_ - 1]}
+
+    start = {"sum": jnp.zeros(()), "count": jnp.zeros((), jnp.int32)}
+    with Checkpoints(directory / "checkpoints") as checkpoints:
+        progress = fit(
+            start,
+            rounds=rounds,
+            stopping=Stopping(patience_rounds=patience, log_every_steps=1),
+            steps={"a": step, "b": step},
+            diagnostics={},
+            batches=batches,
+            validate=validate,
+            checkpoints=checkpoints,
+            make_log=lambda at: RunLog(directory, at),
+            task=Task("test", None, rounds.total_steps),
+        )
+    with Checkpoints(directory / "checkpoints") as checkpoints:
+        assert checkpoints.latest_step is not None
+        state, _ = checkpoints.restore(checkpoints.latest_step, start)
+        best = checkpoints.best_step
+    return state, progress, best, seen
+
+
+def test_stopped_and_resumed_equals_uninterrupted(tmp_path):
+    phases = (("a", 3), ("b", 1))
+    scores = [0.1, 0.5, 0.3, 0.2]
+    whole = run(tmp_path / "whole", Rounds(phases, 4), scores)
+    run(tmp_path / "parts", Rounds(phases, 2), scores)
+    resumed = run(tmp_path / "parts", Rounds(phases, 4), scores)
+    assert float(resumed[0]["sum"]) == float(whole[0]["sum"])
+    assert resumed[3][0] == 8  # the stream goes on where it stopped
+    assert resumed[2] == whole[2] == 8  # the best checkpoint is that of round 2
+    assert resumed[1].best_round == whole[1].best_round == 2
+
+    def without_seconds(directory):
+        lines = read_log(directory / "log.jsonl")
+        return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
+
+    assert without_seconds(tmp_path / "parts") == without_seconds(tmp_path / "whole")
+
+
+def test_patience_ends_training(tmp_path):
+    _, progress, best, _ = run(tmp_path, Rounds((("a", 1),), 9), [0.1, 0.5, 0.3, 0.2, 0.1, 0, 0, 0, 0], patience=3)
+    assert (progress.round, progress.best_round, best) == (5, 2, 2)
+
+
+def test_half_written_last_log_line_is_dropped(tmp_path):
+    (tmp_path / "log.jsonl").write_text('{"step": 1, "phase": "theta"}\n{"step": 2, "pha', encoding="utf-8")
+    assert read_log(tmp_path / "log.jsonl") == [{"step": 1, "phase": "theta"}]
+
+
+def test_checkpoint_of_another_architecture_lists_what_differs(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(3, {"kernel": np.zeros((3, 2)), "bias": np.zeros(2)}, {"round": 1}, 0.5)
+    with Checkpoints(tmp_path) as checkpoints, pytest.raises(CheckpointError) as error:
+        checkpoints.restore(3, {"kernel": np.zeros((3, 4)), "scale": np.zeros(2)})
+    for part in ("kernel: (3, 2) saved, (3, 4) expected", "bias", "scale"):
+        assert part in str(error.value)
+
+
+def test_no_checkpoint_is_a_clear_error(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints, pytest.raises(CheckpointError, match="no checkpoint"):
+        checkpoints.require_best_step()
