@@ -32,7 +32,7 @@ def get_config() -> Config:
             augment=AugmentConfig(photometric=0.1),
             synthetic=SyntheticConfig(
                 height_px=256,
-                num_segmentation_train=160,
+                num_segmentation_train=200,
                 num_segmentation_test=40,
                 num_grading_train=480,
                 num_grading_test=240,
@@ -45,14 +45,14 @@ def get_config() -> Config:
             centre_filters=0,
             norm_momentum=0.9,
         ),
-        grader=GraderConfig(base_filters=16, max_blocks=1, size_px=128, batch_size=16, epochs=12, learning_rate=2e-3),
+        grader=GraderConfig(base_filters=16, max_blocks=1, size_px=128, batch_size=16, epochs=8, learning_rate=2e-3),
         loss=LossConfig(segmentation="dice_ce", reduction="pixel_mean"),
         meta=MetaConfig(
             loss="anchored", inner_learning_rate=1e-2, optimizer="adam", learning_rate=1e-3, hierarchy="ordinal"
         ),
         optim=OptimConfig(learning_rate=1e-3, schedule="cosine"),
         train=TrainConfig(
-            batch_size=8, unit="step", theta_units=20, label_units=5, max_rounds=30, eval_every_rounds=5, monitor="dice"
+            batch_size=8, unit="step", theta_units=20, label_units=5, max_rounds=18, eval_every_rounds=6, monitor="dice"
         ),
         evaluation=EvaluationConfig(batch_size=8),
     )

@@ -34,7 +34,7 @@ def augment(
     warped = cv2.warpAffine(image, affine, size, flags=cv2.INTER_LINEAR)
     warped_bits = cv2.warpAffine(mask_bits, affine, size, flags=cv2.INTER_NEAREST)
     if config.photometric:
-        warped = jitter(warped, warped_bits & MASK_BITS["valid"] != 0, config.photometric, rng)
+        warped = jitter(warped, np.bitwise_and(warped_bits, MASK_BITS["valid"]) > 0, config.photometric, rng)
     return warped, warped_bits
 
 

@@ -266,9 +266,9 @@ def _count_image(
     return counts if target == "fused" else dataclasses.replace(counts, **_curve_counts(scores, bits))
 
 
-def _overlap(predicted: np.ndarray, marked: np.ndarray) -> tuple[int, int, int]:
+def _overlap(predicted: np.ndarray, marked: np.ndarray) -> list[int]:
     """True positives, predicted, marked."""
-    return int((predicted & marked).sum()), int(predicted.sum()), int(marked.sum())
+    return [int(np.count_nonzero(mask)) for mask in (predicted & marked, predicted, marked)]
 
 
 def _curve_counts(scores: Float[np.ndarray, "n 4"], bits: UInt8[np.ndarray, "n"]) -> dict[str, np.ndarray]:

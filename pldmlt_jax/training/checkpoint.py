@@ -82,6 +82,10 @@ class Checkpoints:
         restored = self._manager.restore(step, args=args)
         return restored["state"], restored["progress"]
 
+    def restore_raw(self, step: int) -> Any:
+        """The arrays of a state as nested dictionaries, of whatever architecture."""
+        return self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore()))["state"]
+
     def _require_same_structure(self, step: int, like: Any) -> None:
         saved = _shapes(self._manager.item_metadata(step)["state"])
         expected = _shapes(like)

@@ -59,9 +59,7 @@ def test_shares_of_maps_that_lie_on_one_half():
 def test_shares_do_not_depend_on_the_scale_of_a_map():
     rng = np.random.default_rng(0)
     maps, lesion = rng.random((5, 8, 8)).astype(np.float32), square(slice(3, 20), slice(9, 30))
-    one, other = (
-        map_agreement(scale * maps, lesion, ~lesion, np.ones((64, 64), bool), CONFIG) for scale in (1.0, 1e3)
-    )
+    one, other = (map_agreement(scale * maps, lesion, ~lesion, np.ones((64, 64), bool), CONFIG) for scale in (1.0, 1e3))
     np.testing.assert_allclose(one.share, other.share, rtol=1e-5)
     np.testing.assert_allclose(one.disc_share, other.disc_share, rtol=1e-5)
 

@@ -23,7 +23,8 @@ def shapes(network) -> dict:
 
 def test_full_size_parameter_counts():
     """VGG16's convolutions as published; the whole as segmentation_models' Unet('vgg16'), 23,748,241 trainable with one
-    class, plus one more output channel (145) and the grading head (2,565)."""
+    class, plus one more output channel (145) and the grading head (2,565).
+    """
     params = shapes(build_network(ModelConfig(), "fused"))["params"]
     assert count(params["encoder"]) == 14_714_688
     assert count(params) == 23_748_241 + 145 + 2_565

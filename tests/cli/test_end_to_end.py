@@ -1,0 +1,148 @@
+"""The program as a user runs it, on a tiny drawn set: every stage, resumption, prediction, and bad input."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import cv2
+import jax
+import numpy as np
+import pytest
+
+from pldmlt_jax.cli.app import run
+from pldmlt_jax.training.checkpoint import Checkpoints
+
+TINY = (
+    "--config.data.synthetic.height_px=96",
+    "--config.data.synthetic.num_segmentation_train=12",
+    "--config.data.synthetic.num_segmentation_test=4",
+    "--config.data.synthetic.num_grading_train=20",
+    "--config.data.synthetic.num_grading_test=6",
+    "--config.data.size_px=64",
+    "--config.grader.size_px=64",
+    "--config.grader.architectures=('resnext50_32x4d','vgg16')",
+    "--config.grader.batch_size=4",
+    "--config.grader.epochs=1",
+    "--config.model.encoder_filters=(4,4,8,8,8)",
+    "--config.model.encoder_convs=(1,1,1,1,1)",
+    "--config.model.decoder_filters=(8,8,4,4,4)",
+    "--config.train.batch_size=2",
+    "--config.train.theta_units=2",
+    "--config.train.label_units=1",
+    "--config.train.eval_every_rounds=1",
+    "--config.evaluation.batch_size=2",
+    "--config.evaluation.num_examples=2",
+)
+
+
+def arguments(workdir: Path, *more: str, verb: str | None = None, rounds: int = 2) -> list[str]:
+    cache = f"--config.data.cache_dir={workdir.parent / 'cache'}"
+    return [
+        "main.py", *([verb] if verb else []), f"--workdir={workdir}", cache, f"--config.train.max_rounds={rounds}",
+        *TINY, *more,
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory) -> Path:
+    """A workdir after the whole pipeline."""
+    directory = tmp_path_factory.mktemp("runs") / "tiny"
+    assert run(arguments(directory)) == 0
+    return directory
+
+
+def test_pipeline_leaves_every_promised_file(workdir):
+    for name in ("report.html", "metrics.json", "per_image.csv", "pseudo_labels.csv", "config.json", "log.jsonl"):
+        assert (workdir / name).stat().st_size > 0
+    assert list(workdir.glob("events.*"))
+    metrics = json.loads((workdir / "metrics.json").read_text())
+    for name in (
+        "seg/micro_bg/dice", "seg/micro_bg/dice_all_background", "seg/foreground/dice", "grade/accuracy", "grade/kappa",
+        "grade/majority", "baseline/channel_threshold/dice", "pseudo/accuracy_before", "pseudo/accuracy_after",
+        "parameters/network", "parameters/label_network", "parameters/vgg16", "parameters/resnext50_32x4d",
+    ):  # fmt: skip
+        assert name in metrics, name
+    with open(workdir / "per_image.csv", newline="") as file:
+        assert len(list(csv.DictReader(file))) == 4
+    phases = {json.loads(line)["phase"] for line in (workdir / "log.jsonl").read_text().splitlines()}
+    assert phases == {"theta", "label", "val"}
+
+
+def test_second_run_skips_every_stage(workdir, capsys):
+    assert run(arguments(workdir)) == 0
+    assert capsys.readouterr().out.count("complete and unchanged, skipped") == 7
+
+
+def test_changed_field_runs_its_stage_and_the_later_ones_only(workdir, tmp_path, capsys):
+    copy = tmp_path / "copy"
+    shutil.copytree(workdir, copy)
+    shutil.copytree(workdir.parent / "cache", tmp_path / "cache")
+    assert run(arguments(copy, "--config.evaluation.threshold=0.4")) == 0
+    out = capsys.readouterr().out
+    assert out.count("skipped") == 4
+    assert "train: complete" in out
+    assert "evaluate:\n" in out
+
+
+def test_training_goes_on_from_its_checkpoint(workdir, tmp_path):
+    """Two rounds and then a third, against three at once: the same parameters, bit by bit."""
+    results = []
+    for name, plan in (("parts", (2, 3)), ("whole", (3,))):
+        directory = tmp_path / name
+        directory.mkdir()
+        shutil.copy(workdir / "pseudo_labels.csv", directory)
+        shutil.copytree(workdir.parent / "cache", tmp_path / "cache", dirs_exist_ok=True)
+        for rounds in plan:
+            assert run(arguments(directory, "--config.optim.schedule=constant", verb="train", rounds=rounds)) == 0
+        with Checkpoints(directory / "checkpoints") as checkpoints:
+            assert checkpoints.latest_step == 9
+            results.append(checkpoints.restore_raw(9))
+    jax.tree.map(np.testing.assert_array_equal, results[0], results[1])
+
+
+def test_predict_answers_at_the_images_own_size(workdir, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    images = tmp_path / "images"
+    images.mkdir()
+    for name, shape in (("a.png", (70, 120, 3)), ("b.jpg", (200, 150)), ("c.tif", (64, 64, 4))):
+        cv2.imwrite(str(images / name), rng.integers(30, 255, shape).astype(np.uint8))
+    (images / "broken.png").write_bytes(b"\x89PNG not an image")
+    output = tmp_path / "out"
+    status = run(["main.py", "predict", f"--checkpoint={workdir}", f"--input={images}", f"--output={output}"])
+    captured = capsys.readouterr()
+    assert status == 2
+    assert "broken.png" in captured.out
+    with open(output / "predictions.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["height_px"], row["width_px"]) for row in rows] == [("70", "120"), ("200", "150"), ("64", "64")]
+    for row in rows:
+        mask = cv2.imread(str(output / row["mask"]), cv2.IMREAD_UNCHANGED)
+        assert mask.shape == (int(row["height_px"]), int(row["width_px"]))
+        assert int((mask > 0).sum()) == int(row["lesion_px"])
+        assert sum(float(row[f"grade_{grade}"]) for grade in range(5)) == pytest.approx(1.0, abs=1e-3)
+
+
+def test_checkpoint_of_another_architecture_is_refused(workdir, capsys):
+    other = arguments(workdir, "--config.model.decoder_filters=(8,8,8,4,4)", "--config=configs/demo.py", verb="predict")
+    assert run([*other, f"--input={workdir / 'examples'}"]) == 2
+    assert "another architecture" in capsys.readouterr().err
+
+
+def test_unknown_split_and_missing_input_are_refused(workdir, capsys):
+    assert run(arguments(workdir, "--split=nope", verb="evaluate")) == 2
+    assert "official_test" in capsys.readouterr().err
+    assert run(arguments(workdir, verb="predict")) == 2
+    assert "--input" in capsys.readouterr().err
+
+
+def test_truncated_photograph_stops_the_run_and_names_the_file(workdir, tmp_path, capsys):
+    shutil.copytree(workdir.parent / "cache", tmp_path / "cache")
+    (root,) = (tmp_path / "cache").glob("synthetic-*")
+    bad = sorted(root.glob("A. Segmentation/1. Original Images/a. Training Set/*.jpg"))[:2]
+    for path in bad:
+        path.write_bytes(path.read_bytes()[:1000])
+    assert run(arguments(tmp_path / "run", verb="prepare")) == 2
+    text = capsys.readouterr().err
+    assert all(path.name in text for path in bad)
+    assert "truncated" in text
