@@ -54,6 +54,9 @@ STAGES = (
     Stage("report", report, (), ("report.html",)),
 )  # fmt: skip
 
+WITHOUT_EFFECT = ("root", "idrid_root", "cache_dir", "num_threads")
+"""Fields that change no result; where the raw files are is hashed with the files themselves."""
+
 RECORD = "stages.json"
 """Stage -> the fingerprint of the config and the raw data that it was completed, or begun, with."""
 
@@ -93,7 +96,9 @@ def fingerprints(context: Context) -> dict[str, str]:
     for stage in STAGES:
         for part in stage.parts:
             value = getattr(context.config, part)
-            digest.update(json.dumps(value if isinstance(value, int) else asdict(value), sort_keys=True).encode())
+            facts = {part: value} if isinstance(value, int) else asdict(value)
+            relevant = {name: fact for name, fact in facts.items() if name not in WITHOUT_EFFECT}
+            digest.update(json.dumps(relevant, sort_keys=True).encode())
         for path in weight_files(context.config) if stage.name in ("train-grader", "train") else ():
             digest.update(described(path).encode())
         result[stage.name] = digest.hexdigest()[:16]

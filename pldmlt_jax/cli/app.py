@@ -54,10 +54,9 @@ def _run_verb(arguments: Arguments) -> int:
 
 
 def _configure_libraries() -> None:
-    """Compiled steps are kept between runs, in a place and of a size that the user can set by JAX's own variables."""
+    """Compiled steps are kept between runs, in at most 1 GiB; JAX's own variables choose another place."""
     import jax
 
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser("~/.cache/pldmlt_jax/xla"))
-    if "JAX_COMPILATION_CACHE_MAX_SIZE" not in os.environ:
         jax.config.update("jax_compilation_cache_max_size", 2**30)

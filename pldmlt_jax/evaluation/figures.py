@@ -52,7 +52,7 @@ def captioned(picture: UInt8[np.ndarray, "h w 3"], text: str) -> UInt8[np.ndarra
 
 def cam_strip(
     image: UInt8[np.ndarray, "s s 3"], lesion: Bool[np.ndarray, "s s"], maps: Float[np.ndarray, "5 h w"]
-) -> UInt8[np.ndarray, "s2 w 3"]:
+) -> UInt8[np.ndarray, "height width 3"]:
     """The paper's Fig. 6 in one row: photograph, mask, and the map of each grade over the photograph."""
     mask = np.repeat(np.where(lesion, 255, 0).astype(np.uint8)[..., None], 3, axis=-1)
     panels = [captioned(image, "photograph"), captioned(mask, "lesion mask")]

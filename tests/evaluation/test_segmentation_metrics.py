@@ -192,11 +192,16 @@ def test_scores_on_a_threshold_are_not_above_it() -> None:
 
 
 def test_ap_takes_the_ranking_alone_and_aupr_of_11_thresholds_the_scale_as_well() -> None:
+    """Scores below the first threshold leave two points of the curve: all pixels, and none at precision 1."""
     bits = _masks()
     probabilities = _probabilities(bits, "lesions")
-    sharp, timid = (_count(p, bits, "lesions").compute() for p in (probabilities, probabilities**20))
-    assert sharp["seg/mean/ap"] == pytest.approx(timid["seg/mean/ap"], abs=2e-3)
-    assert abs(sharp["seg/mean/aupr_11_exclusive"] - timid["seg/mean/aupr_11_exclusive"]) > 0.02
+    timid_probabilities = probabilities / (probabilities + 1000.0 * (1.0 - probabilities))
+    assert timid_probabilities.max() < 0.1
+    fair, timid = (_count(p, bits, "lesions").compute() for p in (probabilities, timid_probabilities))
+    assert fair["seg/MA/ap"] == pytest.approx(timid["seg/MA/ap"], abs=2e-3)
+    prevalence = np.mean(bits[bits & MASK_BITS["valid"] > 0] & MASK_BITS["MA"] > 0)
+    assert timid["seg/MA/aupr_11_exclusive"] == pytest.approx((1.0 + prevalence) / 2.0)
+    assert fair["seg/MA/aupr_11_exclusive"] != pytest.approx(timid["seg/MA/aupr_11_exclusive"], abs=0.02)
 
 
 # ---- invariants
