@@ -93,7 +93,7 @@ def load_network(directory: Path, config: Config, method: Method) -> TrainedNetw
 
 
 def predict_images(
-    network: TrainedNetwork, images: Sequence[UInt8[np.ndarray, "h w 3"]], batch_size: int
+    network: TrainedNetwork, images: Sequence[UInt8[np.ndarray, "_ _ 3"]], batch_size: int
 ) -> Iterator[Prediction]:
     """Predicts RGB images of any size, in order, in batches of one compiled shape."""
     for start in range(0, len(images), batch_size):
