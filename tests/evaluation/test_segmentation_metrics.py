@@ -161,6 +161,20 @@ def test_soft_dice_by_its_definition() -> None:
     assert figures["seg/macro_bg/dice_soft"] == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("target", "probabilities", "foreground", "lesions"),
+    [
+        ("fused", [0.3, 0.7], 0.7, [0.7] * 4),
+        ("lesions", [0.1, 0.6, 0.2, 0.3], 0.6, [0.1, 0.6, 0.2, 0.3]),
+        ("exclusive", [0.4, 0.1, 0.2, 0.3, 0.0], 0.6, [0.1, 0.2, 0.3, 0.0]),  # a lesion, though no single one is likely
+    ],
+)
+def test_scores_of_one_pixel(target: str, probabilities: list, foreground: float, lesions: list) -> None:
+    p = np.array(probabilities)[None]
+    assert foreground_score(p, target) == pytest.approx(foreground)
+    assert lesion_scores(p, target)[0] == pytest.approx(lesions)
+
+
 def _aupr_11_directly(scores: np.ndarray, bits: np.ndarray, lesion: str) -> float:
     """Threshold by threshold, pixel by pixel."""
     wins = OVERLAP_ORDER[OVERLAP_ORDER.index(lesion) + 1 :]
@@ -265,16 +279,13 @@ def test_the_truth_itself_scores_1(target: str) -> None:
 def test_dice_of_each_image_and_images_without_lesions() -> None:
     bits = _masks()
     probabilities = _probabilities(bits, "fused")
-    bits[1:3] &= MASK_BITS["valid"]
-    probabilities[1] = [1.0, 0.0]  # nothing there and nothing found: undefined; in image 2 something is found: 0
-    counts = _count(probabilities, bits, "fused")
-    figures = counts.compute()
-    assert figures["seg/foreground/dice_per_image_undefined"] == 1 and figures["seg/foreground/dice_per_image_n"] == 3
-    own = []
-    for i in (0, 3):
-        valid = bits[i] & MASK_BITS["valid"] > 0
-        own.append(oracle.f1_score(bits[i][valid] & MASK_BITS["fused"] > 0, probabilities[i][valid][:, 1] > 0.5))
-    assert figures["seg/foreground/dice_per_image"] == pytest.approx((sum(own) + 0.0) / 3)
+    bits[1:] &= MASK_BITS["valid"]
+    probabilities[1], probabilities[3] = [1.0, 0.0], [0.9, 0.1]  # nothing there, nothing found; in image 2 it is found
+    figures = _count(probabilities, bits, "fused").compute()
+    assert figures["seg/foreground/dice_per_image_undefined"] == 2 and figures["seg/foreground/dice_per_image_n"] == 2
+    valid = bits[0] & MASK_BITS["valid"] > 0
+    own = oracle.f1_score(bits[0][valid] & MASK_BITS["fused"] > 0, probabilities[0][valid][:, 1] > 0.5)
+    assert figures["seg/foreground/dice_per_image"] == pytest.approx((own + 0.0) / 2)
 
 
 def test_a_lesion_absent_in_truth_and_prediction_is_left_out_of_the_mean_and_counted() -> None:
