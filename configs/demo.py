@@ -31,7 +31,7 @@ def get_config() -> Config:
             size_px=128,
             augment=AugmentConfig(photometric=0.1),
             synthetic=SyntheticConfig(
-                height_px=256,
+                height_px=320,
                 num_segmentation_train=200,
                 num_segmentation_test=40,
                 num_grading_train=480,

@@ -60,6 +60,7 @@ def blob(
 ) -> None:
     """Fills an irregular outline on a plane of intensities."""
     n = 14
+    radius = max(radius - 0.5 / canvas.radius_px, 0.4 / canvas.radius_px)  # OpenCV fills the outline's own pixels too
     radii = radius * (1.0 + rough * cv2.GaussianBlur(rng.normal(size=(3 * n, 1)), (1, 5), 0)[n : 2 * n, 0])
     angles = np.linspace(0.0, 2.0 * np.pi, n, endpoint=False)
     stretch = rng.uniform(1.0, 1.0 + rough)
@@ -79,10 +80,10 @@ class Appearance:
 
 
 APPEARANCES = {
-    "MA": Appearance((0.87, 0.78, 0.86), 0.05, 0.0015),
-    "HE": Appearance((0.86, 0.72, 0.84), 0.05, 0.003),
-    "EX": Appearance((1.16, 1.50, 1.45), 0.08, 0.0015),
-    "SE": Appearance((1.14, 1.40, 1.60), 0.08, 0.012),
+    "MA": Appearance((0.96, 0.80, 0.94), 0.02, 0.0015),
+    "HE": Appearance((0.94, 0.85, 0.94), 0.02, 0.002),
+    "EX": Appearance((1.11, 1.48, 1.30), 0.05, 0.0015),
+    "SE": Appearance((1.12, 1.38, 1.40), 0.05, 0.010),
 }
 
 
@@ -97,7 +98,7 @@ def apply_lesion(canvas: Canvas, rng: np.random.Generator, findings: Findings, l
 def draw_microaneurysms(canvas: Canvas, rng: np.random.Generator, findings: Findings, count: int) -> None:
     plane = np.zeros(canvas.shape, np.float32)
     for _ in range(count):
-        blob(plane, canvas, rng, random_place(canvas, rng), rng.uniform(0.0050, 0.0078), 0.15)
+        blob(plane, canvas, rng, random_place(canvas, rng), rng.uniform(0.0054, 0.0070), 0.15)
     findings.counts["MA"] += count
     apply_lesion(canvas, rng, findings, "MA", plane)
 
@@ -108,7 +109,7 @@ def draw_haemorrhages(
     plane = np.zeros(canvas.shape, np.float32)
     for _ in range(count):
         centre = random_place(canvas, rng, quadrant)
-        blob(plane, canvas, rng, centre, 0.010 * float(np.exp(rng.normal(0.45, 0.55))), 0.35)
+        blob(plane, canvas, rng, centre, 0.0165 * float(np.exp(rng.normal(0.0, 0.5))), 0.35)
         findings.haemorrhages.append(centre)
     findings.counts["HE"] += count
     apply_lesion(canvas, rng, findings, "HE", plane)
@@ -122,9 +123,9 @@ def draw_hard_exudates(canvas: Canvas, rng: np.random.Generator, findings: Findi
         centre = np.array(random_place(canvas, rng))
         if rng.random() < 0.5:
             centre = np.array(canvas.fovea) + rng.normal(scale=0.22, size=2)
-        for _ in range(min(int(rng.integers(4, 18)), count - drawn)):
-            place = centre + rng.normal(scale=0.06, size=2)
-            blob(plane, canvas, rng, tuple(place), 0.0062 * float(np.exp(rng.normal(0.2, 0.45))), 0.3)
+        for _ in range(min(int(rng.integers(8, 40)), count - drawn)):
+            place = centre + rng.normal(scale=0.045, size=2)
+            blob(plane, canvas, rng, tuple(place), 0.0063 * float(np.exp(rng.normal(0.0, 0.35))), 0.3)
             drawn += 1
     findings.counts["EX"] += count
     apply_lesion(canvas, rng, findings, "EX", plane)
@@ -134,7 +135,7 @@ def draw_soft_exudates(canvas: Canvas, rng: np.random.Generator, findings: Findi
     """Pale patches with feathered edges."""
     plane = np.zeros(canvas.shape, np.float32)
     for _ in range(count):
-        blob(plane, canvas, rng, random_place(canvas, rng), rng.uniform(0.028, 0.048), 0.4)
+        blob(plane, canvas, rng, random_place(canvas, rng), rng.uniform(0.032, 0.048), 0.4)
     findings.counts["SE"] += count
     apply_lesion(canvas, rng, findings, "SE", plane)
 
@@ -186,13 +187,13 @@ def draw_findings(canvas: Canvas, rng: np.random.Generator, grade: int) -> Findi
 
     if grade == 0:
         return findings
-    draw_microaneurysms(canvas, rng, findings, some(8 if grade == 1 else 36, 0.5))
+    draw_microaneurysms(canvas, rng, findings, some(10 if grade == 1 else 26, 0.4))
     if grade == 1:
         return findings
-    draw_hard_exudates(canvas, rng, findings, some(80, 0.7))
-    draw_haemorrhages(canvas, rng, findings, min(some(17, 0.5), 60))
-    if rng.random() < 0.45:
-        draw_soft_exudates(canvas, rng, findings, some(4, 0.4))
+    draw_hard_exudates(canvas, rng, findings, min(some(230, 0.4), 420))
+    draw_haemorrhages(canvas, rng, findings, min(some(30, 0.3), 60))
+    if rng.random() < 0.7:
+        draw_soft_exudates(canvas, rng, findings, some(6, 0.3))
     if grade == 3:
         _draw_severe(canvas, rng, findings)
     if grade == 4:
