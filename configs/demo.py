@@ -43,6 +43,7 @@ def get_config() -> Config:
             encoder_convs=(1, 1, 2, 2, 2),
             decoder_filters=(96, 64, 32, 24, 16),
             centre_filters=0,
+            encoder_norm=True,
             norm_momentum=0.9,
         ),
         grader=GraderConfig(base_filters=16, max_blocks=1, size_px=128, batch_size=16, epochs=8, learning_rate=2e-3),

@@ -69,6 +69,7 @@ class ModelConfig:
     decoder: str = "unet"  # a key of DECODERS
     encoder_filters: tuple[int, ...] = (64, 128, 256, 512, 512)
     encoder_convs: tuple[int, ...] = (2, 2, 3, 3, 3)
+    encoder_norm: bool = False  # batch normalisation in VGG, which the paper's has not: for narrow nets without weights
     decoder_filters: tuple[int, ...] = (256, 128, 64, 32, 16)
     centre_filters: int = 512
     full_res_skip: bool = False  # a skip connection at full resolution, which the reference U-Net lacks

@@ -196,6 +196,13 @@ def _relation_errors(config: Config) -> Iterator[UserError]:
             "loss.grading = True",
             "switch meta.enabled off for the ablation row with L_S alone",
         )
+    if model.encoder_norm and model.weights:
+        yield ConfigError(
+            "model.encoder_norm",
+            "True with model.weights",
+            "the network that the weights belong to, which has no normalisation",
+            "switch one of the two off",
+        )
     if meta.inner_optimizer == "adam" and config.optim.optimizer != "adam":
         yield ConfigError(
             "meta.inner_optimizer",

@@ -28,7 +28,7 @@ from pldmlt_jax.data.idrid import (
 from pldmlt_jax.data.lesion_drawing import Findings, draw_findings, grade_from_findings
 from pldmlt_jax.types import LESIONS, NUM_GRADES
 
-DRAWING_VERSION = 2
+DRAWING_VERSION = 3
 """Part of the folder's name: raised when the same seed would be drawn differently."""
 
 SEGMENTATION_MIX = (0.26, 0.10, 0.28, 0.18, 0.18)

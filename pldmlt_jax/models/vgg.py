@@ -5,15 +5,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float
 
+from pldmlt_jax.models.layers import BatchNorm
+
 
 class VGG(nn.Module):
-    """Blocks of 3x3 convolutions with ReLU, each followed by a 2x2 max-pool; no normalisation.
+    """Blocks of 3x3 convolutions with ReLU, each followed by a 2x2 max-pool.
 
     Attributes:
         filters: Channels of each block; (64, 128, 256, 512, 512) is VGG16.
         convs: Convolutions in each block; (2, 2, 3, 3, 3) is VGG16, 14,714,688 parameters in all.
         pool_last: Whether the last block is pooled as well (pool5). Graders go without, for a finer Grad-CAM.
         frozen_stages: So many leading blocks receive no gradient.
+        norm: Whether each convolution is followed by batch normalisation, as in torchvision's vgg16_bn; VGG16 itself,
+            and the paper, have none. A narrow network without pretrained weights learns much faster with it.
         dtype: Of the activations.
 
     Parameters are named `conv{block}_{i}`, both counted from 1.
@@ -23,6 +27,7 @@ class VGG(nn.Module):
     convs: tuple[int, ...] = (2, 2, 3, 3, 3)
     pool_last: bool = True
     frozen_stages: int = 0
+    norm: bool = False
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -31,12 +36,11 @@ class VGG(nn.Module):
 
         Args:
             image: Normalised as the weights expect it (`layers.normalise`); height and width divisible by 2**blocks.
-            train: Without effect here; every encoder takes it.
+            train: Whether normalisation, where there is any, uses the batch's statistics.
 
         Returns:
             The last convolution of each block at strides 1, 2, 4, 8, 16, then pool5 at stride 32 where `pool_last`.
         """
-        del train
         features = []
         x = image.astype(self.dtype)
         for block, (filters, convs) in enumerate(zip(self.filters, self.convs, strict=True), start=1):
@@ -44,7 +48,10 @@ class VGG(nn.Module):
                 conv = nn.Conv(
                     filters, (3, 3), dtype=self.dtype, kernel_init=nn.initializers.he_normal(), name=f"conv{block}_{i}"
                 )
-                x = nn.relu(conv(x))
+                x = conv(x)
+                if self.norm:
+                    x = BatchNorm(dtype=self.dtype, name=f"norm{block}_{i}")(x, train)
+                x = nn.relu(x)
             if block <= self.frozen_stages:
                 x = jax.lax.stop_gradient(x)
             features.append(x)
