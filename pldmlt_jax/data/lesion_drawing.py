@@ -80,11 +80,15 @@ class Appearance:
 
 
 APPEARANCES = {
-    "MA": Appearance((0.96, 0.80, 0.94), 0.02, 0.0015),
-    "HE": Appearance((0.94, 0.83, 0.94), 0.02, 0.002),
-    "EX": Appearance((1.13, 1.54, 1.30), 0.05, 0.0015),
-    "SE": Appearance((1.12, 1.38, 1.40), 0.05, 0.010),
+    "MA": Appearance((0.96, 0.87, 0.94), 0.02, 0.0015),
+    "HE": Appearance((0.945, 0.835, 0.93), 0.02, 0.002),
+    "EX": Appearance((1.14, 1.47, 1.32), 0.05, 0.0015),
+    "SE": Appearance((1.12, 1.50, 1.40), 0.05, 0.010),
 }
+
+
+HAEMORRHAGE_RADIUS = 0.0185
+"""The median, in radii of the field of view."""
 
 
 def apply_lesion(canvas: Canvas, rng: np.random.Generator, findings: Findings, lesion: str, plane: np.ndarray) -> None:
@@ -109,7 +113,7 @@ def draw_haemorrhages(
     plane = np.zeros(canvas.shape, np.float32)
     for _ in range(count):
         centre = random_place(canvas, rng, quadrant)
-        blob(plane, canvas, rng, centre, 0.0172 * float(np.exp(rng.normal(0.0, 0.6))), 0.35)
+        blob(plane, canvas, rng, centre, HAEMORRHAGE_RADIUS * float(np.exp(rng.normal(0.0, 0.5))), 0.35)
         findings.haemorrhages.append(centre)
     findings.counts["HE"] += count
     apply_lesion(canvas, rng, findings, "HE", plane)
@@ -123,7 +127,7 @@ def draw_hard_exudates(canvas: Canvas, rng: np.random.Generator, findings: Findi
         centre = np.array(random_place(canvas, rng))
         if rng.random() < 0.5:
             centre = np.array(canvas.fovea) + rng.normal(scale=0.22, size=2)
-        for _ in range(min(int(rng.integers(6, 24)), count - drawn)):
+        for _ in range(min(int(rng.integers(8, 30)), count - drawn)):
             place = centre + rng.normal(scale=0.045, size=2)
             blob(plane, canvas, rng, tuple(place), 0.0063 * float(np.exp(rng.normal(0.0, 0.35))), 0.3)
             drawn += 1
@@ -187,11 +191,11 @@ def draw_findings(canvas: Canvas, rng: np.random.Generator, grade: int) -> Findi
 
     if grade == 0:
         return findings
-    draw_microaneurysms(canvas, rng, findings, some(10 if grade == 1 else 16, 0.4))
+    draw_microaneurysms(canvas, rng, findings, some(10 if grade == 1 else 24, 0.4))
     if grade == 1:
         return findings
-    draw_hard_exudates(canvas, rng, findings, min(some(60, 0.4), 200))
-    draw_haemorrhages(canvas, rng, findings, min(some(36, 0.25), 60))
+    draw_hard_exudates(canvas, rng, findings, min(some(180, 0.4), 400))
+    draw_haemorrhages(canvas, rng, findings, min(some(16, 0.3), 50))
     if rng.random() < 0.7:
         draw_soft_exudates(canvas, rng, findings, some(6, 0.3))
     if grade == 3:
@@ -203,7 +207,7 @@ def draw_findings(canvas: Canvas, rng: np.random.Generator, grade: int) -> Findi
 
 def _draw_severe(canvas: Canvas, rng: np.random.Generator, findings: Findings) -> None:
     for quadrant in range(4):
-        draw_haemorrhages(canvas, rng, findings, int(rng.integers(21, 32)), quadrant)
+        draw_haemorrhages(canvas, rng, findings, int(rng.integers(21, 28)), quadrant)
     if rng.random() < 0.4:
         draw_irma(canvas, rng, findings)
 

@@ -18,9 +18,7 @@ TARGET_CHANNELS = {"fused": 2, "lesions": 4, "exclusive": 5}
 
 
 def _vgg16(config: ModelConfig) -> nn.Module:
-    return VGG(
-        config.encoder_filters, config.encoder_convs, norm=config.encoder_norm, dtype=jnp.dtype(config.dtype)
-    )
+    return VGG(config.encoder_filters, config.encoder_convs, norm=config.encoder_norm, dtype=jnp.dtype(config.dtype))
 
 
 def _unet(config: ModelConfig) -> nn.Module:

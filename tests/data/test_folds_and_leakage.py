@@ -1,0 +1,77 @@
+"""Folds: each image in one place, strata spread evenly. Leakage: the same photograph under another name and size."""
+
+from collections import Counter
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pldmlt_jax.config import DataConfig
+from pldmlt_jax.data.folds import split_indices, stratified_folds
+from pldmlt_jax.data.fundus import field_of_view
+from pldmlt_jax.data.leakage import difference_hash, same_photographs
+from pldmlt_jax.data.synthetic import draw_fundus
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(0, 4), min_size=10, max_size=80), st.integers(2, 6), st.integers(0, 3))
+def test_folds_are_even_in_size_and_in_every_stratum(strata, num_folds, seed):
+    folds = stratified_folds(strata, num_folds, seed)
+    sizes = np.bincount(folds, minlength=num_folds)
+    assert sizes.max() - sizes.min() <= 1
+    for stratum in set(strata):
+        counts = np.bincount(folds[np.array(strata) == stratum], minlength=num_folds)
+        assert counts.max() - counts.min() <= 1
+
+
+def test_folds_depend_on_the_seed_alone():
+    strata = [i % 3 for i in range(40)]
+    np.testing.assert_array_equal(stratified_folds(strata, 5, 7), stratified_folds(strata, 5, 7))
+    assert (stratified_folds(strata, 5, 7) != stratified_folds(strata, 5, 8)).any()
+
+
+@pytest.mark.parametrize("mode", ["folds", "official"])
+def test_splits_are_disjoint_and_complete(mode):
+    strata = [i % 4 for i in range(54)]
+    parts = split_indices(strata, DataConfig(val_share=0.15), mode=mode)
+    assert set(parts) == ({"train", "val", "test"} if mode == "folds" else {"train", "val"})
+    assert sorted(np.concatenate(list(parts.values())).tolist()) == list(range(54))
+
+
+def test_every_image_is_held_out_in_exactly_one_fold():
+    strata = [i % 4 for i in range(54)]
+    held_out = [split_indices(strata, DataConfig(fold=fold), mode="folds")["test"] for fold in range(5)]
+    assert Counter(np.concatenate(held_out).tolist()) == Counter(range(54))
+
+
+@pytest.fixture(scope="module")
+def photographs() -> list[np.ndarray]:
+    return [draw_fundus((0, i), grade=2, height_px=384).image for i in range(6)]
+
+
+def hashed(image: np.ndarray) -> np.ndarray:
+    return difference_hash(image, field_of_view(image))
+
+
+def test_hash_survives_size_compression_and_border(photographs):
+    image = photographs[0]
+    smaller = cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+    compressed = cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 60])[1], cv2.IMREAD_COLOR)
+    bordered = cv2.copyMakeBorder(image, 30, 30, 50, 50, cv2.BORDER_CONSTANT)
+    for other in (smaller, compressed, bordered):
+        assert len(same_photographs([hashed(image)], [hashed(other)], distance=10)) == 1
+
+
+def test_pairs_are_named_with_their_distance_and_others_are_not(photographs):
+    hashes = [hashed(image) for image in photographs]
+    assert same_photographs(hashes, [hashes[4], hashes[1]], distance=10) == [(1, 1, 0), (4, 0, 0)]
+    assert same_photographs(hashes, [], distance=10) == []
+
+
+def test_distance_counts_differing_bits():
+    a, b = np.zeros(32, np.uint8), np.zeros(32, np.uint8)
+    b[0], b[31] = 0b101, 0b1
+    assert same_photographs([a], [b], distance=3) == [(0, 0, 3)]
+    assert same_photographs([a], [b], distance=2) == []

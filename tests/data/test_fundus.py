@@ -1,0 +1,240 @@
+"""Reading photographs and masks, the field of view, and the way to the network's square and back."""
+
+import dataclasses
+
+import cv2
+import numpy as np
+import pytest
+
+from pldmlt_jax.config import DataConfig
+from pldmlt_jax.data.fundus import (
+    field_of_view,
+    fuse,
+    image_to_network,
+    make_geometry,
+    mask_to_network,
+    prepare_image,
+    read_image,
+    read_mask,
+    to_original,
+)
+from pldmlt_jax.errors import DataError
+
+DATA = DataConfig(size_px=64)
+
+
+def disc_photograph(height: int = 200, width: int = 300, radius: int = 90, colour=(160, 80, 20)) -> np.ndarray:
+    """A lit circle, shifted off the centre, on a black ground."""
+    image = np.zeros((height, width, 3), np.uint8)
+    cv2.circle(image, (width // 2 + 10, height // 2), radius, colour, -1)
+    return image
+
+
+# Reading
+
+
+def test_image_is_read_as_rgb_whatever_the_file_holds(tmp_path):
+    rgb = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+    cv2.imwrite(str(tmp_path / "a.png"), rgb[..., ::-1])
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), rgb)
+    cv2.imwrite(str(tmp_path / "alpha.png"), np.dstack([rgb[..., ::-1], np.full((20, 30), 7, np.uint8)]))
+    np.testing.assert_array_equal(read_image(tmp_path / "alpha.png"), rgb)
+    cv2.imwrite(str(tmp_path / "grey.png"), rgb[..., 0])
+    np.testing.assert_array_equal(read_image(tmp_path / "grey.png"), np.repeat(rgb[..., :1], 3, axis=-1))
+    cv2.imwrite(str(tmp_path / "deep.png"), rgb[..., ::-1].astype(np.uint16) * 257)
+    np.testing.assert_array_equal(read_image(tmp_path / "deep.png"), rgb)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+@pytest.mark.parametrize("kept", [0.3, 0.9, 0.999])
+def test_truncated_image_is_an_error_naming_the_file(tmp_path, suffix, kept):
+    """OpenCV itself returns such a JPEG with its lower part grey, without a word."""
+    noise = np.random.default_rng(0).integers(0, 256, (120, 160, 3), np.uint8)
+    path = tmp_path / f"photograph{suffix}"
+    cv2.imwrite(str(path), noise)
+    read_image(path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(kept * len(content))])
+    with pytest.raises(DataError, match=f"photograph{suffix}: a truncated image"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("content, found", [(None, "No such file"), (b"", "empty"), (b"no image", "not a readable")])
+def test_missing_empty_and_foreign_files_are_told_apart(tmp_path, content, found):
+    path = tmp_path / "x.jpg"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(DataError, match=found):
+        read_image(path)
+
+
+@pytest.mark.parametrize("value", [1, 76, 255])
+def test_any_value_above_zero_is_a_lesion(tmp_path, value):
+    truth = np.zeros((20, 30), bool)
+    truth[3:5, 7:9] = True
+    cv2.imwrite(str(tmp_path / "m.tif"), truth.astype(np.uint8) * value)
+    np.testing.assert_array_equal(read_mask(tmp_path / "m.tif", (20, 30)), truth)
+
+
+def test_red_palette_mask_is_read(tmp_path):
+    """Red is 76 in OpenCV's grey: below the usual threshold at 127."""
+    truth = np.zeros((20, 30), bool)
+    truth[3:5, 7:9] = True
+    cv2.imwrite(str(tmp_path / "m.tif"), np.dstack([np.zeros((20, 30, 2), np.uint8), truth * np.uint8(255)]))
+    assert cv2.imread(str(tmp_path / "m.tif"), cv2.IMREAD_GRAYSCALE).max() == 76
+    np.testing.assert_array_equal(read_mask(tmp_path / "m.tif", (20, 30)), truth)
+
+
+def test_alpha_of_a_mask_is_ignored(tmp_path):
+    truth = np.zeros((20, 30), bool)
+    truth[3:5, 7:9] = True
+    rgba = np.dstack([truth * np.uint8(255)] * 3 + [np.full((20, 30), 255, np.uint8)])
+    cv2.imwrite(str(tmp_path / "m.tif"), rgba)
+    np.testing.assert_array_equal(read_mask(tmp_path / "m.tif", (20, 30)), truth)
+
+
+def test_mask_of_another_size_or_unreadable_names_file_and_both_sizes(tmp_path):
+    cv2.imwrite(str(tmp_path / "m.tif"), np.zeros((10, 30), np.uint8))
+    with pytest.raises(DataError, match=r"m\.tif: a mask 10 px high, 30 px wide\n.*20 px high, 30 px wide"):
+        read_mask(tmp_path / "m.tif", (20, 30))
+    (tmp_path / "m.tif").write_bytes(b"II*\x00 and nothing more")
+    with pytest.raises(DataError, match="not a readable mask"):
+        read_mask(tmp_path / "m.tif", (20, 30))
+
+
+# The field of view and the geometry
+
+
+def test_field_of_view_is_the_lit_circle():
+    image = disc_photograph()
+    found, truth = field_of_view(image), image.any(axis=-1)
+    assert (found & truth).sum() / (found | truth).sum() > 0.98
+
+
+def test_field_of_view_ignores_dark_holes_specks_and_noise():
+    image = disc_photograph()
+    truth = image.any(axis=-1)
+    cv2.circle(image, (160, 100), 15, (0, 0, 0), -1)  # a haemorrhage as dark as the ground
+    image[5:8, 5:8] = 255  # a label in the corner
+    noise = np.random.default_rng(0).integers(0, 6, image.shape).astype(np.uint8)
+    found = field_of_view(image + np.where(image > 200, 0, noise))
+    assert (found & truth).sum() / (found | truth).sum() > 0.98
+
+
+@pytest.mark.parametrize("level", [0, 120])
+def test_image_without_a_border_is_taken_whole(level):
+    assert field_of_view(np.full((50, 80, 3), level, np.uint8)).all()
+
+
+def test_padding_keeps_the_aspect_ratio_and_is_symmetric():
+    image, valid, geometry = prepare_image(disc_photograph(radius=140), DATA, 64)
+    g = geometry
+    assert max(g.resized_height_px, g.resized_width_px) == 64
+    assert abs(g.resized_height_px / g.resized_width_px - g.crop_height_px / g.crop_width_px) < 0.5 / 64
+    assert abs(2 * g.pad_top_px + g.resized_height_px - 64) <= 1
+    assert image.shape == (64, 64, 3)
+    assert not image[: g.pad_top_px].any()
+    assert not valid[: g.pad_top_px].any()
+
+
+def test_stretch_fills_the_square():
+    g = make_geometry(np.ones((40, 100), bool), dataclasses.replace(DATA, resize="stretch"), 64)
+    assert (g.resized_height_px, g.resized_width_px, g.pad_top_px, g.pad_left_px) == (64, 64, 0, 0)
+
+
+def test_without_cropping_the_whole_frame_is_kept():
+    g = make_geometry(field_of_view(disc_photograph()), dataclasses.replace(DATA, fov_crop=False), 64)
+    assert (g.crop_height_px, g.crop_width_px) == (200, 300)
+
+
+@pytest.mark.parametrize("resize", ["pad", "stretch"])
+@pytest.mark.parametrize("size_px", [64, 160, 333])
+def test_network_and_original_pixels_stay_aligned(resize, size_px):
+    """A smooth ramp goes to the square and back, and ends where it was: no half-pixel shift, no swapped axis."""
+    height, width = 211, 307
+    y, x = np.mgrid[0:height, 0:width]
+    ramp = np.round(np.dstack([60 + 0.5 * x, 60 + 0.4 * y, np.full(x.shape, 128.0)])).astype(np.uint8)
+    image = np.where((np.hypot(y - 100, x - 160) < 95)[..., None], ramp, np.uint8(0))
+    data = dataclasses.replace(DATA, resize=resize)
+    geometry = make_geometry(field_of_view(image), data, size_px)
+    square = image_to_network(ramp, geometry)
+    back = to_original(square.astype(np.float32), geometry)
+    g = geometry
+    margin = int(np.ceil(1.5 * g.crop_width_px / size_px)) + 1
+    inner = np.s_[
+        g.crop_y_px + margin : g.crop_y_px + g.crop_height_px - margin,
+        g.crop_x_px + margin : g.crop_x_px + g.crop_width_px - margin,
+    ]
+    difference = back[inner] - ramp[inner]
+    assert np.abs(difference.mean(axis=(0, 1))).max() < 0.1  # half a pixel would be 0.25 and 0.2 levels
+    assert np.abs(difference).max() < 1.6  # rounded twice
+    outside = np.ones((height, width), bool)
+    outside[g.crop_y_px : g.crop_y_px + g.crop_height_px, g.crop_x_px : g.crop_x_px + g.crop_width_px] = False
+    assert not back[outside].any()
+
+
+def test_mask_lands_on_its_lesion():
+    """A lesion in image and mask is at the same place in both after reduction."""
+    image, mask = np.full((200, 200, 3), 100, np.uint8), np.zeros((200, 200), np.uint8)
+    cv2.circle(image, (61, 133), 6, (255, 255, 255), -1)
+    cv2.circle(mask, (61, 133), 6, 1, -1)
+    geometry = make_geometry(np.ones((200, 200), bool), DATA, 64)
+    bright = image_to_network(image, geometry)[..., 0].astype(float) - 100
+    reduced = mask_to_network(mask.astype(bool), geometry, "max")
+    centres = [np.average(np.argwhere(np.ones((64, 64))), axis=0, weights=w.ravel()) for w in (bright, reduced)]
+    np.testing.assert_allclose(centres[0], centres[1], atol=0.35)
+
+
+# Reduction of masks
+
+
+@pytest.mark.parametrize("size_px", [32, 50, 64, 100])
+def test_max_reduction_loses_no_lesion_and_matches_a_loop(size_px):
+    rng = np.random.default_rng(size_px)
+    mask = rng.random((127, 101)) < 0.01
+    geometry = make_geometry(np.ones(mask.shape, bool), DATA, size_px)
+    expected = np.zeros((size_px, size_px), bool)
+    scale_y, scale_x = geometry.resized_height_px / 127, geometry.resized_width_px / 101
+    for y, x in np.argwhere(mask):
+        expected[int((y + 0.5) * scale_y) + geometry.pad_top_px, int((x + 0.5) * scale_x) + geometry.pad_left_px] = True
+    np.testing.assert_array_equal(mask_to_network(mask, geometry, "max"), expected)
+
+
+def test_area_reduction_keeps_areas_and_loses_specks_where_max_inflates():
+    mask = np.zeros((400, 400), bool)
+    mask[100:200, 100:200] = True
+    mask[300:302, 300:302] = True
+    geometry = make_geometry(np.ones(mask.shape, bool), DATA, 40)
+    by_area, by_max = (mask_to_network(mask, geometry, name) for name in ("area", "max"))
+    assert by_area.sum() == 100
+    assert by_max.sum() == 101
+    assert by_max[30, 30]
+
+
+def test_reduction_by_one_changes_nothing():
+    mask = np.random.default_rng(0).random((64, 64)) < 0.2
+    geometry = make_geometry(np.ones(mask.shape, bool), DATA, 64)
+    for reduction in ("max", "area"):
+        np.testing.assert_array_equal(mask_to_network(mask, geometry, reduction), mask)
+
+
+# The fused mask
+
+
+def test_fusion_is_the_union_and_then_the_closing():
+    masks = {"MA": np.zeros((9, 9), bool), "EX": np.zeros((9, 9), bool)}
+    masks["MA"][4, (3, 5)] = masks["EX"][(3, 5), 4] = True  # around one pixel, which the closing by a cross fills
+    fused, before, after = fuse(masks, (9, 9), DATA)
+    assert (before, after) == (4, 5)
+    assert fused[4, 4]
+    plain, before, after = fuse(masks, (9, 9), dataclasses.replace(DATA, fusion="none"))
+    assert (before, after) == (4, 4)
+    assert not plain[4, 4]
+    _, _, dilated = fuse(masks, (9, 9), dataclasses.replace(DATA, fusion="dilate"))
+    assert dilated == 13  # every pixel within two steps of the centre
+
+
+def test_overlapping_lesions_count_once_and_none_at_all_is_empty():
+    one = np.ones((3, 3), bool)
+    assert fuse({"HE": one, "EX": one}, (3, 3), DATA)[1] == 9
+    assert not fuse({}, (3, 3), DATA)[0].any()

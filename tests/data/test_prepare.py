@@ -1,0 +1,138 @@
+"""From raw files to array_record and back: bits, counts, reuse, and every bad file at once."""
+
+import dataclasses
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from data.idrid_files import SHAPE, write_grading, write_segmentation
+
+from pldmlt_jax.config import DataConfig
+from pldmlt_jax.data.fundus import fuse, mask_to_network, read_image, read_mask
+from pldmlt_jax.data.prepare import open_prepared
+from pldmlt_jax.data.selection import describe, leaking_images, select_graded, select_segmented
+from pldmlt_jax.errors import DataError, ErrorGroup
+from pldmlt_jax.types import LESIONS, MASK_BITS
+
+LESION_FILES = {
+    "IDRiD_01": ["MA", "OD"], "IDRiD_02": ["MA", "HE", "EX", "SE", "OD"], "IDRiD_03": [], "IDRiD_04": ["EX"],
+    "IDRiD_05": ["MA", "HE"], "IDRiD_06": ["HE", "OD"],
+}  # fmt: skip
+
+
+@pytest.fixture
+def data(tmp_path) -> DataConfig:
+    write_segmentation(tmp_path / "IDRiD", LESION_FILES)
+    write_grading(tmp_path / "IDRiD", {f"IDRiD_{i:03d}": i % 5 for i in range(1, 16)})
+    return DataConfig(root=str(tmp_path), cache_dir=str(tmp_path / "cache"), size_px=48, num_threads=2)
+
+
+def masks_folder(data: DataConfig) -> Path:
+    return Path(data.root) / "IDRiD" / "A. Segmentation" / "2. All Segmentation Groundtruths" / "a. Training Set"
+
+
+def images_folder(data: DataConfig) -> Path:
+    return masks_folder(data).parents[1] / "1. Original Images" / "a. Training Set"
+
+
+def test_prepared_sample_holds_what_the_raw_files_say(data):
+    split = open_prepared("idrid_s", data, 48)["train"]
+    assert split.image_ids == list(LESION_FILES)
+    for i, (record, kinds) in enumerate(zip(split.records, LESION_FILES.values(), strict=True)):
+        sample, row = split[i], split.metadata[i]
+        raw = {lesion: read_mask(path, SHAPE) for lesion, path in record.masks.items()}
+        fused, before, after = fuse(raw, SHAPE, data)
+        assert row.fused_px.tolist() == [before, after]
+        assert row.evidence_px.tolist() == [6 if lesion in kinds else 0 for lesion in LESIONS]
+        expected = mask_to_network(fused, sample.geometry, "max")
+        np.testing.assert_array_equal((sample.mask_bits & MASK_BITS["fused"]) != 0, expected)
+        for lesion in LESIONS:
+            found = (sample.mask_bits & MASK_BITS[lesion]) != 0
+            assert found.any() == (lesion in kinds)
+            assert found.sum() == row.reduced_px[LESIONS.index(lesion)]
+        assert ((sample.mask_bits & MASK_BITS["OD"]) != 0).any() == ("OD" in kinds)
+        assert (sample.geometry.original_height_px, sample.geometry.original_width_px) == SHAPE
+
+
+def test_inflation_is_the_ratio_of_areas_in_original_pixels(data):
+    row = open_prepared("idrid_s", data, 48)["train"].metadata[1]
+    g = row.geometry
+    area = (g.crop_height_px / g.resized_height_px) * (g.crop_width_px / g.resized_width_px)
+    for i, lesion in enumerate(LESIONS):
+        assert row.inflation[lesion] == pytest.approx(row.reduced_px[i] * area / 6)
+
+
+def test_set_without_masks_has_unknown_evidence(data):
+    split = open_prepared("idrid_d", data, 48)["train"]
+    assert [row.grade for row in split.metadata] == [i % 5 for i in range(1, 16)]
+    assert (split.metadata[0].evidence_px == -1).all()
+
+
+def test_second_opening_reads_no_raw_file_twice(data, monkeypatch):
+    open_prepared("idrid_s", data, 48)
+    monkeypatch.setattr("pldmlt_jax.data.prepare.prepare_one", lambda *_: pytest.fail("prepared again"))
+    assert len(open_prepared("idrid_s", data, 48)["train"]) == 6
+
+
+def test_changed_mask_is_prepared_anew(data):
+    assert open_prepared("idrid_s", data, 48)["train"].metadata[3].evidence_px.tolist() == [0, 0, 6, 0]
+    mask = np.zeros((*SHAPE, 3), np.uint8)
+    mask[20:30, 40] = (0, 0, 255)
+    cv2.imwrite(str(masks_folder(data) / "3. Hard Exudates" / "IDRiD_04_EX.tif"), mask)
+    assert open_prepared("idrid_s", data, 48)["train"].metadata[3].evidence_px.tolist() == [0, 0, 10, 0]
+
+
+@pytest.mark.parametrize("change", [{"resize": "stretch"}, {"mask_reduction": "area"}, {"fov_crop": False}])
+def test_changed_preparation_is_prepared_anew(data, change):
+    before = open_prepared("idrid_s", data, 48)["train"][1]
+    after = open_prepared("idrid_s", dataclasses.replace(data, **change), 48)["train"][1]
+    assert (before.mask_bits != after.mask_bits).any()
+
+
+def test_every_bad_file_is_named_at_once_and_the_good_ones_are_kept(data):
+    (images_folder(data) / "IDRiD_01.jpg").write_bytes(b"")
+    broken = images_folder(data) / "IDRiD_03.jpg"
+    broken.write_bytes(broken.read_bytes()[:300])
+    cv2.imwrite(str(masks_folder(data) / "2. Haemorrhages" / "IDRiD_05_HE.tif"), np.zeros((7, 9), np.uint8))
+    (masks_folder(data) / "1. Microaneurysms" / "IDRiD_02_MA.tif").write_bytes(b"none")
+    with pytest.raises(ErrorGroup) as caught:
+        open_prepared("idrid_s", data, 48)
+    text = str(caught.value)
+    assert len(caught.value.errors) == 4
+    for part in ("IDRiD_01.jpg: an empty file", "IDRiD_03.jpg: a truncated image", "IDRiD_05_HE.tif: a mask 7 px high",
+                 "IDRiD_02_MA.tif: not a readable mask"):  # fmt: skip
+        assert part in text
+    assert len(list((Path(data.cache_dir) / "photographs").glob("*.npz"))) == 2
+
+
+def test_one_bad_file_is_one_plain_message(data):
+    (images_folder(data) / "IDRiD_04.jpg").write_bytes(b"")
+    with pytest.raises(DataError, match=r"IDRiD_04\.jpg"):
+        open_prepared("idrid_s", data, 48)
+
+
+def test_jpeg_storage_stays_close_to_png(data):
+    exact = open_prepared("idrid_s", data, 48)["train"][0].image.astype(int)
+    lossy = open_prepared("idrid_s", dataclasses.replace(data, image_format="jpeg"), 48)["train"][0].image.astype(int)
+    assert 0 < np.abs(exact - lossy).mean() < 6
+
+
+def test_graders_never_see_a_photograph_of_the_segmentation_set(data):
+    """One of A's photographs stands in B at another size, under another name."""
+    original = read_image(images_folder(data) / "IDRiD_02.jpg")
+    twin = masks_folder(data).parents[2] / "B. Disease Grading" / "1. Original Images" / "a. Training Set" / "IDRiD_007.jpg"
+    bigger = cv2.resize(original[..., ::-1], None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC)
+    cv2.imwrite(str(twin), bigger)
+    segmented = select_segmented(data)
+    graded = select_graded(data, 48, segmented)
+    assert leaking_images({"train": graded["train"].split}, segmented, data.leakage_distance) == {"train": {"IDRiD_007"}}
+    ids = {image_id for name in ("train", "val") for image_id in graded[name].image_ids}
+    assert ids == {f"IDRiD_{i:03d}" for i in range(1, 16)} - {"IDRiD_007"}
+    facts = describe(segmented, graded, data)["leakage"]
+    assert (facts["pairs"], facts["excluded"], facts["images"]) == (1, 1, {"train": ["IDRiD_007"]})
+
+    as_paper = dataclasses.replace(data, leakage="as_paper")
+    kept = select_graded(as_paper, 48, segmented)
+    assert sum(len(kept[name]) for name in ("train", "val")) == 15
+    assert describe(segmented, kept, as_paper)["leakage"]["excluded"] == 0
