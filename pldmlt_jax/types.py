@@ -46,6 +46,11 @@ class Geometry:
     pad_left_px: int
     size_px: int
 
+    @property
+    def area_scale(self) -> float:
+        """Pixels of the original to one of the square."""
+        return self.crop_height_px * self.crop_width_px / (self.resized_height_px * self.resized_width_px)
+
     def as_array(self) -> np.ndarray:
         """The eleven fields, int64, in the order of their declaration."""
         return np.array(dataclasses.astuple(self), np.int64)

@@ -12,11 +12,19 @@ from pldmlt_jax.cli.context import Context, start, write_rows
 from pldmlt_jax.cli.flags import Arguments
 from pldmlt_jax.cli.train import make_method, make_rounds
 from pldmlt_jax.cli.train_grader import majority_grade, true_grades
+from pldmlt_jax.config import DataConfig
 from pldmlt_jax.data.fundus import field_of_view, fuse, read_image, read_mask
 from pldmlt_jax.data.records import RawRecord
 from pldmlt_jax.data.selection import Selection
 from pldmlt_jax.errors import ConfigError
-from pldmlt_jax.evaluation.baselines import channel_threshold_baseline
+from pldmlt_jax.evaluation.baselines import (
+    NO_PIXELS,
+    best_threshold,
+    channel_histograms,
+    pixel_histograms,
+    rule,
+    threshold_figures,
+)
 from pldmlt_jax.evaluation.figures import overlay
 from pldmlt_jax.evaluation.grading_metrics import grading_figures
 from pldmlt_jax.evaluation.inference import (
@@ -49,16 +57,15 @@ def main(arguments: Arguments) -> None:
 def evaluate(context: Context) -> None:
     """Scores the best checkpoint on a split of both sets, with every baseline beside it."""
     network = load_trained(context)
-    segmented = chosen_split(context, context.segmented)
-    figures: dict[str, Any] = {"split": context.arguments.split, "step": network.step}
+    segmented_name, segmented = chosen_split(context, context.segmented)
+    figures: dict[str, Any] = {"seg/split": segmented_name, "step": network.step}
     figures |= {f"parameters/{name}": count for name, count in parameter_counts(context, network).items()}
     with progress("evaluate segmentation", len(segmented)) as task:
         segmentation, rows = score_segmentation(context, network, segmented, task)
     figures |= segmentation
-    figures |= channel_threshold_baseline(context.segmented["train"], segmented)
-    graded = context.graded_for_network
-    with progress("evaluate grading", len(chosen_split(context, graded))) as task:
-        figures |= score_grading(context, network, chosen_split(context, graded), graded["train"], task)
+    figures["grade/split"], graded = chosen_split(context, context.graded_for_network)
+    with progress("evaluate grading", len(graded)) as task:
+        figures |= score_grading(context, network, graded, context.graded_for_network["train"], task)
     figures |= stage_1_figures(context.workdir)
     context.write_json("metrics.json", figures)
     write_rows(context.workdir / "per_image.csv", rows)
@@ -72,13 +79,13 @@ def load_trained(context: Context) -> TrainedNetwork:
     return load_network(directory, config, method)
 
 
-def chosen_split(context: Context, selections: dict[str, Selection]) -> Selection:
-    """The images of `--split`.
+def chosen_split(context: Context, selections: dict[str, Selection]) -> tuple[str, Selection]:
+    """Name and images of `--split`; without it the test images, or the validation images where there are none on disk.
 
     Raises:
         ConfigError: The set on disk has no such split.
     """
-    name = context.arguments.split
+    name = context.arguments.split or ("test" if "test" in selections else "val")
     if name not in selections:
         raise ConfigError(
             "--split",
@@ -86,7 +93,7 @@ def chosen_split(context: Context, selections: dict[str, Selection]) -> Selectio
             f"one of {', '.join(selections)}",
             "the official test images are not under data.root; choose a split that is there",
         )
-    return selections[name]
+    return name, selections[name]
 
 
 def parameter_counts(context: Context, network: TrainedNetwork) -> dict[str, int]:
@@ -106,7 +113,9 @@ def score_segmentation(
     """Pooled figures at both sizes, and a row for each image; pictures of the worst and the best go to `examples/`."""
     config, target = context.config, network.method.loss.target
     threshold = config.evaluation.threshold
+    baseline = best_threshold(channel_histograms(context.segmented["train"]))
     at_network, at_original = SegmentationCounts.empty(target), SegmentationCounts.empty(target)
+    original_pixels, reduced_px = NO_PIXELS, np.zeros(1 + len(LESIONS))
     rows, pictures = [], {}
     for chunk in chunks(list(selection.indices), config.evaluation.batch_size):
         samples = [selection.split[int(i)] for i in chunk]
@@ -117,17 +126,30 @@ def score_segmentation(
             at_network = at_network.merge(counted)
             values = image_row(sample, counted, grades[row], record.true_grade)
             if config.evaluation.original_size:
-                counted = count_original(context, record, p, sample, target, threshold)
+                reduced_px += counted.marked_px * sample.geometry.area_scale
+                image, bits = read_original(record, config.data)
+                counted = count_one(to_original_pixels(p, sample, target), bits, target, threshold)
                 at_original = at_original.merge(counted)
+                original_pixels = original_pixels + pixel_histograms(image, bits)
                 values |= {f"{name}{ORIGINAL}": value for name, value in area_columns(counted).items()}
             rows.append(values)
             pictures[sample.image_id] = (sample, foreground_score(p, target) > threshold)
             task.advance(sample.image_id)
     save_examples(context.workdir / "examples", rows, pictures, config.evaluation.num_examples)
-    figures = at_network.compute()
+    figures = at_network.compute() | {"baseline/channel_threshold/rule": rule(baseline)}
+    figures |= threshold_figures(baseline, channel_histograms(selection))
     if config.evaluation.original_size:
         figures |= {f"{name}{ORIGINAL}": value for name, value in at_original.compute().items()}
+        figures |= threshold_figures(baseline, original_pixels, ORIGINAL)
+        figures |= inflation_figures(reduced_px, at_original.marked_px)
     return figures, rows
+
+
+def inflation_figures(reduced_px: np.ndarray, original_px: np.ndarray) -> dict[str, float | None]:
+    """How much larger the masks are at the network's size, in pixels of the original: fused, then each lesion."""
+    names = ("seg/inflation", *(f"seg/{lesion}/inflation" for lesion in LESIONS))
+    pairs = zip(reduced_px, original_px, strict=True)
+    return {name: float(reduced / px) if px else None for name, (reduced, px) in zip(names, pairs, strict=True)}
 
 
 def chunks(items: list, size: int) -> list[list]:
@@ -145,27 +167,25 @@ def count_one(probabilities: np.ndarray, mask_bits: np.ndarray, target: str, thr
     return segmentation_counts(probabilities[None], mask_bits[None], np.ones(1), target=target, threshold=threshold)
 
 
-def count_original(
-    context: Context, record: RawRecord, probabilities: np.ndarray, sample: Sample, target: str, threshold: float
-) -> SegmentationCounts:
-    """The prediction written back to the image's own pixels, against the masks as they were released."""
+def to_original_pixels(probabilities: np.ndarray, sample: Sample, target: str) -> np.ndarray:
+    """A prediction written back to the image's own pixels; outside the field of view all is background."""
     valid = sample.mask_bits & MASK_BITS["valid"] != 0
     enlarged = at_original_size(probabilities, valid, sample.geometry)
     if target != "lesions":
-        enlarged[..., 0] = 1.0 - enlarged[..., 1:].sum(axis=-1)  # outside the crop all is background
-    return count_one(enlarged, original_bits(record, context), target, threshold)
+        enlarged[..., 0] = 1.0 - enlarged[..., 1:].sum(axis=-1)
+    return enlarged
 
 
-def original_bits(record: RawRecord, context: Context) -> np.ndarray:
-    """The mask bits at the original size; the fused mask after the same morphology as in training."""
+def read_original(record: RawRecord, data: DataConfig) -> tuple[np.ndarray, np.ndarray]:
+    """A photograph and its mask bits as they were released; the fused mask after the same morphology as in training."""
     image = read_image(record.image)
     shape = image.shape[:2]
     masks = {lesion: read_mask(path, shape) for lesion, path in (record.masks or {}).items()}
-    planes = masks | {"valid": field_of_view(image), "fused": fuse(masks, shape, context.config.data)[0]}
+    planes = masks | {"valid": field_of_view(image), "fused": fuse(masks, shape, data)[0]}
     bits = np.zeros(shape, np.uint8)
     for name, plane in planes.items():
         bits[plane] |= MASK_BITS[name]
-    return bits
+    return image, bits
 
 
 def image_row(

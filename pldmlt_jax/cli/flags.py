@@ -36,7 +36,8 @@ flags
   --config.FIELD=VALUE     override a field, for example --config.data.root=DIR
   --workdir=DIR            where the run's files go (default: runs/NAME)
   --checkpoint=DIR         evaluate, predict: a workdir or its checkpoints/ (default: the workdir)
-  --split=NAME             evaluate: train, val, test or official_test (default: test)
+  --split=NAME             evaluate: train, val, test or official_test
+                           (default: test, or val where no test images are on disk)
   --input=PATH             predict: an image file or a folder
   --output=DIR             predict: where results go (default: WORKDIR/predictions)
   --debug                  show a traceback with an error
@@ -53,7 +54,7 @@ class Arguments:
     config_given: bool
     workdir: Path
     checkpoint: str = ""
-    split: str = "test"
+    split: str = ""  # "" = test, or val where no test images are on disk
     input: str = ""
     output: str = ""
     debug: bool = False
@@ -61,7 +62,7 @@ class Arguments:
 
 def _define(values: flags.FlagValues, config_file: str) -> None:
     config_flags.DEFINE_config_file("config", default=config_file, flag_values=values)
-    for name, default in (("workdir", ""), ("checkpoint", ""), ("split", "test"), ("input", ""), ("output", "")):
+    for name, default in (("workdir", ""), ("checkpoint", ""), ("split", ""), ("input", ""), ("output", "")):
         flags.DEFINE_string(name, default, "", flag_values=values)
     flags.DEFINE_bool("debug", False, "", flag_values=values)
 

@@ -54,7 +54,7 @@ def load_for_prediction(context: Context) -> TrainedNetwork:
 
 def predict_examples(context: Context) -> None:
     """The pipeline's stage: predicts the raw photographs of the evaluated split, as a user would."""
-    selection = chosen_split(context, context.segmented)
+    _, selection = chosen_split(context, context.segmented)
     paths = [selection.split.records[int(i)].image for i in selection.indices][: context.config.evaluation.num_examples]
     with progress("predict", len(paths)) as task:
         predict_files(

@@ -81,14 +81,28 @@ class Appearance:
 
 APPEARANCES = {
     "MA": Appearance((0.96, 0.87, 0.94), 0.02, 0.0015),
-    "HE": Appearance((0.945, 0.835, 0.93), 0.02, 0.002),
-    "EX": Appearance((1.14, 1.47, 1.32), 0.05, 0.0015),
+    "HE": Appearance((0.945, 0.845, 0.93), 0.02, 0.002),
+    "EX": Appearance((1.14, 1.44, 1.32), 0.05, 0.0015),
     "SE": Appearance((1.12, 1.50, 1.40), 0.05, 0.010),
 }
 
 
-HAEMORRHAGE_RADIUS = 0.0185
-"""The median, in radii of the field of view."""
+@dataclass(frozen=True)
+class Sizes:
+    """A log-normal distribution of radii, in radii of the field of view."""
+
+    median: float
+    spread: float  # of the logarithm: large lesions are few, but hold most of the pixels
+
+    def draw(self, rng: np.random.Generator) -> float:
+        return self.median * float(np.exp(rng.normal(0.0, self.spread)))
+
+
+MICROANEURYSMS = Sizes(0.0062, 0.08)
+HAEMORRHAGES = Sizes(0.0175, 0.65)
+DOT_HAEMORRHAGES = Sizes(0.0120, 0.30)  # the many of severe retinopathy
+HARD_EXUDATES = Sizes(0.0064, 0.75)
+SOFT_EXUDATES = Sizes(0.0400, 0.12)
 
 
 def apply_lesion(canvas: Canvas, rng: np.random.Generator, findings: Findings, lesion: str, plane: np.ndarray) -> None:
@@ -102,18 +116,23 @@ def apply_lesion(canvas: Canvas, rng: np.random.Generator, findings: Findings, l
 def draw_microaneurysms(canvas: Canvas, rng: np.random.Generator, findings: Findings, count: int) -> None:
     plane = np.zeros(canvas.shape, np.float32)
     for _ in range(count):
-        blob(plane, canvas, rng, random_place(canvas, rng), rng.uniform(0.0054, 0.0070), 0.15)
+        blob(plane, canvas, rng, random_place(canvas, rng), MICROANEURYSMS.draw(rng), 0.15)
     findings.counts["MA"] += count
     apply_lesion(canvas, rng, findings, "MA", plane)
 
 
 def draw_haemorrhages(
-    canvas: Canvas, rng: np.random.Generator, findings: Findings, count: int, quadrant: int | None = None
+    canvas: Canvas,
+    rng: np.random.Generator,
+    findings: Findings,
+    count: int,
+    sizes: Sizes = HAEMORRHAGES,
+    quadrant: int | None = None,
 ) -> None:
     plane = np.zeros(canvas.shape, np.float32)
     for _ in range(count):
         centre = random_place(canvas, rng, quadrant)
-        blob(plane, canvas, rng, centre, HAEMORRHAGE_RADIUS * float(np.exp(rng.normal(0.0, 0.5))), 0.35)
+        blob(plane, canvas, rng, centre, sizes.draw(rng), 0.35)
         findings.haemorrhages.append(centre)
     findings.counts["HE"] += count
     apply_lesion(canvas, rng, findings, "HE", plane)
@@ -129,7 +148,7 @@ def draw_hard_exudates(canvas: Canvas, rng: np.random.Generator, findings: Findi
             centre = np.array(canvas.fovea) + rng.normal(scale=0.22, size=2)
         for _ in range(min(int(rng.integers(8, 30)), count - drawn)):
             place = centre + rng.normal(scale=0.045, size=2)
-            blob(plane, canvas, rng, tuple(place), 0.0063 * float(np.exp(rng.normal(0.0, 0.35))), 0.3)
+            blob(plane, canvas, rng, tuple(place), HARD_EXUDATES.draw(rng), 0.3)
             drawn += 1
     findings.counts["EX"] += count
     apply_lesion(canvas, rng, findings, "EX", plane)
@@ -139,7 +158,7 @@ def draw_soft_exudates(canvas: Canvas, rng: np.random.Generator, findings: Findi
     """Pale patches with feathered edges."""
     plane = np.zeros(canvas.shape, np.float32)
     for _ in range(count):
-        blob(plane, canvas, rng, random_place(canvas, rng), rng.uniform(0.032, 0.048), 0.4)
+        blob(plane, canvas, rng, random_place(canvas, rng), SOFT_EXUDATES.draw(rng), 0.4)
     findings.counts["SE"] += count
     apply_lesion(canvas, rng, findings, "SE", plane)
 
@@ -194,8 +213,8 @@ def draw_findings(canvas: Canvas, rng: np.random.Generator, grade: int) -> Findi
     draw_microaneurysms(canvas, rng, findings, some(10 if grade == 1 else 24, 0.4))
     if grade == 1:
         return findings
-    draw_hard_exudates(canvas, rng, findings, min(some(180, 0.4), 400))
-    draw_haemorrhages(canvas, rng, findings, min(some(16, 0.3), 50))
+    draw_hard_exudates(canvas, rng, findings, min(some(110, 0.4), 300))
+    draw_haemorrhages(canvas, rng, findings, min(some(14, 0.3), 50))
     if rng.random() < 0.7:
         draw_soft_exudates(canvas, rng, findings, some(6, 0.3))
     if grade == 3:
@@ -207,7 +226,7 @@ def draw_findings(canvas: Canvas, rng: np.random.Generator, grade: int) -> Findi
 
 def _draw_severe(canvas: Canvas, rng: np.random.Generator, findings: Findings) -> None:
     for quadrant in range(4):
-        draw_haemorrhages(canvas, rng, findings, int(rng.integers(21, 28)), quadrant)
+        draw_haemorrhages(canvas, rng, findings, int(rng.integers(21, 28)), DOT_HAEMORRHAGES, quadrant)
     if rng.random() < 0.4:
         draw_irma(canvas, rng, findings)
 

@@ -65,8 +65,7 @@ class Metadata:
     @property
     def inflation(self) -> dict[str, float]:
         """Factor by which the reduction changed each lesion's area; only lesions that the image has."""
-        g = self.geometry
-        scale = g.crop_height_px * g.crop_width_px / (g.resized_height_px * g.resized_width_px)
+        scale = self.geometry.area_scale
         pairs = zip(LESIONS, self.reduced_px, self.evidence_px, strict=True)
         return {lesion: float(reduced * scale / original) for lesion, reduced, original in pairs if original > 0}
 

@@ -1,16 +1,18 @@
 """What a figure has to be compared with: one threshold on one colour channel, chosen on training images."""
 
+import itertools
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int, UInt8
 
 from pldmlt_jax.data.selection import Selection
-from pldmlt_jax.evaluation.segmentation_metrics import dice
+from pldmlt_jax.evaluation.segmentation_metrics import dice, iou
 from pldmlt_jax.types import MASK_BITS
 
 CHANNELS = ("red", "green", "blue")
 LEVELS = 256
+NO_PIXELS = np.zeros((len(CHANNELS), 2, LEVELS), np.int64)
 
 
 class Threshold(NamedTuple):
@@ -19,40 +21,50 @@ class Threshold(NamedTuple):
     brighter: bool  # lesions are where the channel is at least, or at most, the level
 
 
-def channel_histograms(selection: Selection) -> Int[np.ndarray, "3 2 256"]:
+def pixel_histograms(image: UInt8[np.ndarray, "h w 3"], mask_bits: UInt8[np.ndarray, "h w"]) -> Int[np.ndarray, "3 2 256"]:
     """Pixels of each channel by level, without and with a lesion, inside the field of view."""
     histograms = np.zeros((len(CHANNELS), 2, LEVELS), np.int64)
-    for i in selection.indices:
-        sample = selection.split[int(i)]
-        valid = sample.mask_bits & MASK_BITS["valid"] != 0
-        lesion = sample.mask_bits & MASK_BITS["fused"] != 0
-        for has, region in enumerate((valid & ~lesion, valid & lesion)):
-            pixels = sample.image[region]
-            for channel in range(len(CHANNELS)):
-                histograms[channel, has] += np.bincount(pixels[:, channel], minlength=LEVELS)
+    valid, lesion = (mask_bits & MASK_BITS[name] != 0 for name in ("valid", "fused"))
+    for has, region in enumerate((valid & ~lesion, valid & lesion)):
+        pixels = image[region]
+        for channel in range(len(CHANNELS)):
+            histograms[channel, has] = np.bincount(pixels[:, channel], minlength=LEVELS)
     return histograms
 
 
-def threshold_dice(histograms: Int[np.ndarray, "3 2 256"], threshold: Threshold) -> float | None:
-    """Pooled foreground Dice of a threshold; None where no pixel is marked or chosen."""
+def channel_histograms(selection: Selection) -> Int[np.ndarray, "3 2 256"]:
+    """The same of some prepared images together."""
+    samples = (selection.split[int(i)] for i in selection.indices)
+    return sum((pixel_histograms(sample.image, sample.mask_bits) for sample in samples), NO_PIXELS)
+
+
+def chosen(threshold: Threshold) -> Bool[np.ndarray, "256"]:
+    """Which levels of its channel a threshold calls a lesion."""
     levels = np.arange(LEVELS)
-    chosen = levels >= threshold.level if threshold.brighter else levels <= threshold.level
-    negatives, positives = histograms[threshold.channel]
-    return dice(positives[chosen].sum(), (negatives + positives)[chosen].sum(), positives.sum())
+    return levels >= threshold.level if threshold.brighter else levels <= threshold.level
 
 
-def channel_threshold_baseline(train: Selection, test: Selection) -> dict[str, Any]:
-    """The threshold of the best pooled foreground Dice on the training images, scored on the test images."""
-    histograms = channel_histograms(train)
-    candidates = [
-        Threshold(channel, level, brighter)
-        for channel in range(len(CHANNELS))
-        for level in range(LEVELS)
-        for brighter in (False, True)
-    ]
-    best = max(candidates, key=lambda threshold: threshold_dice(histograms, threshold) or 0.0)
+def threshold_counts(histograms: Int[np.ndarray, "3 2 256"], threshold: Threshold) -> tuple[int, int, int]:
+    """True positive, chosen and marked pixels."""
+    (negatives, positives), levels = histograms[threshold.channel], chosen(threshold)
+    return int(positives[levels].sum()), int((negatives + positives)[levels].sum()), int(positives.sum())
+
+
+def best_threshold(histograms: Int[np.ndarray, "3 2 256"]) -> Threshold:
+    """The threshold of the best pooled foreground Dice."""
+    candidates = itertools.starmap(Threshold, itertools.product(range(len(CHANNELS)), range(LEVELS), (False, True)))
+    return max(candidates, key=lambda threshold: dice(*threshold_counts(histograms, threshold)) or 0.0)
+
+
+def threshold_figures(threshold: Threshold, histograms: Int[np.ndarray, "3 2 256"], suffix: str = "") -> dict[str, Any]:
+    """What a threshold scores on some images; None where no pixel is marked or chosen."""
+    counts = threshold_counts(histograms, threshold)
     return {
-        "baseline/channel_threshold/dice": threshold_dice(channel_histograms(test), best),
-        "baseline/channel_threshold/dice_train": threshold_dice(histograms, best),
-        "baseline/channel_threshold/rule": f"{CHANNELS[best.channel]} {'>=' if best.brighter else '<='} {best.level}",
+        f"baseline/channel_threshold/dice{suffix}": dice(*counts),
+        f"baseline/channel_threshold/iou{suffix}": iou(*counts),
     }
+
+
+def rule(threshold: Threshold) -> str:
+    """A threshold in words."""
+    return f"{CHANNELS[threshold.channel]} {'>=' if threshold.brighter else '<='} {threshold.level}"

@@ -12,23 +12,28 @@ from typing import Any
 from pldmlt_jax.evaluation.charts import confusion_chart, line_chart, stacked_chart
 from pldmlt_jax.training.log import read_log
 
+ORIGINAL = "_original_size"
+
 MAX_STRIPS = 8
 """Grad-CAM strips shown: changed labels first."""
 
 CONVENTIONS = (
     ("seg/foreground/dice", "baseline/channel_threshold/dice", "Lesion Dice, pooled over all valid pixels. "
      "Baseline: the best threshold on one colour channel, chosen on the training images."),
-    ("seg/foreground/iou", None, "Lesion intersection over union, pooled."),
+    ("seg/foreground/iou", "baseline/channel_threshold/iou", "Lesion intersection over union, pooled; the same baseline."),
     ("seg/foreground/dice_per_image", None, "Mean of each image's lesion Dice; images without any lesion are left out."),
-    ("seg/micro_bg/dice", "seg/micro_bg/dice_all_background", "One ratio over all pixels and both classes: pixel "
-     "accuracy. Our reading of the paper's mDice. Baseline: answering background everywhere."),
-    ("seg/micro_bg/iou", None, "The same ratio for intersection over union."),
-    ("seg/macro_bg/dice", None, "Mean Dice of background and lesion."),
-    ("seg/macro_bg/dice_soft", None, "The same with probabilities in place of the thresholded prediction."),
     ("seg/foreground/precision", None, "Share of the predicted pixels that are lesion."),
     ("seg/foreground/recall", None, "Share of the lesion pixels that are predicted."),
+    ("seg/micro_bg/dice", "seg/micro_bg/dice_all_background", "One ratio over all pixels and both classes: pixel "
+     "accuracy. Our reading of the paper's mDice. Baseline: answering background everywhere."),
+    ("seg/micro_bg/iou", "seg/micro_bg/iou_all_background", "The same ratio for intersection over union."),
+    ("seg/macro_bg/dice", "seg/macro_bg/dice_all_background", "Mean Dice of background and lesion; the same baseline."),
+    ("seg/macro_bg/iou", "seg/macro_bg/iou_all_background", "Mean intersection over union of background and lesion."),
+    ("seg/macro_bg/dice_soft", None, "Mean Dice with probabilities in place of the thresholded prediction."),
+    ("seg/inflation", None, "Area of the lesions at the network's size relative to the original: reducing masks makes "
+     "small lesions grow, so figures at the network's size are comparable with each other only."),
     *((f"seg/{lesion}/{name}", None, f"{name} of {lesion}.") for lesion in ("MA", "HE", "EX", "SE", "mean")
-      for name in ("recall", "dice", "iou", "ap", "aupr_11_exclusive")),
+      for name in ("recall", "dice", "iou", "ap", "aupr_11_exclusive", "inflation")),
 )  # fmt: skip
 
 
@@ -136,8 +141,9 @@ def _summary(workdir: Path) -> str:
                            f"before: {_number(m['pseudo/accuracy_before'])}; majority: {_number(m['pseudo/majority'])}; "
                            f"n = {m['pseudo/n_known']}"))  # fmt: skip
     return (
-        f"<p>Split <b>{_escape(m.get('split'))}</b>, best checkpoint (step {_escape(m.get('step'))}). "
-        "Every figure stands beside what it has to beat.</p>"
+        f"<p>Lesions on split <b>{_escape(m.get('seg/split'))}</b>, grades on split "
+        f"<b>{_escape(m.get('grade/split'))}</b>, best checkpoint (step {_escape(m.get('step'))}). Every figure stands "
+        "beside what it has to beat.</p>"
         f'<div class="cards">{"".join(cards)}</div>'
     )
 
@@ -175,13 +181,13 @@ def _metrics(workdir: Path) -> str:
     if not m:
         return _missing("evaluate")
     rows = [
-        (name, m[name], m.get(f"{name}_original_size", ""), m[baseline] if baseline else "", text)
+        (name, m[name], m.get(baseline or "", ""), m.get(f"{name}{ORIGINAL}", ""), m.get(f"{baseline}{ORIGINAL}", ""), text)
         for name, baseline, text in CONVENTIONS
         if m.get(name) is not None
     ]
     parameters = [(k.removeprefix("parameters/"), v) for k, v in m.items() if k.startswith("parameters/")]
     return (
-        _table(("figure", "network's size", "original size", "baseline", "what it is"), rows)
+        _table(("figure", "network's size", "baseline", "original size", "baseline", "what it is"), rows)
         + "<h3>Parameters</h3>"
         + _table(("network", "parameters"), parameters)
     )

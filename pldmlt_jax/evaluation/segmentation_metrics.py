@@ -83,6 +83,11 @@ class SegmentationCounts(clu.metrics.Metric):
         added = {name: getattr(self, name) + getattr(other, name) for name in names}
         return SegmentationCounts(**added, target=self.target)
 
+    @property
+    def marked_px(self) -> np.ndarray:
+        """int64 [5]: pixels of the fused truth, then of each lesion's."""
+        return np.array([self.foreground[2], *self.lesions[:, 2]])
+
     def compute(self) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The figures by name; None where one is undefined: nothing marked and, for Dice and IoU, nothing predicted.
 
