@@ -1,0 +1,26 @@
+"""The paper's losses, rates and meta step in the place of `idrid_laptop.py`'s, all else the same: for comparison.
+
+Purpose:   what the literal setting does in the same time, on the same images, folds and pseudo-labels.
+Paper:     no row of it, for the same reasons as `idrid_laptop.py`.
+Launch:    cp -r runs/idrid_laptop runs/idrid_laptop_literal   (keeps stage 1; without it stage 1 runs again)
+           python main.py --config=configs/idrid_laptop_literal.py, with the same --config.data.root and weights
+Expected:  see README, "Real images".
+Hardware:  2 CPU cores, 6 GiB.
+"""
+
+from dataclasses import replace
+
+from configs import idrid_laptop
+from pldmlt_jax.config import Config, LossConfig, MetaConfig, OptimConfig
+
+
+def get_config() -> Config:
+    recommended = idrid_laptop.get_config()
+    return replace(
+        recommended,
+        name="idrid_laptop_literal",
+        loss=LossConfig(),
+        meta=MetaConfig(),
+        optim=OptimConfig(),
+        train=replace(recommended.train, monitor="loss"),
+    )
