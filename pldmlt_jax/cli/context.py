@@ -9,7 +9,7 @@ from typing import Any
 
 from pldmlt_jax.cli.flags import Arguments
 from pldmlt_jax.config import Config, to_dict
-from pldmlt_jax.data.selection import Selection, select_graded, select_segmented
+from pldmlt_jax.data.selection import Selection, known_grades, select_graded, select_segmented
 from pldmlt_jax.progress import progress
 
 
@@ -44,6 +44,11 @@ class Context:
         """The pixel-labelled set at the graders' size, to be given pseudo-labels."""
         with progress(f"prepare {self.config.data.segmentation} for the graders") as task:
             return select_segmented(self.config.data, task, size_px=self.config.grader.size_px)
+
+    @cached_property
+    def known_grades(self) -> dict[Path, int]:
+        """True grades of pixel-labelled photographs, where they are known: to evaluate, never to train on."""
+        return known_grades(self.segmented, self.graded_for_graders, self.config.data.leakage_distance)
 
     @cached_property
     def graded_for_network(self) -> dict[str, Selection]:

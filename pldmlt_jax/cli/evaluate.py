@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import cv2
 import jax
 import numpy as np
 
@@ -25,7 +24,7 @@ from pldmlt_jax.evaluation.baselines import (
     rule,
     threshold_figures,
 )
-from pldmlt_jax.evaluation.figures import overlay
+from pldmlt_jax.evaluation.figures import overlay, write_picture
 from pldmlt_jax.evaluation.grading_metrics import grading_figures
 from pldmlt_jax.evaluation.inference import (
     TrainedNetwork,
@@ -41,7 +40,7 @@ from pldmlt_jax.evaluation.segmentation_metrics import (
     segmentation_counts,
 )
 from pldmlt_jax.progress import Task, progress
-from pldmlt_jax.types import LESIONS, MASK_BITS, UNKNOWN_GRADE, Sample
+from pldmlt_jax.types import LESIONS, MASK_BITS, Sample
 
 ORIGINAL = "_original_size"
 """Suffix of the figures that are computed at the image's own size against its own masks."""
@@ -124,7 +123,7 @@ def score_segmentation(
             p, record = probabilities[row], selection.split.records[int(index)]
             counted = count_one(p, sample.mask_bits, target, threshold)
             at_network = at_network.merge(counted)
-            values = image_row(sample, counted, grades[row], record.true_grade)
+            values = image_row(sample, counted, grades[row], context.known_grades.get(record.image))
             if config.evaluation.original_size:
                 reduced_px += counted.marked_px * sample.geometry.area_scale
                 image, bits = read_original(record, config.data)
@@ -189,7 +188,7 @@ def read_original(record: RawRecord, data: DataConfig) -> tuple[np.ndarray, np.n
 
 
 def image_row(
-    sample: Sample, counts: SegmentationCounts, grade_probabilities: np.ndarray, true_grade: int
+    sample: Sample, counts: SegmentationCounts, grade_probabilities: np.ndarray, true_grade: int | None
 ) -> dict[str, Any]:
     """One line of `per_image.csv`."""
     return {
@@ -198,7 +197,7 @@ def image_row(
         **{f"{lesion}_truth_px": int(counts.lesions[i, 2]) for i, lesion in enumerate(LESIONS)},
         "predicted_grade": int(grade_probabilities.argmax()),
         "confidence": round(float(grade_probabilities.max()), 4),
-        "true_grade": "" if true_grade == UNKNOWN_GRADE else true_grade,
+        "true_grade": "" if true_grade is None else true_grade,
     }
 
 
@@ -213,7 +212,7 @@ def area_columns(counts: SegmentationCounts) -> dict[str, Any]:
 def save_examples(folder: Path, rows: list[dict], pictures: dict, num: int) -> None:
     """Photograph, truth, prediction and both outlined, of the worst and the best images by Dice."""
     folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("*.png"):
+    for old in folder.iterdir():
         old.unlink()
     ranked = sorted((row for row in rows if row["dice"] != ""), key=lambda row: row["dice"])
     half = (num + 1) // 2
@@ -226,15 +225,7 @@ def save_examples(folder: Path, rows: list[dict], pictures: dict, num: int) -> N
             "prediction": overlay(sample.image, {"lesion": predicted}),
         }
         for name, picture in views.items():
-            write_picture(folder / f"{row['image']}_{name}.png", picture)
-
-
-def write_picture(path: Path, picture: np.ndarray) -> None:
-    """Writes an RGB picture, enlarged to a size that can be looked at."""
-    scale = PICTURE_PX / max(picture.shape[:2])
-    if scale > 1:
-        picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
-    cv2.imwrite(str(path), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+            write_picture(folder / f"{row['image']}_{name}", picture, PICTURE_PX)
 
 
 def score_grading(

@@ -1,6 +1,5 @@
 """`prepare`: raw files -> prepared sets, and `data.json` with who is in which split."""
 
-import cv2
 import numpy as np
 
 from pldmlt_jax.cli.context import Context, start
@@ -8,7 +7,7 @@ from pldmlt_jax.cli.flags import Arguments
 from pldmlt_jax.config import SyntheticConfig
 from pldmlt_jax.data.selection import describe
 from pldmlt_jax.data.synthetic import draw_fundus, ensure_written
-from pldmlt_jax.evaluation.figures import captioned, overlay
+from pldmlt_jax.evaluation.figures import captioned, overlay, write_picture
 from pldmlt_jax.progress import progress
 from pldmlt_jax.types import NUM_GRADES
 
@@ -26,8 +25,7 @@ def prepare(context: Context) -> None:
     if synthetic:
         with progress("draw synthetic photographs") as task:
             ensure_written(data.synthetic, data.cache_dir, task)
-        sheet = cv2.cvtColor(contact_sheet(data.synthetic), cv2.COLOR_RGB2BGR)
-        cv2.imwrite(str(context.workdir / "contact_sheet.png"), sheet)
+        write_picture(context.workdir / "contact_sheet", contact_sheet(data.synthetic))
     context.write_json("data.json", describe(context.segmented, context.graded_for_graders, data))
 
 

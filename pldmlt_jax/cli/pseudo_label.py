@@ -5,7 +5,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from pldmlt_jax.cli.context import Context, start, write_rows
@@ -13,12 +12,12 @@ from pldmlt_jax.cli.flags import Arguments
 from pldmlt_jax.cli.train_grader import make_grader, restore_best, softmax
 from pldmlt_jax.data.selection import Selection
 from pldmlt_jax.errors import DataError
-from pldmlt_jax.evaluation.figures import cam_strip
+from pldmlt_jax.evaluation.figures import cam_strip, write_picture
 from pldmlt_jax.evaluation.grading_metrics import grading_figures
 from pldmlt_jax.method.gradcam import grad_cam
 from pldmlt_jax.method.pseudo_labels import ENSEMBLES, admissible_grades, map_agreement, refine
 from pldmlt_jax.progress import progress
-from pldmlt_jax.types import MASK_BITS, NUM_GRADES, UNKNOWN_GRADE, Sample
+from pldmlt_jax.types import MASK_BITS, NUM_GRADES, Sample
 
 AGREEMENTS = ("share", "coverage", "disc_share")
 
@@ -37,9 +36,9 @@ def pseudo_label(context: Context) -> None:
     with progress("pseudo-labels", len(images)) as task:
         for selection, index in images:
             row, strip = label_image(context, graders, selection.split[index])
-            true_grade = selection.split.records[index].true_grade
-            rows.append(row | {"true_grade": "" if true_grade == UNKNOWN_GRADE else true_grade})
-            cv2.imwrite(str(folder / f"{row['image']}.png"), cv2.cvtColor(strip, cv2.COLOR_RGB2BGR))
+            true_grade = context.known_grades.get(selection.split.records[index].image, "")
+            rows.append(row | {"true_grade": true_grade})
+            write_picture(folder / row["image"], strip)
             task.advance(row["image"])
     write_rows(context.workdir / "pseudo_labels.csv", rows)
     context.write_json("pseudo_labels.json", summary(rows))

@@ -86,6 +86,7 @@ def start_state(config: Config, method: Method) -> MethodState:
     """The state before step 0, with the encoder's weights where the config names a file."""
     state = init_method_state(method)
     if not config.model.weights:
+        print("  encoder weights: none, a random start (the paper starts from ImageNet; see --config.model.weights)")
         return state
     loaded = load_vgg16(config.model.weights, state.network.params["encoder"])
     print(f"  encoder weights: {config.model.weights}, {loaded.num_tensors} tensors, sha256 {loaded.sha256[:16]}")

@@ -1,7 +1,8 @@
 """Which images of the prepared sets a run trains on, validates on and reports."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +11,7 @@ from pldmlt_jax.config import DataConfig
 from pldmlt_jax.data.folds import split_indices
 from pldmlt_jax.data.leakage import same_photographs
 from pldmlt_jax.data.prepare import PreparedSplit, open_prepared
-from pldmlt_jax.types import LESIONS
+from pldmlt_jax.types import LESIONS, UNKNOWN_GRADE
 
 OnProgress = Callable[[int, int, str], None]
 
@@ -73,8 +74,25 @@ def leaking_images(
     }
 
 
-def _official_splits(segmented: dict[str, Selection]) -> list[PreparedSplit]:
-    return [segmented[name].split for name in ("train", "official_test") if name in segmented]
+def known_grades(segmented: dict[str, Selection], graded: dict[str, Selection], distance: int) -> dict[Path, int]:
+    """True grades of pixel-labelled photographs, by file: to evaluate pseudo-labels, never to train on.
+
+    They come with the set, or from the graded set where the same photograph stands in it, unless it does so twice with
+    different grades.
+    """
+    found: dict[Path, set[int]] = defaultdict(set)
+    given: dict[Path, int] = {}
+    for split in _official_splits(segmented):
+        given |= {record.image: record.true_grade for record in split.records if record.true_grade != UNKNOWN_GRADE}
+        hashes = [row.dhash for row in split.metadata]
+        for other in _official_splits(graded):
+            for i, j, _ in same_photographs(hashes, [row.dhash for row in other.metadata], distance):
+                found[split.records[i].image].add(other.metadata[j].grade)
+    return {image: grades.pop() for image, grades in found.items() if len(grades) == 1} | given
+
+
+def _official_splits(selections: dict[str, Selection]) -> list[PreparedSplit]:
+    return [selections[name].split for name in ("train", "official_test") if name in selections]
 
 
 def describe(segmented: dict[str, Selection], graded: dict[str, Selection], data: DataConfig) -> dict[str, Any]:

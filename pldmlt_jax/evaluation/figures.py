@@ -1,6 +1,7 @@
 """Pictures as pixels: lesion overlays and class activation maps, in colours that a colour-blind person can tell apart."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -21,6 +22,8 @@ LESION_COLOURS: dict[str, tuple[int, int, int]] = {
 FILL_OPACITY = 0.35
 HEAT_OPACITY = 0.45
 CAPTION_PX = 22
+PICTURE_SUFFIX = ".jpg"
+PICTURE_QUALITY = 88
 
 
 def overlay(image: UInt8[np.ndarray, "h w 3"], masks: Mapping[str, Bool[np.ndarray, "h w"]]) -> UInt8[np.ndarray, "h w 3"]:
@@ -33,6 +36,21 @@ def overlay(image: UInt8[np.ndarray, "h w 3"], masks: Mapping[str, Bool[np.ndarr
         contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
         cv2.drawContours(picture, contours, -1, colour, thickness)
     return picture
+
+
+def write_picture(path: Path, picture: UInt8[np.ndarray, "h w 3"], longer_side_px: int = 0) -> None:
+    """Writes an RGB picture for people, as JPEG.
+
+    Args:
+        path: Without the suffix, which is added.
+        picture: RGB.
+        longer_side_px: A smaller picture is enlarged to this.
+    """
+    scale = longer_side_px / max(picture.shape[:2])
+    if scale > 1:
+        picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
+    bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+    cv2.imwrite(str(path.with_name(path.name + PICTURE_SUFFIX)), bgr, [cv2.IMWRITE_JPEG_QUALITY, PICTURE_QUALITY])
 
 
 def heat(coarse: Float[np.ndarray, "h w"], size: tuple[int, int]) -> UInt8[np.ndarray, "s s 3"]:

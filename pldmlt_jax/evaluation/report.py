@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pldmlt_jax.evaluation.charts import confusion_chart, line_chart, stacked_chart
+from pldmlt_jax.evaluation.figures import PICTURE_SUFFIX
 from pldmlt_jax.training.log import read_log
 
 ORIGINAL = "_original_size"
@@ -54,7 +55,7 @@ def write_report(workdir: Path) -> Path:
         ("Pseudo-labels", _pseudo_labels(workdir)),
         ("Label update and gradient balance", _label_update(workdir)),
         ("Predictions beside the truth", _examples(workdir)),
-        ("Synthetic photographs", _picture(workdir / "contact_sheet.png", "drawn photographs, a row for each grade")),
+        ("Synthetic photographs", _picture(workdir / "contact_sheet", "drawn photographs, a row for each grade")),
         ("Data and splits", _data(workdir)),
         ("Config", _tree(_json(workdir / "config.json"))),
         ("Environment", _tree(_json(workdir / "environment.json"))),
@@ -105,14 +106,15 @@ def _number(value: Any) -> str:
 def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     head = "".join(f"<th>{_escape(cell)}</th>" for cell in header)
     body = "".join("<tr>" + "".join(f"<td>{_number(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    return f'<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def _picture(path: Path, text: str) -> str:
+    path = path.with_name(path.name + PICTURE_SUFFIX)
     if not path.exists():
         return ""
     content = base64.b64encode(path.read_bytes()).decode()
-    return f'<img loading="lazy" alt="{_escape(text)}" src="data:image/png;base64,{content}">'
+    return f'<img loading="lazy" alt="{_escape(text)}" src="data:image/jpeg;base64,{content}">'
 
 
 def _card(title: str, value: Any, beside: str) -> str:
@@ -213,19 +215,32 @@ def _pseudo_labels(workdir: Path) -> str:
         return _missing("pseudo-label")
     columns = [name for name in rows[0] if not name.startswith(("share_", "coverage_", "disc_share_"))]
     changed = [row for row in rows if row["changed"] == "1"]
-    table = _table(columns, ([row[name] for name in columns] for row in changed))
+    table = _table([name.replace("/", " ") for name in columns], ([row[name] for name in columns] for row in changed))
     shown = (changed + [row for row in rows if row["changed"] != "1"])[:MAX_STRIPS]
     strips = "".join(
-        f"<figure>{_picture(workdir / 'cams' / (row['image'] + '.png'), 'Grad-CAM of grades 0 to 4 of ' + row['image'])}"
+        f"<figure>{_picture(workdir / 'cams' / row['image'], 'Grad-CAM of grades 0 to 4 of ' + row['image'])}"
         f"<figcaption>{_escape(row['image'])}: {_escape(row['before'])} &rarr; {_escape(row['after'])}, "
         f"{_escape(row['why'])}</figcaption></figure>"
         for row in shown
     )
     return (
-        f"<p>{len(changed)} of {len(rows)} labels changed by the lesion masks and maps.</p>{table}"
+        f"<p>{len(changed)} of {len(rows)} labels changed by the lesion masks and maps"
+        f"{_accuracy_change(workdir)}.</p>{table}"
         "<h3>Grad-CAM of every grade</h3><p>Each map is scaled by itself; decisions use the raw maps.</p>"
         f'<div class="strips">{strips}</div>'
     )
+
+
+def _accuracy_change(workdir: Path) -> str:
+    m = _json(workdir / "pseudo_labels.json")
+    if "pseudo/accuracy_before" not in m:
+        return "; no true grade is known"
+    before, after = (
+        f"accuracy {_number(m[f'pseudo/accuracy_{when}'])}, kappa {_number(m[f'pseudo/kappa_{when}'])}"
+        for when in ("before", "after")
+    )
+    n, majority = m["pseudo/n_known"], _number(m["pseudo/majority"])
+    return f"; on the {n} images whose true grade is known: {before} before, {after} after (majority grade: {majority})"
 
 
 def _label_update(workdir: Path) -> str:
@@ -252,10 +267,10 @@ def _examples(workdir: Path) -> str:
     figures = []
     for row in _rows(workdir / "per_image.csv"):
         name, folder = row["image"], workdir / "examples"
-        if not (folder / f"{name}_truth.png").exists():
+        if not (folder / f"{name}_truth{PICTURE_SUFFIX}").exists():
             continue
         views = "".join(
-            f'<div class="view {view}">{_picture(folder / f"{name}_{view}.png", f"{name}, {view}")}</div>'
+            f'<div class="view {view}">{_picture(folder / f"{name}_{view}", f"{name}, {view}")}</div>'
             for view in ("image", "truth", "prediction")
         )
         caption = f"{_escape(name)}: Dice {_escape(row['dice'])}, predicted grade {_escape(row['predicted_grade'])}"

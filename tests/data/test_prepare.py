@@ -11,7 +11,7 @@ from data.idrid_files import SHAPE, write_grading, write_segmentation
 from pldmlt_jax.config import DataConfig
 from pldmlt_jax.data.fundus import fuse, mask_to_network, read_image, read_mask
 from pldmlt_jax.data.prepare import open_prepared
-from pldmlt_jax.data.selection import describe, leaking_images, select_graded, select_segmented
+from pldmlt_jax.data.selection import describe, known_grades, leaking_images, select_graded, select_segmented
 from pldmlt_jax.errors import DataError, ErrorGroup
 from pldmlt_jax.types import LESIONS, MASK_BITS
 
@@ -131,6 +131,8 @@ def test_graders_never_see_a_photograph_of_the_segmentation_set(data):
     assert ids == {f"IDRiD_{i:03d}" for i in range(1, 16)} - {"IDRiD_007"}
     facts = describe(segmented, graded, data)["leakage"]
     assert (facts["pairs"], facts["excluded"], facts["images"]) == (1, 1, {"train": ["IDRiD_007"]})
+    grades = known_grades(segmented, graded, data.leakage_distance)
+    assert grades == {images_folder(data) / "IDRiD_02.jpg": 7 % 5}
 
     as_paper = dataclasses.replace(data, leakage="as_paper")
     kept = select_graded(as_paper, 48, segmented)
