@@ -50,9 +50,9 @@ def get_config() -> Config:
         train=TrainConfig(
             unit="step",
             theta_units=20,
-            label_units=4,
-            max_rounds=18,
-            eval_every_rounds=3,
+            label_units=2,
+            max_rounds=14,
+            eval_every_rounds=2,
             log_every_steps=20,
             monitor="dice",
         ),

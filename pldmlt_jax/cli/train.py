@@ -1,6 +1,7 @@
 """`train`: Algorithm 1 on the pixel-labelled images with their pseudo-labels; goes on from its latest checkpoint."""
 
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
@@ -34,7 +35,7 @@ def train(context: Context) -> None:
     training, validation = selections["train"], selections["val"]
     rounds = make_rounds(config, len(training))
     method = make_method(config, rounds.total_steps)
-    labels = pseudo_labels(context, training.split)
+    labels = pseudo_labels(context.workdir / "pseudo_labels.csv", training.split)
     with (
         progress("train", rounds.total_steps) as task,
         Checkpoints(context.workdir / "checkpoints") as checkpoints,
@@ -93,9 +94,9 @@ def start_state(config: Config, method: Method) -> MethodState:
     return init_method_state(method, loaded.variables)
 
 
-def pseudo_labels(context: Context, split: PreparedSplit) -> Labels:
-    """The refined pseudo-labels and admissible grades of one split, by position."""
-    table = read_table(context.workdir / "pseudo_labels.csv")
+def pseudo_labels(path: Path, split: PreparedSplit) -> Labels:
+    """The refined pseudo-labels of stage 1's table and the admissible grades of one split, by position."""
+    table = read_table(path)
     grades = [int(table[image_id]["after"]) for image_id in split.image_ids]
     admissible = np.stack([admissible_grades(row.evidence_px) for row in split.metadata])
     return Labels(np.array(grades, np.int32), admissible)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from pldmlt_jax.cli.app import run
+from pldmlt_jax.config import from_dict
 from pldmlt_jax.training.checkpoint import Checkpoints
 
 TINY = (
@@ -98,6 +100,18 @@ def test_training_goes_on_from_its_checkpoint(workdir, tmp_path):
             assert checkpoints.latest_step == 9
             results.append(checkpoints.restore_raw(9))
     jax.tree.map(np.testing.assert_array_equal, results[0], results[1])
+
+
+def test_notebook_code_of_the_readme_runs(workdir, tmp_path, monkeypatch, capsys):
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    config = from_dict(json.loads((workdir / "config.json").read_text()))
+    monkeypatch.setattr("configs.demo.get_config", lambda: config)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "demo").symlink_to(workdir)
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    assert "'meta_loss'" in capsys.readouterr().out
 
 
 def test_predict_answers_at_the_images_own_size(workdir, tmp_path, capsys):
