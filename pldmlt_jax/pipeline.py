@@ -20,6 +20,7 @@ from pldmlt_jax.cli.train import train
 from pldmlt_jax.cli.train_grader import train_graders
 from pldmlt_jax.config import Config
 from pldmlt_jax.data.specs import dataset_spec
+from pldmlt_jax.errors import CheckpointError, UserError, raise_all
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ def main(arguments: Arguments) -> None:
     begun = time.monotonic()
     context = start(arguments)
     print(f"{context.config.name}: {context.workdir}", flush=True)
+    raise_all(missing_weights(context.config))
     prints = fingerprints(context)
     for stage in STAGES:
         run_stage(stage, context, prints[stage.name])
@@ -114,7 +116,18 @@ def raw_files(config: Config) -> str:
 
 
 def weight_files(config: Config) -> list[Path]:
-    return [Path(name) for name in (config.model.weights, *config.grader.weights) if name]
+    names = (config.model.weights, *config.grader.weights)
+    return [Path(name) for name in names if name not in ("", "encoder")]
+
+
+def missing_weights(config: Config) -> list[UserError]:
+    """Told before the first stage, not when a later one asks for them."""
+    expected = "torchvision's weights, .pth or .safetensors"
+    return [
+        CheckpointError(path, "no such file", expected, "check --config.model.weights and --config.grader.weights")
+        for path in weight_files(config)
+        if not path.is_file()
+    ]
 
 
 def described(path: Path) -> str:

@@ -14,8 +14,7 @@ from pldmlt_jax.cli.train_grader import majority_grade, true_grades
 from pldmlt_jax.config import DataConfig
 from pldmlt_jax.data.fundus import field_of_view, fuse, read_image, read_mask
 from pldmlt_jax.data.records import RawRecord
-from pldmlt_jax.data.selection import Selection
-from pldmlt_jax.errors import ConfigError
+from pldmlt_jax.data.selection import Selection, choose_split
 from pldmlt_jax.evaluation.baselines import (
     NO_PIXELS,
     best_threshold,
@@ -56,13 +55,13 @@ def main(arguments: Arguments) -> None:
 def evaluate(context: Context) -> None:
     """Scores the best checkpoint on a split of both sets, with every baseline beside it."""
     network = load_trained(context)
-    segmented_name, segmented = chosen_split(context, context.segmented)
+    segmented_name, segmented = choose_split(context.segmented, context.arguments.split)
     figures: dict[str, Any] = {"seg/split": segmented_name, "step": network.step}
     figures |= {f"parameters/{name}": count for name, count in parameter_counts(context, network).items()}
     with progress("evaluate segmentation", len(segmented)) as task:
         segmentation, rows = score_segmentation(context, network, segmented, task)
     figures |= segmentation
-    figures["grade/split"], graded = chosen_split(context, context.graded_for_network)
+    figures["grade/split"], graded = choose_split(context.graded_for_network, context.arguments.split)
     with progress("evaluate grading", len(graded)) as task:
         figures |= score_grading(context, network, graded, context.graded_for_network["train"], task)
     figures |= stage_1_figures(context.workdir)
@@ -76,23 +75,6 @@ def load_trained(context: Context) -> TrainedNetwork:
     directory = checkpoint_directory(Path(context.arguments.checkpoint or context.workdir))
     method = make_method(config, make_rounds(config, len(context.segmented["train"])).total_steps)
     return load_network(directory, config, method)
-
-
-def chosen_split(context: Context, selections: dict[str, Selection]) -> tuple[str, Selection]:
-    """Name and images of `--split`; without it the test images, or the validation images where there are none on disk.
-
-    Raises:
-        ConfigError: The set on disk has no such split.
-    """
-    name = context.arguments.split or ("test" if "test" in selections else "val")
-    if name not in selections:
-        raise ConfigError(
-            "--split",
-            f"{name!r}",
-            f"one of {', '.join(selections)}",
-            "the official test images are not under data.root; choose a split that is there",
-        )
-    return name, selections[name]
 
 
 def parameter_counts(context: Context, network: TrainedNetwork) -> dict[str, int]:

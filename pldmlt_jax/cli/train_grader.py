@@ -10,7 +10,7 @@ from pldmlt_jax.cli.context import Context, start, write_json
 from pldmlt_jax.cli.flags import Arguments
 from pldmlt_jax.config import GraderConfig
 from pldmlt_jax.data.loader import eval_batches, steps_per_epoch, train_batches, true_labels
-from pldmlt_jax.data.selection import Selection
+from pldmlt_jax.data.selection import Selection, choose_split
 from pldmlt_jax.evaluation.grading_metrics import grading_figures
 from pldmlt_jax.method.grader import Grader, grader_eval, grader_step, init_grader, init_grader_state
 from pldmlt_jax.method.state import TrainState
@@ -74,12 +74,14 @@ def train_one(context: Context, name: str) -> None:
 def _write_figures(context: Context, grader: Grader, name: str, weights: dict) -> None:
     selections = context.graded_for_graders
     state = restore_best(context, grader, name)
-    logits, _ = predict(state, grader, selections["test"])
-    figures = grading_figures(softmax(logits), true_grades(selections["test"]), majority_grade(selections["train"]))
+    split, held_out = choose_split(selections)
+    logits, _ = predict(state, grader, held_out)
+    figures = grading_figures(softmax(logits), true_grades(held_out), majority_grade(selections["train"]))
+    figures["grade/split"] = split
     val_logits, _ = predict(state, grader, selections["val"])
     figures["temperature"] = fit_temperature(val_logits, true_grades(selections["val"]))
     figures["parameters"] = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    figures["images/train"], figures["images/test"] = len(selections["train"]), len(selections["test"])
+    figures["images/train"], figures["images/held_out"] = len(selections["train"]), len(held_out)
     write_json(context.workdir / "graders" / name / "metrics.json", figures | weights)
 
 

@@ -11,6 +11,7 @@ from pldmlt_jax.config import DataConfig
 from pldmlt_jax.data.folds import split_indices
 from pldmlt_jax.data.leakage import same_photographs
 from pldmlt_jax.data.prepare import PreparedSplit, open_prepared
+from pldmlt_jax.errors import ConfigError
 from pldmlt_jax.types import LESIONS, UNKNOWN_GRADE
 
 OnProgress = Callable[[int, int, str], None]
@@ -72,6 +73,23 @@ def leaking_images(
         name: {split.image_ids[i] for i, _, _ in same_photographs([row.dhash for row in split.metadata], hashes, distance)}
         for name, split in prepared.items()
     }
+
+
+def choose_split(selections: dict[str, Selection], name: str = "") -> tuple[str, Selection]:
+    """Name and images of a split; without a name the test images, or the validation images where there are none on disk.
+
+    Raises:
+        ConfigError: The set on disk has no such split.
+    """
+    name = name or ("test" if "test" in selections else "val")
+    if name not in selections:
+        raise ConfigError(
+            "--split",
+            f"{name!r}",
+            f"one of {', '.join(selections)}",
+            "the official test images are not under data.root; choose a split that is there",
+        )
+    return name, selections[name]
 
 
 def known_grades(segmented: dict[str, Selection], graded: dict[str, Selection], distance: int) -> dict[Path, int]:

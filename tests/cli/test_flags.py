@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -52,6 +53,14 @@ def test_missing_config_and_missing_data_say_what_to_do(capsys, tmp_path):
     assert "data.root" in text
 
 
+def test_weights_that_are_not_there_are_told_before_anything_runs(capsys, tmp_path):
+    laptop = "--config=configs/idrid_laptop.py"
+    assert "grader.weights" in failure(capsys, laptop, f"--workdir={tmp_path}")
+    text = failure(capsys, laptop, "--config.model.weights=nowhere.pth", f"--workdir={tmp_path}")
+    assert "nowhere.pth: no such file" in text
+    assert not (tmp_path / "data.json").exists()
+
+
 def test_pairs_without_sense_are_refused():
     config = Config()
     config.loss.grading = False
@@ -71,9 +80,13 @@ def test_every_number_and_name_of_the_config_is_checked():
     assert set(CHOICES) <= {path for path, _ in fields(Config())}
 
 
-@pytest.mark.parametrize("name", ["demo", "idrid", "idrid_laptop"])
+CONFIGS = sorted(path.stem for path in Path("configs").glob("*.py"))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
 def test_configs_are_valid_and_survive_json(name):
-    arguments = parse(["main.py", f"--config=configs/{name}.py"], tuple(VERBS))
+    weights = ["--config.model.weights=vgg16.pth"] if "laptop" in name else []
+    arguments = parse(["main.py", f"--config=configs/{name}.py", *weights], tuple(VERBS))
     assert arguments is not None
     validate(arguments.config)
     assert from_dict(to_dict(arguments.config)) == arguments.config
