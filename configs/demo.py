@@ -34,8 +34,8 @@ def get_config() -> Config:
                 height_px=320,
                 num_segmentation_train=200,
                 num_segmentation_test=40,
-                num_grading_train=480,
-                num_grading_test=240,
+                num_grading_train=440,
+                num_grading_test=220,
             ),
         ),
         model=ModelConfig(
@@ -44,16 +44,24 @@ def get_config() -> Config:
             decoder_filters=(96, 64, 32, 24, 16),
             centre_filters=0,
             encoder_norm=True,
+            full_res_skip=True,
             norm_momentum=0.9,
         ),
-        grader=GraderConfig(base_filters=16, max_blocks=1, size_px=128, batch_size=16, epochs=8, learning_rate=2e-3),
+        grader=GraderConfig(base_filters=16, max_blocks=1, size_px=128, batch_size=16, epochs=6, learning_rate=2e-3),
         loss=LossConfig(segmentation="dice_ce", reduction="pixel_mean"),
         meta=MetaConfig(
             loss="anchored", inner_learning_rate=1e-2, optimizer="adam", learning_rate=1e-3, hierarchy="ordinal"
         ),
-        optim=OptimConfig(learning_rate=1e-3, schedule="cosine"),
+        optim=OptimConfig(learning_rate=1.5e-3, schedule="cosine"),
         train=TrainConfig(
-            batch_size=8, unit="step", theta_units=20, label_units=5, max_rounds=18, eval_every_rounds=6, monitor="dice"
+            batch_size=2,
+            unit="step",
+            theta_units=40,
+            label_units=4,
+            max_rounds=24,
+            eval_every_rounds=8,
+            log_every_steps=20,
+            monitor="dice",
         ),
         evaluation=EvaluationConfig(batch_size=8),
     )

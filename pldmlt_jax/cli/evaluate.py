@@ -114,7 +114,8 @@ def score_segmentation(
                 original_pixels = original_pixels + pixel_histograms(image, bits)
                 values |= {f"{name}{ORIGINAL}": value for name, value in area_columns(counted).items()}
             rows.append(values)
-            pictures[sample.image_id] = (sample, foreground_score(p, target) > threshold)
+            valid = sample.mask_bits & MASK_BITS["valid"] != 0
+            pictures[sample.image_id] = (sample, valid & (foreground_score(p, target) > threshold))
             task.advance(sample.image_id)
     save_examples(context.workdir / "examples", rows, pictures, config.evaluation.num_examples)
     figures = at_network.compute() | {"baseline/channel_threshold/rule": rule(baseline)}

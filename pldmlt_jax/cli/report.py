@@ -3,6 +3,7 @@
 from pldmlt_jax.cli.context import Context
 from pldmlt_jax.cli.flags import Arguments
 from pldmlt_jax.evaluation.report import write_report
+from pldmlt_jax.progress import progress
 
 
 def main(arguments: Arguments) -> None:
@@ -10,4 +11,5 @@ def main(arguments: Arguments) -> None:
 
 
 def report(context: Context) -> None:
-    print(f"  {write_report(context.workdir)}")
+    with progress("report") as task:
+        task.advance(str(write_report(context.workdir)))

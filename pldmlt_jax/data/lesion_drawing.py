@@ -99,8 +99,8 @@ class Sizes:
 
 
 MICROANEURYSMS = Sizes(0.0062, 0.08)
-HAEMORRHAGES = Sizes(0.0175, 0.65)
-DOT_HAEMORRHAGES = Sizes(0.0120, 0.30)  # the many of severe retinopathy
+HAEMORRHAGES = Sizes(0.0220, 0.60)
+DOT_HAEMORRHAGES = Sizes(0.0150, 0.30)  # the many of severe retinopathy
 HARD_EXUDATES = Sizes(0.0064, 0.75)
 SOFT_EXUDATES = Sizes(0.0400, 0.12)
 
@@ -214,7 +214,7 @@ def draw_findings(canvas: Canvas, rng: np.random.Generator, grade: int) -> Findi
     if grade == 1:
         return findings
     draw_hard_exudates(canvas, rng, findings, min(some(110, 0.4), 300))
-    draw_haemorrhages(canvas, rng, findings, min(some(14, 0.3), 50))
+    draw_haemorrhages(canvas, rng, findings, min(some(10, 0.3), 50))
     if rng.random() < 0.7:
         draw_soft_exudates(canvas, rng, findings, some(6, 0.3))
     if grade == 3:
