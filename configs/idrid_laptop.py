@@ -15,6 +15,7 @@ from pldmlt_jax.config import (
     GraderConfig,
     LossConfig,
     MetaConfig,
+    ModelConfig,
     OptimConfig,
     TrainConfig,
 )
@@ -42,6 +43,7 @@ def get_config() -> Config:
             frozen_stages=3,
             learning_rate=1e-4,
         ),
+        model=ModelConfig(norm_momentum=0.9),  # 0.99 is for long runs: here the running statistics would never arrive
         loss=LossConfig(segmentation="dice_ce", reduction="pixel_mean"),
         meta=MetaConfig(
             loss="anchored", inner_learning_rate=1e-2, optimizer="adam", learning_rate=1e-3, hierarchy="ordinal"
@@ -51,7 +53,7 @@ def get_config() -> Config:
             unit="step",
             theta_units=20,
             label_units=2,
-            max_rounds=14,
+            max_rounds=12,
             eval_every_rounds=2,
             log_every_steps=20,
             monitor="dice",
