@@ -80,7 +80,7 @@ class Appearance:
 
 
 APPEARANCES = {
-    "MA": Appearance((0.96, 0.87, 0.94), 0.02, 0.0015),
+    "MA": Appearance((0.96, 0.87, 0.925), 0.02, 0.0015),
     "HE": Appearance((0.945, 0.845, 0.93), 0.02, 0.002),
     "EX": Appearance((1.14, 1.44, 1.32), 0.05, 0.0015),
     "SE": Appearance((1.12, 1.50, 1.40), 0.05, 0.010),
@@ -100,7 +100,7 @@ class Sizes:
 
 MICROANEURYSMS = Sizes(0.0062, 0.08)
 HAEMORRHAGES = Sizes(0.0220, 0.60)
-DOT_HAEMORRHAGES = Sizes(0.0150, 0.30)  # the many of severe retinopathy
+DOT_HAEMORRHAGES = Sizes(0.0130, 0.30)  # the many of severe retinopathy
 HARD_EXUDATES = Sizes(0.0064, 0.75)
 SOFT_EXUDATES = Sizes(0.0400, 0.12)
 
@@ -214,7 +214,7 @@ def draw_findings(canvas: Canvas, rng: np.random.Generator, grade: int) -> Findi
     if grade == 1:
         return findings
     draw_hard_exudates(canvas, rng, findings, min(some(110, 0.4), 300))
-    draw_haemorrhages(canvas, rng, findings, min(some(10, 0.3), 50))
+    draw_haemorrhages(canvas, rng, findings, min(some(8, 0.3), 50))
     if rng.random() < 0.7:
         draw_soft_exudates(canvas, rng, findings, some(6, 0.3))
     if grade == 3:

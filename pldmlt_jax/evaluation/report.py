@@ -103,10 +103,11 @@ def _number(value: Any) -> str:
     return f"{value:.4f}" if isinstance(value, float) else _escape(value)
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+def _table(header: Sequence[str], rows: Iterable[Sequence[Any]], *, scrolls: bool = False) -> str:
     head = "".join(f"<th>{_escape(cell)}</th>" for cell in header)
     body = "".join("<tr>" + "".join(f"<td>{_number(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    size = "scroll tall" if scrolls else "scroll"
+    return f'<div class="{size}" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def _picture(path: Path, text: str) -> str:
@@ -213,9 +214,14 @@ def _pseudo_labels(workdir: Path) -> str:
     rows = _rows(workdir / "pseudo_labels.csv")
     if not rows:
         return _missing("pseudo-label")
-    columns = [name for name in rows[0] if not name.startswith(("share_", "coverage_", "disc_share_"))]
+    graders = [name for name in rows[0] if name.endswith(("/grade", "/confidence"))]
+    columns = ["image", "true_grade", "before", "after", "admissible", *graders, "why"]
     changed = [row for row in rows if row["changed"] == "1"]
-    table = _table([name.replace("/", " ") for name in columns], ([row[name] for name in columns] for row in changed))
+    table = _table(
+        [name.replace("/", " ").replace("_", " ") for name in columns],
+        ([row[name] for name in columns] for row in changed),
+        scrolls=True,
+    )
     shown = (changed + [row for row in rows if row["changed"] != "1"])[:MAX_STRIPS]
     strips = "".join(
         f"<figure>{_picture(workdir / 'cams' / row['image'], 'Grad-CAM of grades 0 to 4 of ' + row['image'])}"
@@ -288,7 +294,7 @@ def _data(workdir: Path) -> str:
         return _missing("prepare")
     splits = data["segmentation"].pop("splits", {})
     rows = [(name, len(ids), ", ".join(ids)) for name, ids in splits.items()]
-    return _table(("split", "images", "which"), rows) + _tree(data)
+    return _table(("split", "images", "which"), rows, scrolls=True) + _tree(data)
 
 
 def _tree(values: dict[str, Any]) -> str:

@@ -74,7 +74,18 @@ def workdir(tmp_path) -> Path:
     (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, log)) + "\n")
     rows = {
         "per_image.csv": [{"image": "eye", "dice": "0.6123", "predicted_grade": "2"}],
-        "pseudo_labels.csv": [{"image": "eye", "before": "0", "after": "2", "changed": "1", "why": "masks > maps"}],
+        "pseudo_labels.csv": [
+            {
+                "image": "eye",
+                "resnext50_32x4d/grade": "0",
+                "admissible": "2 3 4",
+                "before": "0",
+                "after": "2",
+                "changed": "1",
+                "why": "masks > maps",
+                "true_grade": "2",
+            }
+        ],
     }
     for name, lines in rows.items():
         with open(tmp_path / name, "w", newline="") as file:
