@@ -41,7 +41,7 @@ def train(context: Context) -> None:
         Checkpoints(context.workdir / "checkpoints") as checkpoints,
     ):
         fit(
-            start_state(config, method),
+            start_state(context, method),
             rounds=rounds,
             stopping=Stopping.of_training(config.train),
             steps={"theta": partial(train_step, method=method), "label": partial(meta_step, method=method)},
@@ -83,14 +83,16 @@ def make_method(config: Config, total_steps: int) -> Method:
     )
 
 
-def start_state(config: Config, method: Method) -> MethodState:
-    """The state before step 0, with the encoder's weights where the config names a file."""
-    state = init_method_state(method)
-    if not config.model.weights:
+def start_state(context: Context, method: Method) -> MethodState:
+    """The state before step 0, with the encoder's weights where the config names a file; `weights.json` records them."""
+    path, state = context.config.model.weights, init_method_state(method)
+    if not path:
+        context.write_json("weights.json", {"encoder": "random start"})
         print("  encoder weights: none, a random start (the paper starts from ImageNet; see --config.model.weights)")
         return state
-    loaded = load_vgg16(config.model.weights, state.network.params["encoder"])
-    print(f"  encoder weights: {config.model.weights}, {loaded.num_tensors} tensors, sha256 {loaded.sha256[:16]}")
+    loaded = load_vgg16(path, state.network.params["encoder"])
+    print(f"  encoder weights: {path}, {loaded.num_tensors} tensors, sha256 {loaded.sha256[:16]}")
+    context.write_json("weights.json", {"encoder": path, "encoder_sha256": loaded.sha256})
     return init_method_state(method, loaded.variables)
 
 

@@ -58,7 +58,7 @@ def write_report(workdir: Path) -> Path:
         ("Synthetic photographs", _picture(workdir / "contact_sheet", "drawn photographs, a row for each grade")),
         ("Data and splits", _data(workdir)),
         ("Config", _tree(_json(workdir / "config.json"))),
-        ("Environment", _tree(_json(workdir / "environment.json"))),
+        ("Environment", _tree(_json(workdir / "environment.json") | _json(workdir / "weights.json"))),
     ]
     name = _json(workdir / "config.json").get("name", workdir.name)
     shown = [(title, body) for title, body in sections if body]

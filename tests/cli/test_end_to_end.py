@@ -58,6 +58,7 @@ def test_pipeline_leaves_every_promised_file(workdir):
     for name in ("report.html", "metrics.json", "per_image.csv", "pseudo_labels.csv", "config.json", "log.jsonl"):
         assert (workdir / name).stat().st_size > 0
     assert list(workdir.glob("events.*"))
+    assert json.loads((workdir / "weights.json").read_text()) == {"encoder": "random start"}
     metrics = json.loads((workdir / "metrics.json").read_text())
     for name in (
         "seg/micro_bg/dice", "seg/micro_bg/dice_all_background", "seg/foreground/dice", "grade/accuracy", "grade/kappa",
