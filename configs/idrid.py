@@ -7,9 +7,13 @@ Expected:  not yet reproduced. The literal loss and rates learn slowly; see READ
 Hardware:  one GPU with 24 GB; ImageNet weights by --config.model.weights=vgg16.safetensors.
 """
 
-from pldmlt_jax.config import Config
+from pldmlt_jax.config import Config, DataConfig, MetaConfig
 
 
 def get_config() -> Config:
-    """Every default of `Config` is literal where the paper gives a value, so nothing is set here but the name."""
-    return Config(name="idrid")
+    """Nearly every default of `Config` is literal where the paper gives a value; these three have a safer one."""
+    return Config(
+        name="idrid",
+        data=DataConfig(resize="stretch"),
+        meta=MetaConfig(label_init="random", softmax="literal"),
+    )

@@ -20,7 +20,7 @@ def get_config() -> Config:
         recommended,
         name="idrid_laptop_literal",
         loss=LossConfig(),
-        meta=MetaConfig(),
+        meta=MetaConfig(label_init="random", softmax="literal"),
         optim=OptimConfig(),
         train=replace(recommended.train, monitor="loss"),
     )

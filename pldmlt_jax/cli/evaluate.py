@@ -73,7 +73,7 @@ def load_trained(context: Context) -> TrainedNetwork:
     """The best checkpoint that the command line names, else the workdir's."""
     config = context.config
     directory = checkpoint_directory(Path(context.arguments.checkpoint or context.workdir))
-    method = make_method(config, make_rounds(config, len(context.segmented["train"])).total_steps)
+    method = make_method(config, make_rounds(config, len(context.segmented["train"])).phase_steps("theta"))
     return load_network(directory, config, method)
 
 
@@ -94,7 +94,8 @@ def score_segmentation(
     """Pooled figures at both sizes, and a row for each image; pictures of the worst and the best go to `examples/`."""
     config, target = context.config, network.method.loss.target
     threshold = config.evaluation.threshold
-    baseline = best_threshold(channel_histograms(context.segmented["train"]))
+    train_pixels = channel_histograms(context.segmented["train"])
+    baseline = best_threshold(train_pixels)
     at_network, at_original = SegmentationCounts.empty(target), SegmentationCounts.empty(target)
     original_pixels, reduced_px = NO_PIXELS, np.zeros(1 + len(LESIONS))
     rows, pictures = [], {}
@@ -120,6 +121,7 @@ def score_segmentation(
     save_examples(context.workdir / "examples", rows, pictures, config.evaluation.num_examples)
     figures = at_network.compute() | {"baseline/channel_threshold/rule": rule(baseline)}
     figures |= threshold_figures(baseline, channel_histograms(selection))
+    figures |= threshold_figures(baseline, train_pixels, "_train")
     if config.evaluation.original_size:
         figures |= {f"{name}{ORIGINAL}": value for name, value in at_original.compute().items()}
         figures |= threshold_figures(baseline, original_pixels, ORIGINAL)

@@ -34,7 +34,7 @@ def train(context: Context) -> None:
     config, selections = context.config, context.segmented
     training, validation = selections["train"], selections["val"]
     rounds = make_rounds(config, len(training))
-    method = make_method(config, rounds.total_steps)
+    method = make_method(config, rounds.phase_steps("theta"))
     labels = pseudo_labels(context.workdir / "pseudo_labels.csv", training.split)
     with (
         progress("train", rounds.total_steps) as task,
@@ -71,7 +71,7 @@ def make_rounds(config: Config, num_images: int) -> Rounds:
 
 
 def make_method(config: Config, total_steps: int) -> Method:
-    """The static part of stage 2."""
+    """The static part of stage 2; `total_steps` of theta are what its schedule runs over."""
     return Method(
         network=build_network(config.model, config.loss.target),
         label_network=build_label_network(config.meta),

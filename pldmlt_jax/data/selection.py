@@ -39,7 +39,7 @@ def evidence_pattern(evidence_px: np.ndarray) -> str:
 def select_segmented(
     data: DataConfig, on_progress: OnProgress | None = None, *, size_px: int | None = None
 ) -> dict[str, Selection]:
-    """Train, val, test and, where it is on disk, official_test of the pixel-labelled set; `all` holds the first split."""
+    """Train, val, test and, where it is on disk, official_test of the pixel-labelled set."""
     prepared = open_prepared(data.segmentation, data, size_px or data.size_px, on_progress)
     strata: list[Hashable] = [evidence_pattern(row.evidence_px) for row in prepared["train"].metadata]
     return _selections(prepared, split_indices(strata, data, mode=data.split))
@@ -55,13 +55,14 @@ def select_graded(
     if data.leakage == "as_paper":
         return selections
     leaking = leaking_images(prepared, segmented, data.leakage_distance)
-    return {
-        name: Selection(
-            selection.split,
-            np.array([i for i in selection.indices if selection.split.image_ids[i] not in leaking[_origin(name)]], int),
-        )
-        for name, selection in selections.items()
-    }
+    excluded = {id(prepared[name]): images for name, images in leaking.items()}  # names recur in the official splits
+    return {name: without(selection, excluded[id(selection.split)]) for name, selection in selections.items()}
+
+
+def without(selection: Selection, image_ids: set[str]) -> Selection:
+    """The selection less some images."""
+    kept = [i for i in selection.indices if selection.split.image_ids[i] not in image_ids]
+    return Selection(selection.split, np.array(kept, int))
 
 
 def leaking_images(
@@ -160,10 +161,6 @@ def grade_counts(selection: Selection) -> dict[str, int]:
     """Number of images of each grade."""
     counts = Counter(selection.split.metadata[i].grade for i in selection.indices)
     return {str(grade): counts[grade] for grade in sorted(counts)}
-
-
-def _origin(name: str) -> str:
-    return "test" if name == "official_test" else "train"
 
 
 def _selections(prepared: dict[str, PreparedSplit], indices: dict[str, np.ndarray]) -> dict[str, Selection]:

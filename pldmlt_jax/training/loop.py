@@ -33,6 +33,10 @@ class Rounds:
     def total_steps(self) -> int:
         return self.steps_per_round * self.max_rounds
 
+    def phase_steps(self, phase: str) -> int:
+        """Steps of one phase in all rounds."""
+        return dict(self.phases)[phase] * self.max_rounds
+
     def steps(self) -> Iterator[tuple[str, int]]:
         """The phase of each step of one round, and the step's place in the phase."""
         for phase, steps in self.phases:
