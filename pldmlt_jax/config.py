@@ -93,7 +93,7 @@ class GraderConfig:
     epochs: int = 30
     patience_epochs: int = 8
     learning_rate: float = 1e-4
-    weight_decay: float = 1e-4
+    weight_decay: float = 1e-4  # without effect where stages are frozen
     class_weights: bool = False  # weigh grades by their inverse frequency
     focal_alpha: float = 0.25
     focal_gamma: float = 2.0

@@ -56,12 +56,12 @@ def evaluate(context: Context) -> None:
     """Scores the best checkpoint on a split of both sets, with every baseline beside it."""
     network = load_trained(context)
     segmented_name, segmented = choose_split(context.segmented, context.arguments.split)
-    figures: dict[str, Any] = {"seg/split": segmented_name, "step": network.step}
+    graded_name, graded = choose_split(context.graded_for_network, context.arguments.split)
+    figures: dict[str, Any] = {"seg/split": segmented_name, "grade/split": graded_name, "step": network.step}
     figures |= {f"parameters/{name}": count for name, count in parameter_counts(context, network).items()}
     with progress("evaluate segmentation", len(segmented)) as task:
         segmentation, rows = score_segmentation(context, network, segmented, task)
     figures |= segmentation
-    figures["grade/split"], graded = choose_split(context.graded_for_network, context.arguments.split)
     with progress("evaluate grading", len(graded)) as task:
         figures |= score_grading(context, network, graded, context.graded_for_network["train"], task)
     figures |= stage_1_figures(context.workdir)
@@ -161,7 +161,7 @@ def to_original_pixels(probabilities: np.ndarray, sample: Sample, target: str) -
 
 
 def read_original(record: RawRecord, data: DataConfig) -> tuple[np.ndarray, np.ndarray]:
-    """A photograph and its mask bits as they were released; the fused mask after the same morphology as in training."""
+    """A photograph and its mask bits at their own size; the fused mask after the same morphology as in training."""
     image = read_image(record.image)
     shape = image.shape[:2]
     masks = {lesion: read_mask(path, shape) for lesion, path in (record.masks or {}).items()}

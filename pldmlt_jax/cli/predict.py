@@ -22,6 +22,7 @@ from pldmlt_jax.evaluation.inference import (
     saved_config,
 )
 from pldmlt_jax.evaluation.segmentation_metrics import foreground_score, lesion_scores
+from pldmlt_jax.method.losses import EXCLUSIVE_ORDER
 from pldmlt_jax.progress import Task, progress
 from pldmlt_jax.types import LESIONS
 
@@ -115,22 +116,22 @@ def unique_names(paths: list[Path]) -> dict[Path, str]:
 
 
 def predicted_masks(network: TrainedNetwork, prediction: Prediction) -> dict[str, np.ndarray]:
-    """Thresholded masks by name: `lesion`, and each lesion where the network tells them apart."""
+    """Thresholded masks by name: `lesion`, or each lesion where the network tells them apart, in order of precedence."""
     target, threshold = network.method.loss.target, network.config.evaluation.threshold
     if target == "fused":
         return {"lesion": foreground_score(prediction.probabilities, target) > threshold}
     scores = lesion_scores(prediction.probabilities, target)
-    return {lesion: scores[..., i] > threshold for i, lesion in enumerate(LESIONS)}
+    return {lesion: scores[..., LESIONS.index(lesion)] > threshold for lesion in EXCLUSIVE_ORDER}
 
 
 def write_prediction(
     network: TrainedNetwork, path: Path, name: str, image: np.ndarray, prediction: Prediction, output: Path
 ) -> dict[str, Any]:
-    """Writes the mask (0 background; 1 lesion, or 1 to 4 in the order MA HE EX SE) and the overlay; returns the row."""
+    """Writes the mask (0 background; 1 lesion, or 1 to 4 for MA HE EX SE) and the overlay; returns the row."""
     masks = predicted_masks(network, prediction)
     label = np.zeros(image.shape[:2], np.uint8)
-    for value, mask in enumerate(masks.values(), start=1):
-        label[mask] = value
+    for lesion, mask in masks.items():
+        label[mask] = 1 + LESIONS.index(lesion) if lesion in LESIONS else 1
     cv2.imwrite(str(output / f"{name}_mask.png"), label)
     cv2.imwrite(str(output / f"{name}_overlay.jpg"), cv2.cvtColor(overlay(image, masks), cv2.COLOR_RGB2BGR))
     grades = prediction.grade_probabilities

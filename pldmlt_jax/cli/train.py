@@ -12,6 +12,7 @@ from pldmlt_jax.config import Config
 from pldmlt_jax.data.loader import Labels, eval_batches, steps_per_epoch, train_batches
 from pldmlt_jax.data.prepare import PreparedSplit
 from pldmlt_jax.data.selection import Selection
+from pldmlt_jax.errors import DataError
 from pldmlt_jax.evaluation.segmentation_metrics import SegmentationCounts, segmentation_counts
 from pldmlt_jax.method.diagnostics import gradient_balance, meta_gradient_paths
 from pldmlt_jax.method.pseudo_labels import admissible_grades
@@ -99,6 +100,9 @@ def start_state(context: Context, method: Method) -> MethodState:
 def pseudo_labels(path: Path, split: PreparedSplit) -> Labels:
     """The refined pseudo-labels of stage 1's table and the admissible grades of one split, by position."""
     table = read_table(path)
+    if missing := [image_id for image_id in split.image_ids if image_id not in table]:
+        found = f"no row for {len(missing)} images, the first {missing[0]}"
+        raise DataError(path, found, "pseudo-labels of the set that is trained on", "run `python main.py pseudo-label`")
     grades = [int(table[image_id]["after"]) for image_id in split.image_ids]
     admissible = np.stack([admissible_grades(row.evidence_px) for row in split.metadata])
     return Labels(np.array(grades, np.int32), admissible)

@@ -20,7 +20,7 @@ from pldmlt_jax.progress import progress
 from pldmlt_jax.training.checkpoint import Checkpoints
 from pldmlt_jax.training.log import RunLog
 from pldmlt_jax.training.loop import Rounds, Stopping, fit
-from pldmlt_jax.types import NUM_GRADES
+from pldmlt_jax.types import NUM_GRADES, UNKNOWN_GRADE
 
 
 def main(arguments: Arguments) -> None:
@@ -43,7 +43,7 @@ def train_one(context: Context, name: str) -> None:
 
     def validate(state: TrainState) -> tuple[float, dict]:
         logits, loss = predict(state, grader, selections["val"])
-        figures = grading_figures(softmax(logits), true_grades(selections["val"]), majority_grade(selections["train"]))
+        figures = grading_figures(softmax(logits), given_grades(selections["val"]), majority_grade(selections["train"]))
         values = {"val/loss": loss, "val/accuracy": figures["grade/accuracy"], "val/kappa": figures["grade/kappa"]}
         return values["val/kappa"] or 0.0, values
 
@@ -79,7 +79,7 @@ def _write_figures(context: Context, grader: Grader, name: str, weights: dict) -
     figures = grading_figures(softmax(logits), true_grades(held_out), majority_grade(selections["train"]))
     figures["grade/split"] = split
     val_logits, _ = predict(state, grader, selections["val"])
-    figures["temperature"] = fit_temperature(val_logits, true_grades(selections["val"]))
+    figures["temperature"] = fit_temperature(val_logits, given_grades(selections["val"]))
     figures["parameters"] = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     figures["images/train"], figures["images/held_out"] = len(selections["train"]), len(held_out)
     write_json(context.workdir / "graders" / name / "metrics.json", figures | weights)
@@ -89,7 +89,7 @@ def make_grader(config: GraderConfig, name: str, train: Selection) -> Grader:
     """The static part of a grader; grade weights are inverse frequencies of mean 1 where the config asks for them."""
     weights = np.ones(NUM_GRADES)
     if config.class_weights:
-        counts = np.bincount(true_grades(train), minlength=NUM_GRADES)
+        counts = np.bincount(given_grades(train), minlength=NUM_GRADES)
         weights = np.where(counts > 0, len(train) / np.maximum(counts, 1) / max((counts > 0).sum(), 1), 0.0)
     total_steps = config.epochs * _steps_per_epoch(config, train)
     return Grader(build_grader(name, config), config, total_steps, tuple(float(w) for w in weights))
@@ -121,14 +121,20 @@ def _steps_per_epoch(config: GraderConfig, train: Selection) -> int:
     return steps_per_epoch(len(train), config.batch_size)
 
 
-def true_grades(selection: Selection) -> np.ndarray:
-    """True grades of a selection, int [n]."""
+def given_grades(selection: Selection) -> np.ndarray:
+    """Grades of a selection as the set gives them, int [n]."""
     return np.array([selection.split.metadata[i].grade for i in selection.indices])
+
+
+def true_grades(selection: Selection) -> np.ndarray:
+    """The same before any corruption, where the set keeps the true ones: only to score held-out images."""
+    rows = [selection.split.metadata[i] for i in selection.indices]
+    return np.array([row.grade if row.true_grade == UNKNOWN_GRADE else row.true_grade for row in rows])
 
 
 def majority_grade(train: Selection) -> int:
     """The most frequent grade of the training images: the baseline that always answers it."""
-    return int(np.bincount(true_grades(train), minlength=NUM_GRADES).argmax())
+    return int(np.bincount(given_grades(train), minlength=NUM_GRADES).argmax())
 
 
 def predict(state: TrainState, grader: Grader, selection: Selection) -> tuple[np.ndarray, float]:

@@ -139,14 +139,13 @@ def _grow(
     return vessels
 
 
-def draw_vessels(canvas: Canvas, rng: np.random.Generator, beaded: bool = False) -> list[np.ndarray]:
-    """Arteries and veins: arcades that arch from the disc around the fovea, and nasal ones; returns the veins' paths.
+def draw_vessels(canvas: Canvas, rng: np.random.Generator, beaded: bool = False) -> None:
+    """Arteries and veins: arcades that arch from the disc around the fovea, and nasal ones.
 
     `beaded` gives the veins the alternating calibre of venous beading.
     """
     toward = np.sign(canvas.fovea[0] - canvas.disc[0])
     start = np.array(canvas.disc)
-    veins = []
     for vein in (False, True):
         plane = np.zeros(canvas.shape, np.float32)
         width = rng.uniform(0.022, 0.028) if vein else rng.uniform(0.014, 0.019)
@@ -156,13 +155,10 @@ def draw_vessels(canvas: Canvas, rng: np.random.Generator, beaded: bool = False)
             nasal = np.arctan2(up * np.sin(rng.uniform(0.5, 1.0)), -toward)
             for angle, length, bend in ((arcade, 1.5, -up * toward * rng.uniform(1.1, 1.5)), (nasal, 0.7, 0.0)):
                 for path, widths in _grow(rng, start, angle, length, width, bend, 2):
-                    if vein:
-                        veins.append(path)
                     wave = 1.0 + 0.55 * np.sin(np.arange(len(path)) * 1.9) if beaded and vein else 1.0
                     draw_path(plane, canvas, path, widths * wave)
         plane = cv2.GaussianBlur(plane, (0, 0), max(0.0022 * canvas.radius_px, 0.4))
         canvas.blend(plane, np.array([0.78, 0.58, 0.66]) if vein else np.array([0.90, 0.70, 0.75]))
-    return veins
 
 
 def develop(canvas: Canvas, rng: np.random.Generator) -> np.ndarray:

@@ -49,11 +49,22 @@ def segmentation_records(root: Path) -> dict[str, list[RawRecord]]:
     for split, folder in SPLIT_FOLDERS.items():
         masks = base / "2. All Segmentation Groundtruths" / folder
         images = _images(base / "1. Original Images" / folder, required=split == "train", root=root)
-        if images and not masks.is_dir():
-            raise DataError(masks, "no such folder", LAYOUT, "the images are there: get their masks too")
         if images:
+            raise_all(_missing_mask_folders(masks))
             records[split] = [_segmentation_record(image, masks, true_grades) for image in images]
     return records
+
+
+def _missing_mask_folders(masks: Path) -> list[UserError]:
+    """A lesion without a file is absent from its image; a lesion without a folder, or under other names, is a mistake."""
+    errors: list[UserError] = []
+    for lesion, folder in LESION_FOLDERS.items():
+        if not (masks / folder).is_dir():
+            errors.append(DataError(masks / folder, "no such folder", LAYOUT, "the images are there: get their masks too"))
+        elif any((masks / folder).iterdir()) and not any((masks / folder).glob(f"*_{lesion}.tif")):
+            expected = f"masks named IDRiD_NN_{lesion}.tif"
+            errors.append(DataError(masks / folder, "files of other names only", expected, "restore the released names"))
+    return errors
 
 
 def _segmentation_record(image: Path, masks: Path, true_grades: dict[str, int]) -> RawRecord:
@@ -87,7 +98,7 @@ def grading_records(root: Path) -> dict[str, list[RawRecord]]:
             continue
         table = base / "2. Groundtruths" / GRADE_FILES[split]
         grades, found = read_grades(table)
-        errors += found + _unmatched(images, grades, table)
+        errors += found or _unmatched(images, grades, table)
         true_grades = _true_grades(root / TRUE_GRADING_FILE, split)
         records[split] = [
             RawRecord(image.stem, image, grade=grades[image.stem], true_grade=true_grades.get(image.stem, UNKNOWN_GRADE))
@@ -126,8 +137,6 @@ def read_grades(path: Path) -> tuple[dict[str, int], list[UserError]]:
 
 
 def _unmatched(images: list[Path], grades: dict[str, int], table: Path) -> list[UserError]:
-    if not grades:
-        return []
     names = {image.stem for image in images}
     errors: list[UserError] = [
         DataError(image, f"no row in {table.name}", "a grade for each image", "add the row or remove the image")

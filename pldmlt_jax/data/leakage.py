@@ -9,6 +9,9 @@ from jaxtyping import Bool, UInt8
 HASH_SIDE = 16
 """The hash compares 16 x 16 neighbouring cells: 256 bits. 64 bits are too few, for all fundus photographs look alike."""
 
+BLOCK = 1024
+"""Hashes compared with all others at once."""
+
 
 def difference_hash(image: UInt8[np.ndarray, "h w 3"], fov: Bool[np.ndarray, "h w"]) -> UInt8[np.ndarray, "32"]:
     """A 256-bit hash that does not depend on size, black border or compression.
@@ -29,5 +32,9 @@ def same_photographs(
     if not len(first) or not len(second):
         return []
     left, right = (np.unpackbits(np.stack(list(hashes)), axis=1).astype(np.float32) for hashes in (first, second))
-    differing = left @ (1.0 - right.T) + (1.0 - left) @ right.T
-    return [(int(i), int(j), int(differing[i, j])) for i, j in np.argwhere(differing <= distance)]
+    pairs = []
+    for start in range(0, len(left), BLOCK):  # in blocks, for sets of many thousands
+        block = left[start : start + BLOCK]
+        differing = block @ (1.0 - right.T) + (1.0 - block) @ right.T
+        pairs += [(start + int(i), int(j), int(differing[i, j])) for i, j in np.argwhere(differing <= distance)]
+    return pairs

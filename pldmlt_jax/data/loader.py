@@ -35,11 +35,6 @@ def true_labels(split: PreparedSplit) -> Labels:
     return Labels(grades, np.ones((len(grades), NUM_GRADES), bool))
 
 
-def unknown_labels(split: PreparedSplit) -> Labels:
-    """No grades."""
-    return Labels(np.full(len(split), UNKNOWN_GRADE, np.int32), np.ones((len(split), NUM_GRADES), bool))
-
-
 def steps_per_epoch(num_images: int, batch_size: int) -> int:
     """Batches that an epoch of the continuous stream takes, rounded up."""
     return -(-num_images // batch_size)

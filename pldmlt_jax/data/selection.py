@@ -55,7 +55,8 @@ def select_graded(
     if data.leakage == "as_paper":
         return selections
     leaking = leaking_images(prepared, segmented, data.leakage_distance)
-    excluded = {id(prepared[name]): images for name, images in leaking.items()}  # names recur in the official splits
+    repeated = repeated_images(prepared, data.leakage_distance)
+    excluded = {id(split): leaking[name] | repeated[name] for name, split in prepared.items()}  # names recur in splits
     return {name: without(selection, excluded[id(selection.split)]) for name, selection in selections.items()}
 
 
@@ -74,6 +75,23 @@ def leaking_images(
         name: {split.image_ids[i] for i, _, _ in same_photographs([row.dhash for row in split.metadata], hashes, distance)}
         for name, split in prepared.items()
     }
+
+
+def repeated_images(prepared: dict[str, PreparedSplit], distance: int) -> dict[str, set[str]]:
+    """Images of each official split to leave out because the same photograph stands in the set more than once.
+
+    One of each such group stays, of the test split if it has one; none stays where their grades contradict each other.
+    """
+    names = sorted(prepared)  # "test" before "train"
+    rows = [(name, row) for name in names for row in prepared[name].metadata]
+    hashes = [row.dhash for _, row in rows]
+    left_out: dict[str, set[str]] = {name: set() for name in names}
+    for i, j, _ in same_photographs(hashes, hashes, distance):
+        contradict = rows[i][1].grade != rows[j][1].grade
+        if i < j or (i != j and contradict):
+            name, row = rows[j]
+            left_out[name].add(row.image_id)
+    return left_out
 
 
 def choose_split(selections: dict[str, Selection], name: str = "") -> tuple[str, Selection]:
@@ -153,6 +171,7 @@ def describe(segmented: dict[str, Selection], graded: dict[str, Selection], data
             "pairs": sum(map(len, leaking.values())),
             "excluded": excluded,
             "images": {name: sorted(images) for name, images in leaking.items()},
+            "repeated": {name: sorted(images) for name, images in repeated_images(official, data.leakage_distance).items()},
         },
     }
 

@@ -138,7 +138,7 @@ def _summary(workdir: Path) -> str:
     ]  # fmt: skip
     if m.get("seg/foreground/dice_original_size") is not None:
         cards.insert(1, _card("lesion Dice at the images' own size", m["seg/foreground/dice_original_size"],
-                              "against the masks as they were released"))  # fmt: skip
+                              "against the masks at their own size"))  # fmt: skip
     if "pseudo/accuracy_after" in m:
         cards.append(_card("pseudo-labels right after refinement", m["pseudo/accuracy_after"],
                            f"before: {_number(m['pseudo/accuracy_before'])}; majority: {_number(m['pseudo/majority'])}; "

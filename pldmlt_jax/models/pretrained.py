@@ -134,7 +134,8 @@ _LEAF_NAMES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "r
 def vgg16_name(path: TreePath) -> str:
     """torchvision's name of a leaf of `VGG`'s parameters: ("conv1_2", "kernel") -> "features.2.weight"."""
     conv, leaf = path
-    return f"features.{_VGG16_FEATURES[conv]}.{_LEAF_NAMES[leaf]}"
+    place = _VGG16_FEATURES.get(conv, f"({conv}, which VGG16 has not)")
+    return f"features.{place}.{_LEAF_NAMES.get(leaf, leaf)}"
 
 
 def resnet_name(path: TreePath) -> str:

@@ -70,6 +70,14 @@ def test_pairs_are_named_with_their_distance_and_others_are_not(photographs):
     assert same_photographs(hashes, [], distance=10) == []
 
 
+def test_blocks_change_nothing(monkeypatch):
+    hashes = list(np.random.default_rng(0).integers(0, 256, (9, 1), np.uint8).repeat(32, axis=1))
+    whole = same_photographs(hashes, hashes[:5], distance=100)
+    assert len(whole) > 5
+    monkeypatch.setattr("pldmlt_jax.data.leakage.BLOCK", 4)
+    assert same_photographs(hashes, hashes[:5], distance=100) == whole
+
+
 def test_distance_counts_differing_bits():
     a, b = np.zeros(32, np.uint8), np.zeros(32, np.uint8)
     b[0], b[31] = 0b101, 0b1

@@ -78,8 +78,26 @@ def test_missing_root_shows_the_layout_and_the_source(tmp_path, records):
     assert "--config.data.root" in text
 
 
+def test_lesion_folder_that_is_missing_or_misspelt_is_an_error_not_an_absent_lesion(tmp_path):
+    write_segmentation(tmp_path, {"IDRiD_01": ["MA", "EX"]})
+    masks = tmp_path / "A. Segmentation" / "2. All Segmentation Groundtruths" / "a. Training Set"
+    (masks / "1. Microaneurysms").rename(masks / "1. Microaneurisms")
+    (masks / "3. Hard Exudates" / "IDRiD_01_EX.tif").rename(masks / "3. Hard Exudates" / "IDRiD_01_EX.tiff")
+    with pytest.raises(ErrorGroup) as caught:
+        segmentation_records(tmp_path)
+    assert "1. Microaneurysms: no such folder" in str(caught.value)
+    assert "3. Hard Exudates: files of other names only" in str(caught.value)
+
+
+def test_table_without_rows_names_every_image(tmp_path):
+    table = write_grading(tmp_path, {"IDRiD_001": 1, "IDRiD_002": 2})
+    table.write_text("Image name,Retinopathy grade\n")
+    with pytest.raises(ErrorGroup, match="no row"):
+        grading_records(tmp_path)
+
+
 def test_masks_that_are_missing_altogether_are_an_error_not_healthy_eyes(tmp_path):
     write_segmentation(tmp_path, {"IDRiD_01": ["MA"]})
     shutil.rmtree(tmp_path / "A. Segmentation" / "2. All Segmentation Groundtruths")
-    with pytest.raises(DataError, match=r"2\. All Segmentation Groundtruths"):
+    with pytest.raises(ErrorGroup, match=r"2\. All Segmentation Groundtruths"):
         segmentation_records(tmp_path)

@@ -16,7 +16,6 @@ from pldmlt_jax.data.loader import (
     steps_per_epoch,
     train_batches,
     true_labels,
-    unknown_labels,
 )
 from pldmlt_jax.data.prepare import PreparedSplit
 from pldmlt_jax.data.records import RawRecord
@@ -158,12 +157,11 @@ def test_rows_that_fill_up_a_batch_are_not_valid_and_have_no_grade(split: Prepar
 
 
 def test_labels_of_a_split(split: PreparedSplit) -> None:
-    known, unknown = true_labels(split), unknown_labels(split)
-    np.testing.assert_array_equal(known.grade, np.arange(NUM_IMAGES) % 5)
-    np.testing.assert_array_equal(unknown.grade, UNKNOWN_GRADE)
-    assert known.admissible.shape == unknown.admissible.shape == (NUM_IMAGES, 5)
-    assert known.admissible.all() and unknown.admissible.all()
-    assert known.grade.dtype == unknown.grade.dtype == np.int32
+    labels = true_labels(split)
+    np.testing.assert_array_equal(labels.grade, np.arange(NUM_IMAGES) % 5)
+    assert labels.admissible.shape == (NUM_IMAGES, 5)
+    assert labels.admissible.all()
+    assert labels.grade.dtype == np.int32
 
 
 @pytest.mark.parametrize(("num_images", "batch_size", "steps"), [(7, 3, 3), (6, 3, 2), (1, 4, 1), (43, 2, 22)])

@@ -118,6 +118,42 @@ def test_jpeg_storage_stays_close_to_png(data):
     assert 0 < np.abs(exact - lossy).mean() < 6
 
 
+def write_grading_copy(data: DataConfig, source: str, target: str, source_split: str = "a", target_split: str = "a") -> None:
+    folders = {"a": "a. Training Set", "b": "b. Testing Set"}
+    base = Path(data.root) / "IDRiD" / "B. Disease Grading" / "1. Original Images"
+    content = (base / folders[source_split] / f"{source}.jpg").read_bytes()
+    (base / folders[target_split] / f"{target}.jpg").write_bytes(content)
+
+
+def test_leaking_photograph_of_a_split_is_not_mistaken_for_its_namesake_in_the_other(data):
+    """B names its images alike in both of its splits: one leaks as IDRiD_002 of the test part, another trains as that."""
+    write_grading(Path(data.root) / "IDRiD", {"IDRiD_001": 4, "IDRiD_002": 3}, "test", first_seed=300)
+    base = Path(data.root) / "IDRiD"
+    leaking = base / "B. Disease Grading" / "1. Original Images" / "b. Testing Set" / "IDRiD_002.jpg"
+    leaking.write_bytes((images_folder(data) / "IDRiD_04.jpg").read_bytes())
+    segmented = select_segmented(data)
+    graded = select_graded(data, 48, segmented)
+    for name in ("test", "official_test"):
+        assert graded[name].image_ids == ["IDRiD_001"]
+    trained = {*graded["train"].image_ids, *graded["val"].image_ids}
+    assert trained == {f"IDRiD_{i:03d}" for i in range(1, 16)}
+
+
+def test_photograph_that_stands_twice_is_used_once_and_not_at_all_if_its_grades_differ(data):
+    write_grading(Path(data.root) / "IDRiD", {"IDRiD_001": 2, "IDRiD_002": 3}, "test", first_seed=300)
+    write_grading_copy(data, "IDRiD_001", "IDRiD_006")  # both of grade 1
+    write_grading_copy(data, "IDRiD_003", "IDRiD_004")  # grades 3 and 4
+    write_grading_copy(data, "IDRiD_001", "IDRiD_012", source_split="b")  # both of grade 2, one to be scored
+    segmented = select_segmented(data)
+    graded = select_graded(data, 48, segmented)
+    trained = {*graded["train"].image_ids, *graded["val"].image_ids}
+    expected = {f"IDRiD_{i:03d}" for i in range(1, 16)} - {"IDRiD_006", "IDRiD_003", "IDRiD_004", "IDRiD_012"}
+    assert trained == expected
+    assert graded["test"].image_ids == ["IDRiD_001", "IDRiD_002"]
+    repeated = describe(segmented, graded, data)["leakage"]["repeated"]
+    assert repeated == {"test": [], "train": ["IDRiD_003", "IDRiD_004", "IDRiD_006", "IDRiD_012"]}
+
+
 def test_graders_never_see_a_photograph_of_the_segmentation_set(data):
     """One of A's photographs stands in B at another size, under another name."""
     original = read_image(images_folder(data) / "IDRiD_02.jpg")
