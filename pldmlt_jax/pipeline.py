@@ -1,15 +1,17 @@
 """The whole method as a list of stages; a stage that is complete and whose inputs are unchanged is skipped."""
 
 import hashlib
+import itertools
 import json
+import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from pldmlt_jax.cli.context import Context, start
+from pldmlt_jax.cli.context import Context, describe_run
 from pldmlt_jax.cli.evaluate import evaluate
 from pldmlt_jax.cli.flags import Arguments
 from pldmlt_jax.cli.predict import predict_examples
@@ -32,7 +34,7 @@ class Stage:
         run: Does it.
         parts: Parts of the config that its result depends on, besides those of the stages before it.
         leaves: Files of the workdir that it makes, without which it is not complete.
-        stale: Files and folders of an earlier config that must not be gone on from.
+        stale: Files and folders that must not be gone on from under another config.
     """
 
     name: str
@@ -56,63 +58,104 @@ STAGES = (
 )  # fmt: skip
 
 WITHOUT_EFFECT = ("root", "idrid_root", "cache_dir", "num_threads")
-"""Fields that change no result; where the raw files are is hashed with the files themselves."""
+"""Fields that change no result; what the raw files are is part of the fingerprint itself."""
+
+LENGTH = ("max_rounds", "max_minutes", "patience_rounds")
+"""Fields that only say how long training lasts: with more of it, training goes on."""
 
 RECORD = "stages.json"
-"""Stage -> the fingerprint of the config and the raw data that it was completed, or begun, with."""
+"""Stage -> the fingerprint that it was begun with, and the one that it was completed with."""
+
+SET_ASIDE = "set_aside"
+
+
+class Fingerprint(NamedTuple):
+    """Hashes of all that a stage's result depends on: raw files, weights, config parts, the stages before it."""
+
+    begun: str  # without LENGTH: what was begun under it can be gone on with
+    complete: str
 
 
 def main(arguments: Arguments) -> None:
-    """Runs every stage and says what came out."""
-    begun = time.monotonic()
-    context = start(arguments)
-    print(f"{context.config.name}: {context.workdir}", flush=True)
+    """Runs every stage, or the one that the verb names, and says what came out."""
+    started = time.monotonic()
+    context = Context(arguments)
+    whole = arguments.verb == "run"
+    stages = [stage for stage in STAGES if whole or stage.name == arguments.verb]
     raise_all(missing_weights(context.config))
     prints = fingerprints(context)
-    for stage in STAGES:
-        run_stage(stage, context, prints[stage.name])
-    print(closing_lines(context.workdir))
-    print(f"done in {time.monotonic() - begun:.0f} s; open {context.workdir / 'report.html'}")
+    set_aside_stale(context, stages, prints)
+    describe_run(context)
+    if whole:
+        print(f"{context.config.name}: {context.workdir}", flush=True)
+    for stage in stages:
+        run_stage(stage, context, prints[stage.name], may_skip=whole)
+    if whole:
+        print(closing_lines(context.workdir))
+        print(f"done in {time.monotonic() - started:.0f} s; open {context.workdir / 'report.html'}")
 
 
-def run_stage(stage: Stage, context: Context, fingerprint: str) -> None:
-    """Runs a stage, or says that it is skipped; a stage begun with the same inputs goes on from its checkpoints."""
+def run_stage(stage: Stage, context: Context, fingerprint: Fingerprint, *, may_skip: bool) -> None:
+    """Runs a stage, or says that it is skipped; a stage that was begun goes on from its checkpoints."""
     record = read_record(context.workdir)
-    complete = all((context.workdir / name).exists() for name in stage.leaves)
-    if record.get(stage.name) == f"complete {fingerprint}" and complete:
+    there = all((context.workdir / name).exists() for name in stage.leaves)
+    if may_skip and there and record.get(stage.name, {}).get("complete") == fingerprint.complete:
         print(f"{stage.name}: complete and unchanged, skipped", flush=True)
         return
     print(f"{stage.name}:", flush=True)
-    if record.get(stage.name) != f"begun {fingerprint}":
-        for name in stage.stale:
-            remove(context.workdir / name)
-    context.write_json(RECORD, record | {stage.name: f"begun {fingerprint}"})
+    context.write_json(RECORD, record | {stage.name: {"begun": fingerprint.begun}})
     stage.run(context)
-    context.write_json(RECORD, read_record(context.workdir) | {stage.name: f"complete {fingerprint}"})
+    context.write_json(RECORD, read_record(context.workdir) | {stage.name: fingerprint._asdict()})
 
 
-def fingerprints(context: Context) -> dict[str, str]:
-    """A hash for each stage of all that its result depends on: raw files, config parts, the stages before it."""
-    digest = hashlib.sha256(raw_files(context.config).encode())
+def set_aside_stale(context: Context, stages: Sequence[Stage], prints: Mapping[str, Fingerprint]) -> None:
+    """Moves what was begun under another config or other data out of the way, with its config: nothing is lost."""
+    workdir, record = context.workdir, read_record(context.workdir)
+    changed = [stage for stage in stages if record.get(stage.name, {}).get("begun") != prints[stage.name].begun]
+    names = dict.fromkeys(name for stage in changed for name in stage.stale if (workdir / name).exists())
+    if not names:
+        return
+    folder = next(f for n in itertools.count(1) if not (f := workdir / SET_ASIDE / f"{n:03d}").exists())
+    folder.mkdir(parents=True)
+    for name in names:
+        (workdir / name).rename(folder / name)
+    if (workdir / "config.json").exists():
+        shutil.copy(workdir / "config.json", folder)
+    print(f"  the config or the data changed: {', '.join(names)} moved to {folder}", flush=True)
+
+
+def fingerprints(context: Context) -> dict[str, Fingerprint]:
+    """The fingerprint of each stage."""
+    config = context.config
+    digest = hashlib.sha256(raw_files(config).encode())
     result = {}
     for stage in STAGES:
+        if stage.name in ("train-grader", "train"):
+            digest.update("".join(described(path, path.name) for path in weight_files(config)).encode())
+        if stage.name == "evaluate":
+            digest.update(f"{context.arguments.split} {context.arguments.checkpoint}".encode())
+        begun = digest.copy()
         for part in stage.parts:
-            value = getattr(context.config, part)
-            facts = {part: value} if isinstance(value, int) else asdict(value)
-            relevant = {name: fact for name, fact in facts.items() if name not in WITHOUT_EFFECT}
-            digest.update(json.dumps(relevant, sort_keys=True).encode())
-        for path in weight_files(context.config) if stage.name in ("train-grader", "train") else ():
-            digest.update(described(path).encode())
-        result[stage.name] = digest.hexdigest()[:16]
+            begun.update(part_json(config, part, leave_out=WITHOUT_EFFECT + LENGTH))
+            digest.update(part_json(config, part, leave_out=WITHOUT_EFFECT))
+        result[stage.name] = Fingerprint(begun.hexdigest()[:16], digest.hexdigest()[:16])
     return result
 
 
+def part_json(config: Config, part: str, leave_out: tuple[str, ...]) -> bytes:
+    """One part of the config, or one field of its own, less some fields."""
+    value = getattr(config, part)
+    facts = {part: value} if isinstance(value, int) else asdict(value)
+    return json.dumps({name: fact for name, fact in facts.items() if name not in leave_out}, sort_keys=True).encode()
+
+
 def raw_files(config: Config) -> str:
-    """Name, size and time of every raw file; drawn photographs follow from the config alone."""
+    """Name, below what they have in common, and size of every raw file; drawn photographs follow from the config alone."""
     names = [name for name in (config.data.segmentation, config.data.grading) if not name.startswith("synthetic")]
     records = [dataset_spec(name).records(config.data) for name in names]
     files = sorted({path for splits in records for split in splits.values() for r in split for path in r.files})
-    return "\n".join(described(path) for path in files)
+    base = os.path.commonpath(files) if files else ""
+    return "\n".join(described(path, os.path.relpath(path, base)) for path in files)
 
 
 def weight_files(config: Config) -> list[Path]:
@@ -130,22 +173,13 @@ def missing_weights(config: Config) -> list[UserError]:
     ]
 
 
-def described(path: Path) -> str:
-    stat = path.stat() if path.exists() else None
-    return f"{path} {stat.st_size} {stat.st_mtime_ns}" if stat else f"{path} absent"
+def described(path: Path, name: str) -> str:
+    return f"{name} {path.stat().st_size if path.exists() else 'absent'}"
 
 
-def read_record(workdir: Path) -> dict[str, str]:
+def read_record(workdir: Path) -> dict[str, dict[str, str]]:
     path = workdir / RECORD
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-
-
-def remove(path: Path) -> None:
-    """Removes a file or a folder that an earlier config left."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def closing_lines(workdir: Path) -> str:

@@ -10,11 +10,11 @@ from pldmlt_jax.errors import UserError
 
 VERBS: dict[str, str] = {
     "run": "pldmlt_jax.pipeline",
-    "prepare": "pldmlt_jax.cli.prepare",
-    "train-grader": "pldmlt_jax.cli.train_grader",
-    "pseudo-label": "pldmlt_jax.cli.pseudo_label",
-    "train": "pldmlt_jax.cli.train",
-    "evaluate": "pldmlt_jax.cli.evaluate",
+    "prepare": "pldmlt_jax.pipeline",
+    "train-grader": "pldmlt_jax.pipeline",
+    "pseudo-label": "pldmlt_jax.pipeline",
+    "train": "pldmlt_jax.pipeline",
+    "evaluate": "pldmlt_jax.pipeline",
     "predict": "pldmlt_jax.cli.predict",
     "report": "pldmlt_jax.cli.report",
 }
@@ -45,8 +45,10 @@ def run(argv: list[str]) -> int:
 
 
 def _run_verb(arguments: Arguments) -> int:
+    from pldmlt_jax.cli.context import with_saved_config
     from pldmlt_jax.validation import validate
 
+    arguments = with_saved_config(arguments)
     validate(arguments.config)
     _configure_libraries()
     importlib.import_module(VERBS[arguments.verb]).main(arguments)

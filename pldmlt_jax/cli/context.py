@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import functools
 import json
 from functools import cached_property
 from pathlib import Path
@@ -83,11 +84,32 @@ def _jsonable(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
-def start(arguments: Arguments) -> Context:
-    """A context whose workdir holds the resolved config and the environment."""
+def describe_run(context: Context) -> None:
+    """Writes the resolved config and the environment; `evaluate` leaves those that the network was trained with."""
     from pldmlt_jax.cli.environment import describe_environment
 
-    context = Context(arguments)
-    context.write_json("config.json", to_dict(arguments.config))
-    context.write_json("environment.json", describe_environment())
-    return context
+    if context.arguments.verb != "evaluate":
+        context.write_json("config.json", to_dict(context.config))
+        context.write_json("environment.json", describe_environment())
+
+
+def with_saved_config(arguments: Arguments) -> Arguments:
+    """Without `--config`, `evaluate` and `predict` take the config that the network was trained with.
+
+    What the command line sets of it comes on top, and results go beside the checkpoint unless it says where.
+
+    Raises:
+        CheckpointError: There is no checkpoint.
+    """
+    from pldmlt_jax.evaluation.inference import checkpoint_directory, saved_config
+
+    if arguments.verb not in ("evaluate", "predict") or arguments.config_given:
+        return arguments
+    directory = checkpoint_directory(Path(arguments.checkpoint or arguments.workdir))
+    config = saved_config(directory)
+    for path in arguments.overrides:
+        *parts, name = path.split(".")
+        given, target = (functools.reduce(getattr, parts, c) for c in (arguments.config, config))
+        setattr(target, name, getattr(given, name))
+    workdir = arguments.workdir if arguments.workdir_given else directory.parent
+    return dataclasses.replace(arguments, config=config, workdir=workdir)

@@ -7,8 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from pldmlt_jax.cli.context import Context, start, write_rows
-from pldmlt_jax.cli.flags import Arguments
+from pldmlt_jax.cli.context import Context, write_rows
 from pldmlt_jax.cli.train import make_method, make_rounds
 from pldmlt_jax.cli.train_grader import majority_grade, true_grades
 from pldmlt_jax.config import DataConfig
@@ -46,10 +45,6 @@ ORIGINAL = "_original_size"
 
 PICTURE_PX = 480
 """Longer side of the pictures that the report shows."""
-
-
-def main(arguments: Arguments) -> None:
-    evaluate(start(arguments))
 
 
 def evaluate(context: Context) -> None:

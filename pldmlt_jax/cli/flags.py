@@ -57,7 +57,8 @@ class Arguments:
     split: str = ""  # "" = test, or val where no test images are on disk
     input: str = ""
     output: str = ""
-    debug: bool = False
+    overrides: tuple[str, ...] = ()  # config fields that it set, dotted
+    workdir_given: bool = False
 
 
 def _define(values: flags.FlagValues, config_file: str) -> None:
@@ -115,7 +116,7 @@ def _field_paths(config: Any, prefix: str = "config.") -> Iterator[str]:
             yield from _field_paths(value, f"{prefix}{name}.")
 
 
-def _explain(argument: str, error: Exception, config: Config, verbs: tuple[str, ...]) -> UserError:
+def _explain(argument: str, error: Exception, config: Config) -> UserError:
     name = argument.lstrip("-").split("=", 1)[0]
     known = (
         list(_field_paths(config))
@@ -157,7 +158,7 @@ def parse(argv: list[str], verbs: tuple[str, ...]) -> Arguments | None:
         try:
             _parse(config_file, [argument])
         except Exception as error:  # absl, ml_collections and the dataclass each raise their own
-            errors.append(_explain(argument, error, default, verbs))
+            errors.append(_explain(argument, error, default))
     positional = [argument for argument in _joined(rest) if not argument.startswith("-")]
     for word in positional[1:]:
         errors.append(ConfigError(word, "a second word", "at most one verb", "write flags as --name=value"))
@@ -171,8 +172,16 @@ def parse(argv: list[str], verbs: tuple[str, ...]) -> Arguments | None:
     config = values.config
     workdir = Path(values.workdir or config.workdir or f"runs/{config.name}")
     return Arguments(
-        verb, config, config_given, workdir, values.checkpoint, values.split, values.input, values.output, values.debug
-    )
+        verb, config, config_given, workdir, values.checkpoint, values.split, values.input, values.output,
+        overrides=tuple(_overrides(_joined(rest))), workdir_given=bool(values.workdir),
+    )  # fmt: skip
+
+
+def _overrides(arguments: list[str]) -> Iterator[str]:
+    for argument in arguments:
+        name = argument.lstrip("-").split("=", 1)[0]
+        if argument.startswith("-") and name.startswith("config."):
+            yield name.removeprefix("config.")
 
 
 def _joined(arguments: list[str]) -> list[str]:

@@ -19,7 +19,6 @@ from pldmlt_jax.evaluation.inference import (
     checkpoint_directory,
     load_network,
     predict_images,
-    saved_config,
 )
 from pldmlt_jax.evaluation.segmentation_metrics import foreground_score, lesion_scores
 from pldmlt_jax.method.losses import EXCLUSIVE_ORDER
@@ -47,10 +46,9 @@ def main(arguments: Arguments) -> None:
 
 
 def load_for_prediction(context: Context) -> TrainedNetwork:
-    """The network of `--checkpoint` or the workdir, with the config saved beside it unless one is given."""
+    """The network of `--checkpoint` or the workdir."""
     directory = checkpoint_directory(Path(context.arguments.checkpoint or context.workdir))
-    config = context.config if context.arguments.config_given else saved_config(directory)
-    return load_network(directory, config, make_method(config, total_steps=1))
+    return load_network(directory, context.config, make_method(context.config, total_steps=1))
 
 
 def predict_examples(context: Context) -> None:

@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from pldmlt_jax.cli.context import Context, start
-from pldmlt_jax.cli.flags import Arguments
+from pldmlt_jax.cli.context import Context
 from pldmlt_jax.config import SyntheticConfig
 from pldmlt_jax.data.selection import describe
 from pldmlt_jax.data.synthetic import draw_fundus, ensure_written
@@ -12,10 +11,6 @@ from pldmlt_jax.progress import progress
 from pldmlt_jax.types import NUM_GRADES
 
 SHEET_COLUMNS = 3
-
-
-def main(arguments: Arguments) -> None:
-    prepare(start(arguments))
 
 
 def prepare(context: Context) -> None:

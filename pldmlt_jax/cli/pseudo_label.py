@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pldmlt_jax.cli.context import Context, start, write_rows
-from pldmlt_jax.cli.flags import Arguments
+from pldmlt_jax.cli.context import Context, write_rows
 from pldmlt_jax.cli.train_grader import make_grader, restore_best, softmax
 from pldmlt_jax.data.selection import Selection
 from pldmlt_jax.errors import DataError
@@ -20,10 +19,6 @@ from pldmlt_jax.progress import progress
 from pldmlt_jax.types import MASK_BITS, NUM_GRADES, Sample
 
 AGREEMENTS = ("share", "coverage", "disc_share")
-
-
-def main(arguments: Arguments) -> None:
-    pseudo_label(start(arguments))
 
 
 def pseudo_label(context: Context) -> None:

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pldmlt_jax.cli.context import Context, start
-from pldmlt_jax.cli.flags import Arguments
+from pldmlt_jax.cli.context import Context
 from pldmlt_jax.cli.pseudo_label import read_table
 from pldmlt_jax.config import Config
 from pldmlt_jax.data.loader import Labels, eval_batches, steps_per_epoch, train_batches
@@ -24,10 +23,6 @@ from pldmlt_jax.progress import progress
 from pldmlt_jax.training.checkpoint import Checkpoints
 from pldmlt_jax.training.log import RunLog
 from pldmlt_jax.training.loop import Rounds, Stopping, algorithm_rounds, fit
-
-
-def main(arguments: Arguments) -> None:
-    train(start(arguments))
 
 
 def train(context: Context) -> None:

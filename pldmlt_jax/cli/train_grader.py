@@ -6,8 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from pldmlt_jax.cli.context import Context, start, write_json
-from pldmlt_jax.cli.flags import Arguments
+from pldmlt_jax.cli.context import Context, write_json
 from pldmlt_jax.config import GraderConfig
 from pldmlt_jax.data.loader import eval_batches, steps_per_epoch, train_batches, true_labels
 from pldmlt_jax.data.selection import Selection, choose_split
@@ -21,10 +20,6 @@ from pldmlt_jax.training.checkpoint import Checkpoints
 from pldmlt_jax.training.log import RunLog
 from pldmlt_jax.training.loop import Rounds, Stopping, fit
 from pldmlt_jax.types import NUM_GRADES, UNKNOWN_GRADE
-
-
-def main(arguments: Arguments) -> None:
-    train_graders(start(arguments))
 
 
 def train_graders(context: Context) -> None:
