@@ -1,7 +1,10 @@
 """What all tests share: types and shapes checked at run time, a compilation cache, the real data where they are."""
 
+import gc
 import os
 import shutil
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,6 +29,15 @@ def pytest_sessionstart() -> None:
     """Empties a compilation cache that has grown too large: JAX itself never removes anything from it."""
     if sum(path.stat().st_size for path in COMPILATION_CACHE.glob("*")) > MAX_CACHE_BYTES:
         shutil.rmtree(COMPILATION_CACHE)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compiled_programs_end_with_their_module() -> Iterator[None]:
+    """Each holds memory mappings, of which Linux grants a process 65,530: all tests' together crashed XLA."""
+    yield
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()
+        gc.collect()
 
 
 def _path_beside_the_repository(name: str) -> Path:

@@ -87,6 +87,36 @@ def test_changed_field_runs_its_stage_and_the_later_ones_only(workdir, capsys):
     assert "evaluate:\n" in out
 
 
+def test_what_another_config_trained_is_moved_aside_and_still_predicts(workdir, capsys):
+    copy = workdir.parent / "other"
+    shutil.copytree(workdir, copy)
+    assert run(arguments(copy, "--config.loss.beta=0.5")) == 0
+    out = capsys.readouterr().out
+    assert "checkpoints, log.jsonl moved to" in out
+    old = copy / "set_aside" / "001"
+    assert json.loads((old / "config.json").read_text())["loss"]["beta"] == 0.8
+    assert json.loads((copy / "config.json").read_text())["loss"]["beta"] == 0.5
+    image = next((workdir.parent / "cache").glob("synthetic-*/A*/1*/b*/*.jpg"))
+    assert run(["main.py", "predict", f"--checkpoint={old}", f"--input={image}"]) == 0
+    assert (old / "predictions" / "predictions.csv").exists()
+
+
+def test_evaluate_takes_the_saved_config_and_leaves_it(workdir, capsys):
+    copy = workdir.parent / "evaluated"
+    shutil.copytree(workdir, copy)
+    saved = (copy / "config.json").read_text()
+    command = ["main.py", "evaluate", f"--checkpoint={copy}", "--split=val", "--config.evaluation.threshold=0.99"]
+    assert run(command) == 0
+    assert (copy / "config.json").read_text() == saved
+    figures = json.loads((copy / "metrics.json").read_text())
+    assert figures["seg/split"] == figures["grade/split"] == "val"
+    with open(copy / "per_image.csv", newline="") as file:
+        assert sum(int(row["predicted_px"]) for row in csv.DictReader(file)) == 0  # nothing is that certain so early
+    assert run(arguments(copy)) == 0
+    assert "evaluate: complete" not in capsys.readouterr().out  # the test images are scored again
+    assert json.loads((copy / "metrics.json").read_text())["seg/split"] == "test"
+
+
 def test_training_goes_on_from_its_checkpoint(workdir, tmp_path):
     """Two rounds and then a third, against three at once: the same parameters, bit by bit."""
     results = []
