@@ -1,5 +1,7 @@
 """From the command line to one verb, and from an exception to an exit status."""
 
+import contextlib
+import ctypes
 import importlib
 import os
 import sys
@@ -19,6 +21,9 @@ VERBS: dict[str, str] = {
     "report": "pldmlt_jax.cli.report",
 }
 """Verb -> the module whose `main(arguments)` does it; imported only then, so that `--help` answers at once."""
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+"""Of glibc's mallopt (malloc.h)."""
 
 
 def run(argv: list[str]) -> int:
@@ -55,10 +60,22 @@ def _run_verb(arguments: Arguments) -> int:
     return 0
 
 
+def _keep_freed_memory() -> None:
+    """Lets glibc reuse large blocks, which it gives back to the system by default.
+
+    XLA's buffers on the CPU are such blocks: without this each step has all their pages mapped and zeroed anew.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_MAX, 0)
+        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
 def _configure_libraries() -> None:
     """Compiled steps are kept between runs, in at most 1 GiB; JAX's own variables choose another place."""
     import jax
 
+    _keep_freed_memory()
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser("~/.cache/pldmlt_jax/xla"))
         jax.config.update("jax_compilation_cache_max_size", 2**30)
