@@ -52,7 +52,7 @@ class DataConfig:
     grading_split: str = "official"  # the same for the graded set
     num_folds: int = 5
     fold: int = 0  # the held-out fold, reported as `test`
-    val_share: float = 0.2  # share of the training images set aside for early stopping
+    val_share: float = 0.2  # share of the training images set aside for early stopping: the nearest 1/k
     split_seed: int = 0
     leakage: str = "exclude"  # "exclude": graders never see a photograph of the segmentation set; "as_paper": they do
     leakage_distance: int = 10  # same photograph: at most so many of the 256 bits of their hashes differ

@@ -52,7 +52,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "data.fusion_px": (1, 99),
     "data.num_folds": (2, 100),
     "data.fold": (0, 99),
-    "data.val_share": (0.01, 0.9),
+    "data.val_share": (0.01, 0.5),
     "data.split_seed": (0, 2**31 - 1),
     "data.leakage_distance": (0, 255),
     "data.num_threads": (1, 256),
