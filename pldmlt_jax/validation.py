@@ -219,7 +219,12 @@ def _relation_errors(config: Config) -> Iterator[UserError]:
         )
 
 
+def config_errors(config: Config) -> list[UserError]:
+    """Every unknown name, number outside its range and contradiction between fields."""
+    values = dict(fields(config))
+    return [*_choice_errors(values), *_range_errors(values), *_relation_errors(config)]
+
+
 def validate(config: Config) -> None:
     """Raises every error of the config at once, as one `ConfigError` or an `ErrorGroup`."""
-    values = dict(fields(config))
-    raise_all([*_choice_errors(values), *_range_errors(values), *_relation_errors(config)])
+    raise_all(config_errors(config))

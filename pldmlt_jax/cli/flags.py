@@ -143,7 +143,8 @@ def parse(argv: list[str], verbs: tuple[str, ...]) -> Arguments | None:
         The arguments, or None where help was asked for.
 
     Raises:
-        ConfigError: Or a group of them: every wrong flag, field, value or verb, at once.
+        ConfigError: Or a group of them: every wrong flag, field, value or verb, at once. Where all could be read, the
+            values' ranges are left to `validation.validate`, which sees the config that the verb will use.
     """
     config_file, config_given, rest = _config_file(argv[1:])
     if any(argument in ("--help", "-h", "-help", "--helpfull", "help") for argument in rest):
@@ -152,11 +153,13 @@ def parse(argv: list[str], verbs: tuple[str, ...]) -> Arguments | None:
     _require_config_file(config_file)
     default = _parse(config_file, [])[0].config
     errors: list[UserError] = []
+    readable: list[str] = []
     for argument in _joined(rest):
         if not argument.startswith("-"):
             continue
         try:
             _parse(config_file, [argument])
+            readable.append(argument)
         except Exception as error:  # absl, ml_collections and the dataclass each raise their own
             errors.append(_explain(argument, error, default))
     positional = [argument for argument in _joined(rest) if not argument.startswith("-")]
@@ -167,7 +170,10 @@ def parse(argv: list[str], verbs: tuple[str, ...]) -> Arguments | None:
         nearest = difflib.get_close_matches(verb, verbs, n=1)
         action = f"did you mean {nearest[0]}?" if nearest else "see python main.py --help"
         errors.append(ConfigError(verb, "no such verb", "one of " + ", ".join(verbs), action))
-    raise_all(errors)
+    if errors:  # told together with what is wrong with the values that could be read
+        from pldmlt_jax.validation import config_errors  # it imports the method and with it JAX
+
+        raise_all([*errors, *config_errors(_parse(config_file, readable)[0].config)])
     values, _ = _parse(config_file, _joined(rest))
     config = values.config
     workdir = Path(values.workdir or config.workdir or f"runs/{config.name}")

@@ -46,6 +46,12 @@ def test_all_bad_values_are_reported_at_once(capsys):
         assert part in text
 
 
+def test_values_out_of_range_are_reported_with_fields_that_do_not_exist(capsys):
+    text = failure(capsys, IDRID, "--config.data.rot=x", "--config.loss.beta=-1", "--config.meta.loss=papr", "evalute")
+    for part in ("data.root?", "loss.beta", "'papr'", "did you mean evaluate?"):
+        assert part in text
+
+
 def test_missing_config_and_missing_data_say_what_to_do(capsys, tmp_path):
     assert "configs/idrid.py" in failure(capsys, "--config=configs/nope.py")
     text = failure(capsys, "prepare", IDRID, f"--config.data.root={tmp_path}", f"--workdir={tmp_path / 'w'}")
