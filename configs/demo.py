@@ -3,7 +3,7 @@
 Purpose:   to see every stage work, from drawn photographs to lesion masks, grades and a report.
 Paper:     no row: the photographs are drawn by this project.
 Launch:    make demo, or: python main.py
-Expected:  see README, "The demo".
+Expected:  see README, "Two commands".
 Hardware:  2 CPU cores, less than 6 minutes, less than 6 GiB.
 """
 
@@ -34,7 +34,7 @@ def get_config() -> Config:
                 height_px=320,
                 num_segmentation_train=200,
                 num_segmentation_test=40,
-                num_grading_train=400,
+                num_grading_train=320,
                 num_grading_test=220,
             ),
         ),
@@ -57,8 +57,8 @@ def get_config() -> Config:
             batch_size=2,
             unit="step",
             theta_units=40,
-            label_units=3,
-            max_rounds=25,
+            label_units=2,
+            max_rounds=28,
             eval_every_rounds=9,
             log_every_steps=20,
             monitor="dice",
