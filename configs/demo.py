@@ -59,7 +59,7 @@ def get_config() -> Config:
             theta_units=40,
             label_units=2,
             max_rounds=28,
-            eval_every_rounds=9,
+            eval_every_rounds=7,
             log_every_steps=20,
             monitor="dice",
         ),
