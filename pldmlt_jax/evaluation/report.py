@@ -214,12 +214,19 @@ def _pseudo_labels(workdir: Path) -> str:
     rows = _rows(workdir / "pseudo_labels.csv")
     if not rows:
         return _missing("pseudo-label")
-    graders = [name for name in rows[0] if name.endswith(("/grade", "/confidence"))]
-    columns = ["image", "true_grade", "before", "after", "admissible", *graders, "why"]
+    graders = [name.removesuffix("/grade") for name in rows[0] if name.endswith("/grade")]
+    columns = ["image", "true_grade", "before", "after", "admissible"]
     changed = [row for row in rows if row["changed"] == "1"]
     table = _table(
-        [name.replace("/", " ").replace("_", " ") for name in columns],
-        ([row[name] for name in columns] for row in changed),
+        [*(name.replace("_", " ") for name in columns), *(f"{name} (confidence)" for name in graders), "why"],
+        (
+            [
+                *(row[name] for name in columns),
+                *(f"{row[f'{name}/grade']} ({row[f'{name}/confidence']})" for name in graders),
+                row["why"],
+            ]
+            for row in changed
+        ),
         scrolls=True,
     )
     shown = (changed + [row for row in rows if row["changed"] != "1"])[:MAX_STRIPS]

@@ -78,6 +78,7 @@ def workdir(tmp_path) -> Path:
             {
                 "image": "eye",
                 "resnext50_32x4d/grade": "0",
+                "resnext50_32x4d/confidence": "0.51",
                 "admissible": "2 3 4",
                 "before": "0",
                 "after": "2",
