@@ -153,12 +153,22 @@ def part_json(config: Config, part: str, leave_out: tuple[str, ...]) -> bytes:
 
 
 def raw_files(config: Config) -> str:
-    """Name, below what they have in common, and size of every raw file; drawn photographs follow from the config alone."""
+    """Name, below what they have in common, and hash of every raw file, and each photograph's split and grades.
+
+    Drawn photographs follow from the config alone.
+    """
     names = [name for name in (config.data.segmentation, config.data.grading) if not name.startswith("synthetic")]
-    records = [dataset_spec(name).records(config.data) for name in names]
-    files = sorted({path for splits in records for split in splits.values() for r in split for path in r.files})
+    records = [
+        (name, split, record)
+        for name in names
+        for split, found in dataset_spec(name).records(config.data).items()
+        for record in found
+    ]
+    files = sorted({path for *_, record in records for path in record.files})
     base = os.path.commonpath(files) if files else ""
-    return "\n".join(described(path, os.path.relpath(path, base)) for path in files)
+    contents = [described(path, os.path.relpath(path, base)) for path in files]
+    grades = [f"{name} {split} {r.image_id} {r.grade} {r.true_grade}" for name, split, r in records]
+    return "\n".join(contents + grades)
 
 
 def weight_files(config: Config) -> list[Path]:
@@ -177,7 +187,11 @@ def missing_weights(config: Config) -> list[UserError]:
 
 
 def described(path: Path, name: str) -> str:
-    return f"{name} {path.stat().st_size if path.exists() else 'absent'}"
+    """A file's name and the hash of its content: a mask that was redrawn often has the size that it had before."""
+    if not path.is_file():
+        return f"{name} absent"
+    with open(path, "rb") as file:
+        return f"{name} {hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
 def read_record(workdir: Path) -> dict[str, dict[str, str]]:

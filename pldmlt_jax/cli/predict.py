@@ -1,5 +1,6 @@
 """`predict`: mask, overlay and grade of any image files, at their own size."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -105,11 +106,12 @@ def predict_files(network: TrainedNetwork, paths: list[Path], output: Path, batc
 
 def unique_names(paths: list[Path]) -> dict[Path, str]:
     """A name for the outputs of each image: its stem, with a number where two would be the same."""
-    taken: dict[str, int] = {}
-    names = {}
+    names: dict[Path, str] = {}
+    taken: set[str] = set()
     for path in paths:
-        count = taken[path.stem] = taken.get(path.stem, 0) + 1
-        names[path] = path.stem if count == 1 else f"{path.stem}_{count}"
+        candidates = itertools.chain([path.stem], (f"{path.stem}_{count}" for count in itertools.count(2)))
+        names[path] = next(name for name in candidates if name not in taken)
+        taken.add(names[path])
     return names
 
 

@@ -41,7 +41,7 @@ def segmentation_records(root: Path) -> dict[str, list[RawRecord]]:
     """A's photographs with their masks, by official split; `test` only where it is on disk.
 
     Raises:
-        DataError: The folder or its training images are missing.
+        DataError: The folder or its training images are missing, a folder of masks is, or a mask has no image.
     """
     base = root / "A. Segmentation"
     true_grades = _true_grades(root / TRUE_GRADES_FILE)
@@ -51,6 +51,7 @@ def segmentation_records(root: Path) -> dict[str, list[RawRecord]]:
         images = _images(base / "1. Original Images" / folder, required=split == "train", root=root)
         if images:
             raise_all(_missing_mask_folders(masks))
+            raise_all(_masks_without_image(masks, images))
             records[split] = [_segmentation_record(image, masks, true_grades) for image in images]
     return records
 
@@ -65,6 +66,17 @@ def _missing_mask_folders(masks: Path) -> list[UserError]:
             expected = f"masks named IDRiD_NN_{lesion}.tif"
             errors.append(DataError(masks / folder, "files of other names only", expected, "restore the released names"))
     return errors
+
+
+def _masks_without_image(masks: Path, images: list[Path]) -> list[UserError]:
+    """An image that was lost would otherwise be left out without a word."""
+    names = {image.stem for image in images}
+    return [
+        DataError(path, "a mask without its image", f"{image_id}.jpg in {images[0].parent}", "restore it or remove the mask")
+        for lesion, folder in LESION_FOLDERS.items()
+        for path in sorted((masks / folder).glob(f"*_{lesion}.tif"))
+        if (image_id := path.stem.removesuffix(f"_{lesion}")) not in names
+    ]
 
 
 def _segmentation_record(image: Path, masks: Path, true_grades: dict[str, int]) -> RawRecord:

@@ -171,7 +171,8 @@ def open_prepared(
     """
     records = dataset_spec(name).records(data)
     files = _prepare_all(records, data, size_px, on_progress)
-    key = hashlib.sha256("".join(path.stem for split in files.values() for path in split).encode()).hexdigest()[:12]
+    stems = {split: [path.stem for path in paths] for split, paths in files.items()}
+    key = hashlib.sha256(json.dumps(stems).encode()).hexdigest()[:12]
     config = FundusConfig(name=f"{name}-{size_px}-{key}", image_format=data.image_format, prepared=files)
     directory = Path(data.cache_dir) / "tfds"
     for stale in directory.glob(f"*/{config.name}/*incomplete*"):

@@ -1,6 +1,7 @@
 """The loop that graders and Algorithm 1 share: side effects only (iterate, log, save, stop); mathematics is in `method/`."""
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -118,6 +119,9 @@ def fit(
 
     Returns:
         The final progress; the best state is in `checkpoints`.
+
+    Raises:
+        FloatingPointError: The validation score is not a finite number; that state is not saved.
     """
     progress = Progress()
     if checkpoints.latest_step is not None:
@@ -144,6 +148,11 @@ def fit(
                 continue
             score, values = validate(state)
             progress.seconds = time.monotonic() - start_s
+            if not math.isfinite(score):
+                raise FloatingPointError(
+                    f"the validation score at step {step} is {score}: training has diverged; the checkpoints from before "
+                    f"it are kept. A smaller learning rate or optim.clip_norm may help."
+                )
             progress.observe(score, stopping.min_delta)
             log.write(step, "val", values | {"seconds": progress.seconds}, round=progress.round)
             checkpoints.save(step, state, dataclasses.asdict(progress), score)

@@ -101,3 +101,12 @@ def test_masks_that_are_missing_altogether_are_an_error_not_healthy_eyes(tmp_pat
     shutil.rmtree(tmp_path / "A. Segmentation" / "2. All Segmentation Groundtruths")
     with pytest.raises(ErrorGroup, match=r"2\. All Segmentation Groundtruths"):
         segmentation_records(tmp_path)
+
+
+def test_mask_whose_image_was_lost_is_an_error_not_an_image_left_out(tmp_path):
+    write_segmentation(tmp_path, {"IDRiD_01": ["MA"], "IDRiD_02": ["MA", "EX"]})
+    (tmp_path / "A. Segmentation" / "1. Original Images" / "a. Training Set" / "IDRiD_02.jpg").unlink()
+    with pytest.raises(ErrorGroup) as caught:
+        segmentation_records(tmp_path)
+    for part in ("IDRiD_02_MA.tif", "IDRiD_02_EX.tif", "a mask without its image", "IDRiD_02.jpg"):
+        assert part in str(caught.value)

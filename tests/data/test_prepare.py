@@ -174,3 +174,18 @@ def test_graders_never_see_a_photograph_of_the_segmentation_set(data):
     kept = select_graded(as_paper, 48, segmented)
     assert sum(len(kept[name]) for name in ("train", "val")) == 15
     assert describe(segmented, kept, as_paper)["leakage"]["excluded"] == 0
+
+
+def test_photographs_that_move_to_the_test_folder_keep_their_names_and_pixels(data):
+    root = Path(data.root) / "IDRiD"
+    train = open_prepared("idrid_s", data, 48)["train"]
+    before = {train[i].image_id: train[i].image for i in range(len(train))}
+    write_segmentation(root, {}, split="test")
+    for path in root.glob("A. Segmentation/**/a. Training Set/**/IDRiD_0[56]*"):
+        path.rename(str(path).replace("a. Training Set", "b. Testing Set"))
+    splits = open_prepared("idrid_s", data, 48)
+    assert [len(splits[name]) for name in ("train", "test")] == [4, 2]
+    for split in splits.values():
+        for i, record in enumerate(split.records):
+            assert split[i].image_id == record.image_id
+            np.testing.assert_array_equal(split[i].image, before[record.image_id])

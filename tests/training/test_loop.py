@@ -101,3 +101,11 @@ def test_checkpoint_of_another_architecture_lists_what_differs(tmp_path):
 def test_no_checkpoint_is_a_clear_error(tmp_path):
     with Checkpoints(tmp_path) as checkpoints, pytest.raises(CheckpointError, match="no checkpoint"):
         checkpoints.require_best_step()
+
+
+def test_score_that_is_no_number_ends_training_and_keeps_the_best_checkpoint(tmp_path):
+    rounds = Rounds((("a", 2), ("b", 1)), max_rounds=4)
+    with pytest.raises(FloatingPointError, match="step 9"):
+        run(tmp_path, rounds, [0.1, 0.3, float("nan"), 0.2])
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        assert (checkpoints.best_step, checkpoints.latest_step) == (6, 6)
