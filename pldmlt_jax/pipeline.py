@@ -208,6 +208,7 @@ def closing_lines(workdir: Path) -> str:
         return "undefined" if value is None else f"{value:.3f}"
 
     lines = [
+        f"scored: lesions on split {figures['seg/split']}, grades on split {figures['grade/split']}",
         f"lesions, foreground Dice        {shown('seg/foreground/dice')}   "
         f"(best threshold on one colour channel: {shown('baseline/channel_threshold/dice')})",
         f"  at the images' own size       {shown('seg/foreground/dice_original_size')}",

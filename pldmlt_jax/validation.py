@@ -1,6 +1,7 @@
 """Checks a config as a whole: every error at once, each with its field's path."""
 
 import dataclasses
+import difflib
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -126,6 +127,31 @@ def fields(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield prefix + field.name, value
 
 
+def _fits(value: Any, default: Any) -> bool:
+    """Whether a value has the type of a field's default; a whole number is a float too, a bool is no number."""
+    if isinstance(default, tuple):
+        return isinstance(value, tuple) and all(_fits(item, default[0]) for item in value if default)
+    if isinstance(default, float):
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return type(value) is type(default)
+
+
+def _type_errors(config: Any, default: Any, prefix: str = "") -> Iterator[UserError]:
+    """Fields that do not exist, which a config file can assign all the same, and values of a wrong type."""
+    known = [field.name for field in dataclasses.fields(default)]
+    for name, value in vars(config).items():
+        path = prefix + name
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1)
+            action = f"did you mean {prefix}{nearest[0]}?" if nearest else "see pldmlt_jax/config.py"
+            yield ConfigError(path, "no such config field", "a known config field", action)
+        elif not _fits(value, getattr(default, name)):
+            expected = type(getattr(default, name)).__name__
+            yield ConfigError(path, f"{value!r}", f"a value of type {expected}", "correct the value")
+        elif dataclasses.is_dataclass(value):
+            yield from _type_errors(value, getattr(default, name), f"{path}.")
+
+
 def _items(value: Any) -> tuple[Any, ...]:
     return tuple(value) if isinstance(value, tuple | list) else (value,)
 
@@ -220,7 +246,9 @@ def _relation_errors(config: Config) -> Iterator[UserError]:
 
 
 def config_errors(config: Config) -> list[UserError]:
-    """Every unknown name, number outside its range and contradiction between fields."""
+    """Every unknown name, number outside its range and contradiction between fields; wrong types before all of these."""
+    if wrong := list(_type_errors(config, Config())):
+        return wrong
     values = dict(fields(config))
     return [*_choice_errors(values), *_range_errors(values), *_relation_errors(config)]
 

@@ -103,7 +103,7 @@ def _require_config_file(path: str) -> None:
     except Exception as error:
         raise ConfigError(
             path,
-            f"{type(error).__name__}: {error}",
+            str(error).strip().splitlines()[-1],  # ml_collections puts the traceback before it
             "a file with get_config() -> Config",
             "mend the file; --debug shows where",
         ) from error

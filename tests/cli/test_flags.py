@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -76,6 +77,26 @@ def test_pairs_without_sense_are_refused():
         validate(config)
     assert "meta.enabled" in str(error.value)
     assert "meta.inner_optimizer" in str(error.value)
+
+
+def test_config_file_with_an_unknown_field_is_told_in_one_line(capsys, tmp_path):
+    file = tmp_path / "wrong.py"
+    file.write_text(
+        "from pldmlt_jax.config import *\ndef get_config():\n    return Config(train=TrainConfig(batchsize=4))\n"
+    )
+    text = failure(capsys, f"--config={file}")
+    assert "unexpected keyword argument 'batchsize'" in text
+    assert "Traceback" not in text
+
+
+def test_fields_of_another_type_and_fields_that_do_not_exist_are_refused_together():
+    config: Any = Config()
+    config.train.batch_size, config.train.theta_units, config.meta.hidden = "4", 2.5, [8]
+    config.train.batchsize, config.loss = 4, None
+    with pytest.raises(UserError) as error:
+        validate(config)
+    for part in ("train.batch_size", "'4'", "train.theta_units", "2.5", "meta.hidden", "train.batchsize", "loss: None"):
+        assert part in str(error.value)
 
 
 def test_every_number_and_name_of_the_config_is_checked():
