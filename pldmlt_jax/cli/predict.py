@@ -38,7 +38,8 @@ def main(arguments: Arguments) -> None:
     network = load_for_prediction(context)
     with progress("predict", len(paths)) as task:
         unreadable = predict_files(network, paths, output, context.config.evaluation.batch_size, task)
-    print(f"  {len(paths) - len(unreadable)} predicted, see {output / 'predictions.csv'}")
+    if len(unreadable) < len(paths):
+        print(f"  {len(paths) - len(unreadable)} predicted, see {output / 'predictions.csv'}")
     for error in unreadable:
         print(f"  not read: {error}")
     if unreadable:
