@@ -50,8 +50,7 @@ def segmentation_records(root: Path) -> dict[str, list[RawRecord]]:
         masks = base / "2. All Segmentation Groundtruths" / folder
         images = _images(base / "1. Original Images" / folder, required=split == "train", root=root)
         if images:
-            raise_all(_missing_mask_folders(masks))
-            raise_all(_masks_without_image(masks, images))
+            raise_all([*_missing_mask_folders(masks), *_masks_without_image(masks, images)])
             records[split] = [_segmentation_record(image, masks, true_grades) for image in images]
     return records
 
