@@ -42,9 +42,13 @@ class Context:
 
     @cached_property
     def segmented_for_graders(self) -> dict[str, Selection]:
-        """The pixel-labelled set at the graders' size, to be given pseudo-labels."""
-        with progress(f"prepare {self.config.data.segmentation} for the graders") as task:
-            return select_segmented(self.config.data, task, size_px=self.config.grader.size_px)
+        """The pixel-labelled set at the graders' size, to be given pseudo-labels.
+
+        No lesion may vanish from these masks, whatever the network is trained on: they are evidence for a grade.
+        """
+        data = dataclasses.replace(self.config.data, mask_reduction="max")
+        with progress(f"prepare {data.segmentation} for the graders") as task:
+            return select_segmented(data, task, size_px=self.config.grader.size_px)
 
     @cached_property
     def known_grades(self) -> dict[Path, int]:
