@@ -9,7 +9,7 @@ from pldmlt_jax.cli.context import Context
 from pldmlt_jax.cli.pseudo_label import read_table
 from pldmlt_jax.config import Config
 from pldmlt_jax.data.loader import Labels, eval_batches, steps_per_epoch, train_batches
-from pldmlt_jax.data.prepare import PreparedSplit
+from pldmlt_jax.data.prepared import PreparedSplit
 from pldmlt_jax.data.selection import Selection
 from pldmlt_jax.errors import DataError
 from pldmlt_jax.evaluation.segmentation_metrics import SegmentationCounts, segmentation_counts

@@ -1,6 +1,18 @@
-"""The TFDS builder: packs prepared photographs into array_record files."""
+"""What the TFDS builders share: raw photographs in a folder -> array_record files.
+
+A builder of a set says where its raw files are and how to read their layout. It serves `open_prepared`, and anyone who
+uses TFDS directly:
+
+    builder = IdridSegmentation(config=FundusConfig(size_px=512), data_dir="DIR")
+    builder.download_and_prepare(
+        download_config=tfds.download.DownloadConfig(manual_dir="data/IDRiD"), file_format="array_record"
+    )
+    samples = builder.as_data_source(split="train")
+"""
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,6 +20,9 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from pldmlt_jax.config import DataConfig
+from pldmlt_jax.data.prepare import prepare_records, preparation
+from pldmlt_jax.data.records import RawRecord
 from pldmlt_jax.types import LESIONS, Geometry
 
 NUM_GEOMETRY = len(dataclasses.fields(Geometry))
@@ -16,21 +31,46 @@ HASH_BYTES = 32
 
 @dataclasses.dataclass
 class FundusConfig(tfds.core.BuilderConfig):
-    """One set at one size; its name holds a hash of the raw files and the preparation."""
+    """One size and one way to prepare.
 
-    image_format: str = "png"
-    prepared: dict[str, list[Path]] = dataclasses.field(default_factory=dict)  # split -> prepared files
+    Without a name it is called after both. Raw files that changed want a name of their own, for TFDS looks at the name
+    alone: `open_prepared` puts their hash into it.
+    """
+
+    name: str = ""
+    size_px: int = 1024
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+
+    def __post_init__(self) -> None:
+        facts = json.dumps(preparation(self.data)).encode()
+        self.name = self.name or f"{self.size_px}-{hashlib.sha256(facts).hexdigest()[:12]}"
 
 
-class FundusPhotographs(tfds.core.GeneratorBasedBuilder):
-    """Square fundus photographs with their mask bits, grades and geometry."""
+class FundusBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Square fundus photographs with their mask bits, grades and geometry. Builders of sets derive from it."""
 
     VERSION = tfds.core.Version("1.0.0")
+    CITATION = ""
+    LICENCE = ""
+
+    @classmethod
+    def raw_folder(cls, data: DataConfig) -> Path:
+        """Where the raw files are by the config, which is TFDS' `manual_dir`."""
+        raise NotImplementedError
+
+    @classmethod
+    def records(cls, folder: Path) -> dict[str, list[RawRecord]]:
+        """The photographs by official split: `train` and, where it is on disk, `test`.
+
+        Raises:
+            DataError: What is missing or wrong in the folder's layout, all at once.
+        """
+        raise NotImplementedError
 
     def _info(self) -> tfds.core.DatasetInfo:
         config: Any = self.builder_config
         features = {
-            "image": tfds.features.Image(shape=(None, None, 3), encoding_format=config.image_format),
+            "image": tfds.features.Image(shape=(None, None, 3), encoding_format=config.data.image_format),
             "mask_bits": tfds.features.Image(shape=(None, None, 1), encoding_format="png"),
             "image_id": tfds.features.Text(),
             "grade": tfds.features.Scalar(np.int64),
@@ -42,13 +82,19 @@ class FundusPhotographs(tfds.core.GeneratorBasedBuilder):
             "dhash": tfds.features.Tensor(shape=(HASH_BYTES,), dtype=np.uint8),
         }
         return self.dataset_info_from_configs(
-            features=tfds.features.FeaturesDict(features), supervised_keys=None, disable_shuffling=True
+            features=tfds.features.FeaturesDict(features),
+            supervised_keys=None,
+            disable_shuffling=True,
+            citation=self.CITATION,
+            license=self.LICENCE,
         )
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
-        del dl_manager
         config: Any = self.builder_config
-        return {split: self._generate_examples(files) for split, files in config.prepared.items()}
+        drawn = self.MANUAL_DOWNLOAD_INSTRUCTIONS is None  # then there is nothing to be got by hand
+        folder = self.raw_folder(config.data) if drawn else Path(dl_manager.manual_dir)
+        prepared = prepare_records(self.records(folder), config.data, config.size_px)
+        return {split: self._generate_examples(files) for split, files in prepared.items()}
 
     def _generate_examples(self, files: list[Path]) -> Iterator[tuple[int, dict[str, Any]]]:
         for position, path in enumerate(files):

@@ -1,4 +1,4 @@
-"""IDRiD's official layout: segmentation (A) and disease grading (B).
+"""IDRiD's builders and its official layout: segmentation (A) and disease grading (B).
 
 A lesion that an image does not have has no file. A numbers its photographs differently from B, and B uses the same names
 in both of its splits: names never identify a photograph.
@@ -7,6 +7,8 @@ in both of its splits: names never identify a photograph.
 import csv
 from pathlib import Path
 
+from pldmlt_jax.config import DataConfig
+from pldmlt_jax.data.builder import FundusBuilder, FundusConfig
 from pldmlt_jax.data.records import RawRecord
 from pldmlt_jax.errors import DataError, UserError, raise_all
 from pldmlt_jax.types import NUM_GRADES, UNKNOWN_GRADE
@@ -35,6 +37,31 @@ TRUE_GRADES_FILE = "true_grades_of_segmentation_images.csv"
 
 TRUE_GRADING_FILE = "true_grades_of_grading_images.csv"
 """Synthetic sets only: B's grades before some were corrupted."""
+
+
+class IdridSegmentation(FundusBuilder):
+    """Part A: photographs with their lesion masks."""
+
+    MANUAL_DOWNLOAD_INSTRUCTIONS = LAYOUT
+    BUILDER_CONFIGS = (FundusConfig(),)
+    CITATION = "Porwal, Pachade, Kamble et al.: Indian Diabetic Retinopathy Image Dataset (IDRiD). Data 3(3), 25, 2018"
+    LICENCE = "CC BY 4.0"
+
+    @classmethod
+    def raw_folder(cls, data: DataConfig) -> Path:
+        return Path(data.idrid_root or Path(data.root) / "IDRiD")
+
+    @classmethod
+    def records(cls, folder: Path) -> dict[str, list[RawRecord]]:
+        return segmentation_records(folder)
+
+
+class IdridGrading(IdridSegmentation):
+    """Part B: photographs with their grades."""
+
+    @classmethod
+    def records(cls, folder: Path) -> dict[str, list[RawRecord]]:
+        return grading_records(folder)
 
 
 def segmentation_records(root: Path) -> dict[str, list[RawRecord]]:

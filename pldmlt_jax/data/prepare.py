@@ -1,29 +1,21 @@
-"""Raw files -> prepared photographs -> array_record, once.
+"""A raw photograph and its masks -> the network's view of them, as a file, once.
 
 Each photograph is prepared into a file of its own, named by the hash of its raw bytes and of the preparation, in
-parallel; the TFDS builder only packs them. A run that was interrupted goes on where it stopped.
+parallel; the TFDS builder packs them. A run that was interrupted goes on where it stopped.
 """
 
-import contextlib
-import dataclasses
 import hashlib
-import io
 import json
-import logging
 import os
-import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-import tensorflow_datasets as tfds
 
 from pldmlt_jax.config import DataConfig
-from pldmlt_jax.data.builder import FundusConfig, FundusPhotographs
 from pldmlt_jax.data.fundus import (
     field_of_view,
     fuse,
@@ -35,9 +27,8 @@ from pldmlt_jax.data.fundus import (
 )
 from pldmlt_jax.data.leakage import difference_hash
 from pldmlt_jax.data.records import RawRecord
-from pldmlt_jax.data.specs import dataset_spec
 from pldmlt_jax.errors import UserError, raise_all
-from pldmlt_jax.types import LESIONS, MASK_BITS, Geometry, Sample
+from pldmlt_jax.types import LESIONS, MASK_BITS
 
 PREPARATION_VERSION = 1
 """Part of every key: raised when the same input would be prepared differently."""
@@ -47,63 +38,6 @@ JPEG_QUALITY = 95
 PREPARATION_FIELDS = ("fov_crop", "resize", "mask_reduction", "fusion", "fusion_px", "image_format")
 
 OnProgress = Callable[[int, int, str], None]
-
-
-@dataclasses.dataclass(frozen=True)
-class Metadata:
-    """What is known of a prepared photograph without decoding it."""
-
-    image_id: str
-    grade: int
-    true_grade: int
-    evidence_px: np.ndarray  # int64 [4], at the original size; -1 where the set has no masks
-    reduced_px: np.ndarray  # int64 [4], at the network's size
-    fused_px: np.ndarray  # int64 [2], before and after the morphological operation, at the original size
-    geometry: Geometry
-    dhash: np.ndarray  # uint8 [32]
-
-    @property
-    def inflation(self) -> dict[str, float]:
-        """Factor by which the reduction changed each lesion's area; only lesions that the image has."""
-        scale = self.geometry.area_scale
-        pairs = zip(LESIONS, self.reduced_px, self.evidence_px, strict=True)
-        return {lesion: float(reduced * scale / original) for lesion, reduced, original in pairs if original > 0}
-
-
-class PreparedSplit:
-    """One official split: `len`, `[i] -> Sample`, and what is known without decoding."""
-
-    def __init__(self, source: Any, records: list[RawRecord]):
-        self._source = source
-        self.records = records
-        self.image_ids = [record.image_id for record in records]
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __getitem__(self, index: int) -> Sample:
-        stored = self._source[int(index)]
-        image = _decode(stored["image"], cv2.IMREAD_COLOR)
-        bits = _decode(stored["mask_bits"], cv2.IMREAD_UNCHANGED)
-        return Sample(
-            image=cv2.cvtColor(image, cv2.COLOR_BGR2RGB),
-            mask_bits=bits,
-            image_id=self.image_ids[index],
-            grade=int(stored["grade"]),
-            evidence_px=np.asarray(stored["evidence_px"]),
-            geometry=Geometry.from_array(stored["geometry"]),
-        )
-
-    @cached_property
-    def metadata(self) -> list[Metadata]:
-        """Of every image, in order."""
-        rows = []
-        for i, record in enumerate(self.records):
-            stored = self._source[i]
-            arrays = {name: np.asarray(stored[name]) for name in ("evidence_px", "reduced_px", "fused_px", "dhash")}
-            geometry = Geometry.from_array(stored["geometry"])
-            rows.append(Metadata(record.image_id, record.grade, record.true_grade, geometry=geometry, **arrays))
-        return rows
 
 
 def prepare_one(record: RawRecord, data: DataConfig, size_px: int) -> dict[str, Any]:
@@ -148,50 +82,23 @@ def _encode(pixels: np.ndarray, image_format: str) -> np.ndarray:
     return cv2.imencode(f".{image_format}", pixels, options)[1]
 
 
-def _decode(content: bytes, mode: int) -> np.ndarray:
-    pixels = cv2.imdecode(np.frombuffer(content, np.uint8), mode)
-    if pixels is None:
-        raise ValueError("a prepared image cannot be decoded: delete data.cache_dir and prepare again")
-    return pixels
-
-
-def open_prepared(
-    name: str, data: DataConfig, size_px: int, on_progress: OnProgress | None = None
-) -> dict[str, PreparedSplit]:
-    """Opens a set at a size, preparing what is not there yet.
+def prepare_records(
+    records: Mapping[str, list[RawRecord]], data: DataConfig, size_px: int, on_progress: OnProgress | None = None
+) -> dict[str, list[Path]]:
+    """Prepares what is not prepared yet, in parallel.
 
     Args:
-        name: A key of DATASETS.
-        data: Where the raw files are, and how they are prepared.
+        records: By split.
+        data: How to prepare, and where the prepared files go: `cache_dir`/photographs.
         size_px: Side of the square.
         on_progress: Called with the number done, the number in all and the image's name.
 
+    Returns:
+        The prepared file of each record.
+
     Raises:
-        UserError: Every bad file of the set at once.
+        UserError: Every bad file of the set at once; the good ones are kept.
     """
-    records = dataset_spec(name).records(data)
-    files = _prepare_all(records, data, size_px, on_progress)
-    stems = {split: [path.stem for path in paths] for split, paths in files.items()}
-    key = hashlib.sha256(json.dumps(stems).encode()).hexdigest()[:12]
-    config = FundusConfig(name=f"{name}-{size_px}-{key}", image_format=data.image_format, prepared=files)
-    directory = Path(data.cache_dir) / "tfds"
-    for stale in directory.glob(f"*/{config.name}/*incomplete*"):
-        shutil.rmtree(stale)
-    logging.getLogger("absl").setLevel(logging.ERROR)
-    builder = FundusPhotographs(config=config, data_dir=directory)
-    if not builder.is_prepared():
-        tfds.disable_progress_bar()
-        with contextlib.redirect_stdout(io.StringIO()):  # our own progress is shown already
-            builder.download_and_prepare(file_format="array_record")
-    decoders = {"image": tfds.decode.SkipDecoding(), "mask_bits": tfds.decode.SkipDecoding()}
-    open_source: Any = builder.as_data_source
-    sources = open_source(split=list(records), decoders=decoders)
-    return {split: PreparedSplit(source, records[split]) for split, source in zip(records, sources, strict=True)}
-
-
-def _prepare_all(
-    records: Mapping[str, list[RawRecord]], data: DataConfig, size_px: int, on_progress: OnProgress | None
-) -> dict[str, list[Path]]:
     cv2.setNumThreads(1)  # one image a thread is faster than one image over all threads
     directory = Path(data.cache_dir) / "photographs"
     directory.mkdir(parents=True, exist_ok=True)
@@ -224,10 +131,14 @@ def _prepare_to_file(record: RawRecord, data: DataConfig, size_px: int, director
     return path
 
 
+def preparation(data: DataConfig) -> dict[str, Any]:
+    """The fields that the network's view of a photograph depends on, besides its size."""
+    return {field: getattr(data, field) for field in PREPARATION_FIELDS}
+
+
 def _key(record: RawRecord, data: DataConfig, size_px: int) -> str:
     """Hash of the raw bytes and of everything that the preparation depends on."""
-    preparation = {field: getattr(data, field) for field in PREPARATION_FIELDS}
-    facts = [PREPARATION_VERSION, size_px, preparation, record.image_id, record.grade, record.true_grade,
+    facts = [PREPARATION_VERSION, size_px, preparation(data), record.image_id, record.grade, record.true_grade,
              sorted(record.masks or {}), record.masks is None, record.disc is None]  # fmt: skip
     digest = hashlib.sha256(json.dumps(facts).encode())
     for path in record.files:

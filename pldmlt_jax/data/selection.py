@@ -10,7 +10,7 @@ import numpy as np
 from pldmlt_jax.config import DataConfig
 from pldmlt_jax.data.folds import split_indices
 from pldmlt_jax.data.leakage import same_photographs
-from pldmlt_jax.data.prepare import PreparedSplit, open_prepared
+from pldmlt_jax.data.prepared import PreparedSplit, open_prepared
 from pldmlt_jax.errors import ConfigError
 from pldmlt_jax.types import LESIONS, UNKNOWN_GRADE
 

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from pldmlt_jax.config import SyntheticConfig
+from pldmlt_jax.config import DataConfig, SyntheticConfig
 from pldmlt_jax.data.fundus_drawing import develop, draw_disc, draw_vessels, new_canvas
 from pldmlt_jax.data.idrid import (
     DISC_FOLDER,
@@ -24,8 +24,11 @@ from pldmlt_jax.data.idrid import (
     SPLIT_FOLDERS,
     TRUE_GRADES_FILE,
     TRUE_GRADING_FILE,
+    IdridSegmentation,
+    grading_records,
 )
 from pldmlt_jax.data.lesion_drawing import Findings, draw_findings, grade_from_findings
+from pldmlt_jax.data.records import RawRecord
 from pldmlt_jax.types import LESIONS, NUM_GRADES
 
 DRAWING_VERSION = 3
@@ -87,6 +90,26 @@ def ensure_written(config: SyntheticConfig, cache_dir: str, progress: Callable[[
     _write(config, partial, progress)
     partial.rename(root)
     return root
+
+
+class SyntheticSegmentation(IdridSegmentation):
+    """Drawn photographs with their lesion masks; nothing has to be got by hand."""
+
+    MANUAL_DOWNLOAD_INSTRUCTIONS = None
+    CITATION = "drawn by this program (data/synthetic.py)"
+    LICENCE = "Apache-2.0"
+
+    @classmethod
+    def raw_folder(cls, data: DataConfig) -> Path:
+        return ensure_written(data.synthetic, data.cache_dir)
+
+
+class SyntheticGrading(SyntheticSegmentation):
+    """Drawn photographs with their grades."""
+
+    @classmethod
+    def records(cls, folder: Path) -> dict[str, list[RawRecord]]:
+        return grading_records(folder)
 
 
 class _Job(NamedTuple):

@@ -17,7 +17,7 @@ from pldmlt_jax.data.loader import (
     train_batches,
     true_labels,
 )
-from pldmlt_jax.data.prepare import PreparedSplit
+from pldmlt_jax.data.prepared import PreparedSplit
 from pldmlt_jax.data.records import RawRecord
 from pldmlt_jax.errors import DataError
 from pldmlt_jax.types import MASK_BITS, UNKNOWN_GRADE, Batch, Geometry

@@ -6,12 +6,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from data.idrid_files import SHAPE, write_grading, write_segmentation
 
-from pldmlt_jax.config import DataConfig
+from pldmlt_jax.config import DataConfig, SyntheticConfig
+from pldmlt_jax.data.builder import FundusConfig
 from pldmlt_jax.data.fundus import fuse, mask_to_network, read_image, read_mask
-from pldmlt_jax.data.prepare import open_prepared
+from pldmlt_jax.data.idrid import IdridSegmentation
+from pldmlt_jax.data.prepared import open_prepared
 from pldmlt_jax.data.selection import describe, known_grades, leaking_images, select_graded, select_segmented
+from pldmlt_jax.data.synthetic import SyntheticGrading
 from pldmlt_jax.errors import DataError, ErrorGroup
 from pldmlt_jax.types import LESIONS, MASK_BITS
 
@@ -189,3 +193,28 @@ def test_photographs_that_move_to_the_test_folder_keep_their_names_and_pixels(da
         for i, record in enumerate(split.records):
             assert split[i].image_id == record.image_id
             np.testing.assert_array_equal(split[i].image, before[record.image_id])
+
+
+def test_builder_serves_tfds_users_from_their_own_folder(data, tmp_path):
+    """Without this program's cache or config: a manual_dir, a size, array_record files."""
+    prepared = open_prepared("idrid_s", data, 48)["train"]
+    elsewhere = dataclasses.replace(data, root="", cache_dir=str(tmp_path / "other_cache"))
+    builder = IdridSegmentation(config=FundusConfig(size_px=48, data=elsewhere), data_dir=tmp_path / "tfds")
+    there = tfds.download.DownloadConfig(manual_dir=Path(data.root) / "IDRiD")
+    builder.download_and_prepare(download_config=there, file_format="array_record")
+    assert list((tmp_path / "tfds").glob("idrid_segmentation/*/1.0.0/*train.array_record*"))
+    assert "Porwal" in builder.info.citation
+    samples = builder.as_data_source(split="train")
+    assert len(samples) == 6
+    for i, example in enumerate(samples):
+        assert example["image_id"].decode() == prepared.image_ids[i]
+        np.testing.assert_array_equal(example["image"], prepared[i].image)
+        np.testing.assert_array_equal(example["mask_bits"][..., 0], prepared[i].mask_bits)
+
+
+def test_drawn_set_has_a_builder_that_needs_no_folder(tmp_path):
+    drawn = SyntheticConfig(96, num_segmentation_train=2, num_segmentation_test=1, num_grading_train=5, num_grading_test=1)
+    config = FundusConfig(size_px=48, data=DataConfig(cache_dir=str(tmp_path), synthetic=drawn))
+    builder = SyntheticGrading(config=config, data_dir=tmp_path / "tfds")
+    builder.download_and_prepare(file_format="array_record")
+    assert [len(builder.as_data_source(split=name)) for name in ("train", "test")] == [5, 1]
