@@ -7,6 +7,7 @@ The parts are hashable by value: frozen copies of them are static arguments of t
 """
 
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -217,3 +218,12 @@ def from_dict(values: dict, part: Any = Config) -> Any:
             value = from_dict(value, known[name].default_factory)
         arguments[name] = tuple(value) if isinstance(value, list) else value
     return part(**arguments)
+
+
+def fields(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every field with its dotted path, depth first."""
+    for name, value in vars(config).items():
+        if dataclasses.is_dataclass(value):
+            yield from fields(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value

@@ -4,7 +4,9 @@ The command line turns them into exit status 2 and prints the message alone; eve
 of this program (exit status 1).
 """
 
-from collections.abc import Sequence
+import contextlib
+import difflib
+from collections.abc import Iterator, Sequence
 
 
 class UserError(Exception):
@@ -46,6 +48,21 @@ class ErrorGroup(UserError):
 
     def __str__(self) -> str:
         return "\n".join(str(error) for error in self.errors)
+
+
+def nearest(name: str, known: Sequence[str], otherwise: str) -> str:
+    """What to do about a name that is not known: take the one that it resembles, or else something."""
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {close[0]}?" if close else otherwise
+
+
+@contextlib.contextmanager
+def gathered(errors: list[UserError]) -> Iterator[None]:
+    """Adds a user error raised inside to the list, so that what else is wrong is found too; `raise_all` ends that."""
+    try:
+        yield
+    except UserError as error:
+        errors.append(error)
 
 
 def raise_all(errors: Sequence[UserError]) -> None:

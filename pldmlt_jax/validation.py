@@ -1,14 +1,13 @@
 """Checks a config as a whole: every error at once, each with its field's path."""
 
 import dataclasses
-import difflib
 import math
 from collections.abc import Iterator
 from typing import Any
 
-from pldmlt_jax.config import Config
+from pldmlt_jax.config import Config, fields
 from pldmlt_jax.data.specs import DATASETS
-from pldmlt_jax.errors import ConfigError, UserError, raise_all
+from pldmlt_jax.errors import ConfigError, UserError, nearest, raise_all
 from pldmlt_jax.method.losses import BINARY_ALPHAS, SEGMENTATION_LOSSES, TARGETS
 from pldmlt_jax.method.pseudo_labels import ENSEMBLES
 from pldmlt_jax.method.virtual_step import META_LOSSES
@@ -117,16 +116,6 @@ RANGES: dict[str, tuple[float, float]] = {
 """Least and greatest value, both allowed; of each item where the field is a tuple. Every number of the config is here."""
 
 
-def fields(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every field with its dotted path, depth first."""
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
-            yield from fields(value, f"{prefix}{field.name}.")
-        else:
-            yield prefix + field.name, value
-
-
 def _fits(value: Any, default: Any) -> bool:
     """Whether a value has the type of a field's default; a whole number is a float too, a bool is no number."""
     if isinstance(default, tuple):
@@ -142,8 +131,7 @@ def _type_errors(config: Any, default: Any, prefix: str = "") -> Iterator[UserEr
     for name, value in vars(config).items():
         path = prefix + name
         if name not in known:
-            nearest = difflib.get_close_matches(name, known, n=1)
-            action = f"did you mean {prefix}{nearest[0]}?" if nearest else "see pldmlt_jax/config.py"
+            action = nearest(path, [prefix + other for other in known], "see pldmlt_jax/config.py")
             yield ConfigError(path, "no such config field", "a known config field", action)
         elif not _fits(value, getattr(default, name)):
             expected = type(getattr(default, name)).__name__

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from pldmlt_jax.cli.flags import Arguments
-from pldmlt_jax.config import Config, to_dict
+from pldmlt_jax.config import Config, fields, to_dict
 from pldmlt_jax.data.selection import Selection, known_grades, select_graded, select_segmented
+from pldmlt_jax.errors import CheckpointError
 from pldmlt_jax.progress import progress
 
 
@@ -89,31 +90,55 @@ def _jsonable(value: Any) -> Any:
 
 
 def describe_run(context: Context) -> None:
-    """Writes the resolved config and the environment; `evaluate` leaves those that the network was trained with."""
+    """Writes the resolved config and the environment."""
     from pldmlt_jax.cli.environment import describe_environment
 
-    if context.arguments.verb != "evaluate":
-        context.write_json("config.json", to_dict(context.config))
-        context.write_json("environment.json", describe_environment())
+    context.write_json("config.json", to_dict(context.config))
+    context.write_json("environment.json", describe_environment())
+
+
+SEEN_BY_NETWORK = ("data.size_px", "data.fov_crop", "data.resize", "model.", "loss.target")
+"""Beginnings of the fields that a network is trained for; under others it answers something else, often in silence."""
 
 
 def with_saved_config(arguments: Arguments) -> Arguments:
     """Without `--config`, `evaluate` and `predict` take the config that the network was trained with.
 
-    What the command line sets of it comes on top, and results go beside the checkpoint unless it says where.
+    What the command line sets of it comes on top, and results go beside the checkpoint unless it says where. With
+    `--config` the two must agree on what the network was trained for, but for what the command line sets.
 
     Raises:
-        CheckpointError: There is no checkpoint.
+        CheckpointError: There is no checkpoint, or it was trained for something else than `--config` says.
     """
     from pldmlt_jax.evaluation.inference import checkpoint_directory, saved_config
 
-    if arguments.verb not in ("evaluate", "predict") or arguments.config_given:
+    if arguments.verb not in ("evaluate", "predict"):
         return arguments
     directory = checkpoint_directory(Path(arguments.checkpoint or arguments.workdir))
     config = saved_config(directory)
+    if arguments.config_given:
+        _require_agreement(arguments, config, directory)
+        return arguments
     for path in arguments.overrides:
         *parts, name = path.split(".")
         given, target = (functools.reduce(getattr, parts, c) for c in (arguments.config, config))
         setattr(target, name, getattr(given, name))
     workdir = arguments.workdir if arguments.workdir_given else directory.parent
     return dataclasses.replace(arguments, config=config, workdir=workdir)
+
+
+def _require_agreement(arguments: Arguments, saved: Config, directory: Path) -> None:
+    given, trained = dict(fields(arguments.config)), dict(fields(saved))
+    differing = [
+        f"{name} = {trained[name]!r}, not {given[name]!r}"
+        for name in given
+        if name.startswith(SEEN_BY_NETWORK) and name not in ("model.weights", *arguments.overrides)
+        if given[name] != trained[name]
+    ]
+    if differing:
+        raise CheckpointError(
+            directory,
+            f"trained with {'; '.join(differing)}",
+            "a network trained for what --config says",
+            "leave --config away, for the checkpoint has its own; or set these fields on the command line",
+        )

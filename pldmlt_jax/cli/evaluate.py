@@ -10,10 +10,7 @@ import numpy as np
 from pldmlt_jax.cli.context import Context, write_rows
 from pldmlt_jax.cli.train import make_method, make_rounds
 from pldmlt_jax.cli.train_grader import majority_grade, true_grades
-from pldmlt_jax.config import DataConfig
-from pldmlt_jax.data.fundus import field_of_view, fuse, read_image, read_mask
-from pldmlt_jax.data.records import RawRecord
-from pldmlt_jax.data.selection import Selection, choose_split
+from pldmlt_jax.data.selection import Selection, choose_splits
 from pldmlt_jax.evaluation.baselines import (
     NO_PIXELS,
     best_threshold,
@@ -24,44 +21,49 @@ from pldmlt_jax.evaluation.baselines import (
 )
 from pldmlt_jax.evaluation.figures import overlay, write_picture
 from pldmlt_jax.evaluation.grading_metrics import grading_figures
-from pldmlt_jax.evaluation.inference import (
-    TrainedNetwork,
-    at_original_size,
-    checkpoint_directory,
-    load_network,
+from pldmlt_jax.evaluation.inference import TrainedNetwork, checkpoint_directory, load_network
+from pldmlt_jax.evaluation.scoring import (
+    ORIGINAL,
+    area_columns,
+    count_one,
+    image_row,
+    inflation_figures,
+    read_original,
+    to_original_pixels,
 )
-from pldmlt_jax.evaluation.segmentation_metrics import (
-    SegmentationCounts,
-    dice,
-    foreground_score,
-    iou,
-    segmentation_counts,
-)
+from pldmlt_jax.evaluation.segmentation_metrics import SegmentationCounts, foreground_score
 from pldmlt_jax.progress import Task, progress
 from pldmlt_jax.types import LESIONS, MASK_BITS, Sample
-
-ORIGINAL = "_original_size"
-"""Suffix of the figures that are computed at the image's own size against its own masks."""
 
 PICTURE_PX = 480
 """Longer side of the pictures that the report shows."""
 
 
 def evaluate(context: Context) -> None:
-    """Scores the best checkpoint on a split of both sets, with every baseline beside it."""
+    """Scores the best checkpoint on a split of both sets, or of the one that has it, with every baseline beside it."""
     network = load_trained(context)
-    segmented_name, segmented = choose_split(context.segmented, context.arguments.split)
-    graded_name, graded = choose_split(context.graded_for_network, context.arguments.split)
-    figures: dict[str, Any] = {"seg/split": segmented_name, "grade/split": graded_name, "step": network.step}
+    sets = {"seg": context.segmented, "grade": context.graded_for_network}
+    chosen = choose_splits(sets, context.arguments.split)
+    selections = {key: sets[key][split] for key, split in chosen.items()}
+    figures: dict[str, Any] = {f"{key}/split": split for key, split in chosen.items()} | {"step": network.step}
     figures |= {f"parameters/{name}": count for name, count in parameter_counts(context, network).items()}
-    with progress("evaluate segmentation", len(segmented)) as task:
-        segmentation, rows = score_segmentation(context, network, segmented, task)
-    figures |= segmentation
-    with progress("evaluate grading", len(graded)) as task:
-        figures |= score_grading(context, network, graded, context.graded_for_network["train"], task)
+    rows: list[dict[str, Any]] = []
+    if "seg" in selections:
+        with progress("evaluate segmentation", len(selections["seg"])) as task:
+            segmentation, rows = score_segmentation(context, network, selections["seg"], task)
+        figures |= segmentation
+    if "grade" in selections:
+        with progress("evaluate grading", len(selections["grade"])) as task:
+            figures |= score_grading(context, network, selections["grade"], sets["grade"]["train"], task)
+    for key, what in (("seg", "lesions"), ("grade", "grades")):
+        if key not in chosen:
+            print(f"  {what} are not scored: their set has no split {context.arguments.split!r} on disk")
     figures |= stage_1_figures(context.workdir)
     context.write_json("metrics.json", figures)
-    write_rows(context.workdir / "per_image.csv", rows)
+    if rows:
+        write_rows(context.workdir / "per_image.csv", rows)
+    else:
+        (context.workdir / "per_image.csv").unlink(missing_ok=True)
 
 
 def load_trained(context: Context) -> TrainedNetwork:
@@ -86,17 +88,17 @@ def parameter_counts(context: Context, network: TrainedNetwork) -> dict[str, int
 def score_segmentation(
     context: Context, network: TrainedNetwork, selection: Selection, task: Task
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Pooled figures at both sizes, and a row for each image; pictures of the worst and the best go to `examples/`."""
+    """Pooled figures at both sizes, and a row for each image; pictures of some go to `examples/`."""
     config, target = context.config, network.method.loss.target
     threshold = config.evaluation.threshold
     train_pixels = channel_histograms(context.segmented["train"])
     baseline = best_threshold(train_pixels)
     at_network, at_original = SegmentationCounts.empty(target), SegmentationCounts.empty(target)
     original_pixels, reduced_px = NO_PIXELS, np.zeros(1 + len(LESIONS))
-    rows, pictures = [], {}
+    rows = []
     for chunk in chunks(list(selection.indices), config.evaluation.batch_size):
         samples = [selection.split[int(i)] for i in chunk]
-        probabilities, grades = network(padded_images(samples, config.evaluation.batch_size))
+        probabilities, grades = network(np.stack([sample.image for sample in samples]), config.evaluation.batch_size)
         for row, (index, sample) in enumerate(zip(chunk, samples, strict=True)):
             p, record = probabilities[row], selection.split.records[int(index)]
             counted = count_one(p, sample.mask_bits, target, threshold)
@@ -110,11 +112,9 @@ def score_segmentation(
                 original_pixels = original_pixels + pixel_histograms(image, bits)
                 values |= {f"{name}{ORIGINAL}": value for name, value in area_columns(counted).items()}
             rows.append(values)
-            valid = sample.mask_bits & MASK_BITS["valid"] != 0
-            pictures[sample.image_id] = (sample, valid & (foreground_score(p, target) > threshold))
             task.advance(sample.image_id)
-    save_examples(context.workdir / "examples", rows, pictures, config.evaluation.num_examples)
-    figures = at_network.compute() | {"baseline/channel_threshold/rule": rule(baseline)}
+    save_examples(context, network, selection, rows)
+    figures = at_network.compute() | {"seg/threshold": threshold, "baseline/channel_threshold/rule": rule(baseline)}
     figures |= threshold_figures(baseline, channel_histograms(selection))
     figures |= threshold_figures(baseline, train_pixels, "_train")
     if config.evaluation.original_size:
@@ -124,88 +124,40 @@ def score_segmentation(
     return figures, rows
 
 
-def inflation_figures(reduced_px: np.ndarray, original_px: np.ndarray) -> dict[str, float | None]:
-    """How much larger the masks are at the network's size, in pixels of the original: fused, then each lesion."""
-    names = ("seg/inflation", *(f"seg/{lesion}/inflation" for lesion in LESIONS))
-    pairs = zip(reduced_px, original_px, strict=True)
-    return {name: float(reduced / px) if px else None for name, (reduced, px) in zip(names, pairs, strict=True)}
-
-
 def chunks(items: list, size: int) -> list[list]:
     return [items[start : start + size] for start in range(0, len(items), size)]
 
 
-def padded_images(samples: list[Sample], batch_size: int) -> np.ndarray:
-    """Images [batch_size, s, s, 3]: always of one shape, so that the network compiles once."""
-    images = np.stack([sample.image for sample in samples])
-    missing = batch_size - len(samples)
-    return np.concatenate([images, np.zeros((missing, *images.shape[1:]), np.uint8)]) if missing else images
+def save_examples(context: Context, network: TrainedNetwork, selection: Selection, rows: list[dict[str, Any]]) -> None:
+    """Photograph, truth and prediction, both outlined, of the worst and the best images by Dice.
 
-
-def count_one(probabilities: np.ndarray, mask_bits: np.ndarray, target: str, threshold: float) -> SegmentationCounts:
-    return segmentation_counts(probabilities[None], mask_bits[None], np.ones(1), target=target, threshold=threshold)
-
-
-def to_original_pixels(probabilities: np.ndarray, sample: Sample, target: str) -> np.ndarray:
-    """A prediction written back to the image's own pixels; outside the field of view all is background."""
-    valid = sample.mask_bits & MASK_BITS["valid"] != 0
-    enlarged = at_original_size(probabilities, valid, sample.geometry)
-    if target != "lesions":
-        enlarged[..., 0] = 1.0 - enlarged[..., 1:].sum(axis=-1)
-    return enlarged
-
-
-def read_original(record: RawRecord, data: DataConfig) -> tuple[np.ndarray, np.ndarray]:
-    """A photograph and its mask bits at their own size; the fused mask after the same morphology as in training."""
-    image = read_image(record.image)
-    shape = image.shape[:2]
-    masks = {lesion: read_mask(path, shape) for lesion, path in (record.masks or {}).items()}
-    planes = masks | {"valid": field_of_view(image), "fused": fuse(masks, shape, data)[0]}
-    bits = np.zeros(shape, np.uint8)
-    for name, plane in planes.items():
-        bits[plane] |= MASK_BITS[name]
-    return image, bits
-
-
-def image_row(
-    sample: Sample, counts: SegmentationCounts, grade_probabilities: np.ndarray, true_grade: int | None
-) -> dict[str, Any]:
-    """One line of `per_image.csv`."""
-    return {
-        "image": sample.image_id,
-        **area_columns(counts),
-        **{f"{lesion}_truth_px": int(counts.lesions[i, 2]) for i, lesion in enumerate(LESIONS)},
-        "predicted_grade": int(grade_probabilities.argmax()),
-        "confidence": round(float(grade_probabilities.max()), 4),
-        "true_grade": "" if true_grade is None else true_grade,
-    }
-
-
-def area_columns(counts: SegmentationCounts) -> dict[str, Any]:
-    """Foreground Dice, IoU and areas; empty where undefined."""
-    tp, predicted, marked, valid = (int(v) for v in counts.foreground)
-    values = {"dice": dice(tp, predicted, marked), "iou": iou(tp, predicted, marked)}
-    rounded = {name: "" if value is None else round(value, 4) for name, value in values.items()}
-    return rounded | {"truth_px": marked, "predicted_px": predicted, "valid_px": valid}
-
-
-def save_examples(folder: Path, rows: list[dict], pictures: dict, num: int) -> None:
-    """Photograph, truth, prediction and both outlined, of the worst and the best images by Dice."""
+    They are predicted once more: keeping every picture until the ranking is known would take all the memory of a big set.
+    """
+    config, folder = context.config.evaluation, context.workdir / "examples"
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.iterdir():
         old.unlink()
-    ranked = sorted((row for row in rows if row["dice"] != ""), key=lambda row: row["dice"])
-    half = (num + 1) // 2
-    for row in {row["image"]: row for row in [*ranked[:half], *ranked[::-1][: num - half]]}.values():
-        sample, predicted = pictures[row["image"]]
-        truth = sample.mask_bits & MASK_BITS["fused"] != 0
-        views = {
-            "image": sample.image,
-            "truth": overlay(sample.image, {"lesion": truth}),
-            "prediction": overlay(sample.image, {"lesion": predicted}),
-        }
-        for name, picture in views.items():
-            write_picture(folder / f"{row['image']}_{name}", picture, PICTURE_PX)
+    ranked = sorted((place for place, row in enumerate(rows) if row["dice"] != ""), key=lambda place: rows[place]["dice"])
+    half = (config.num_examples + 1) // 2
+    shown = dict.fromkeys([*ranked[:half], *ranked[::-1][: config.num_examples - half]])
+    for chunk in chunks(list(shown), config.batch_size):
+        samples = [selection.split[int(selection.indices[place])] for place in chunk]
+        probabilities, _ = network(np.stack([sample.image for sample in samples]), config.batch_size)
+        for sample, p in zip(samples, probabilities, strict=True):
+            save_views(folder, sample, foreground_score(p, network.method.loss.target) > config.threshold)
+
+
+def save_views(folder: Path, sample: Sample, predicted: np.ndarray) -> None:
+    """One image's pictures: as it is, with the truth, with the prediction inside the field of view."""
+    inside = sample.mask_bits & MASK_BITS["valid"] != 0
+    truth = sample.mask_bits & MASK_BITS["fused"] != 0
+    views = {
+        "image": sample.image,
+        "truth": overlay(sample.image, {"lesion": truth}),
+        "prediction": overlay(sample.image, {"lesion": predicted & inside}),
+    }
+    for name, picture in views.items():
+        write_picture(folder / f"{sample.image_id}_{name}", picture, PICTURE_PX)
 
 
 def score_grading(
@@ -216,7 +168,7 @@ def score_grading(
     batch_size = context.config.evaluation.batch_size
     for chunk in chunks(list(selection.indices), batch_size):
         samples = [selection.split[int(i)] for i in chunk]
-        probabilities.append(network(padded_images(samples, batch_size))[1][: len(samples)])
+        probabilities.append(network(np.stack([sample.image for sample in samples]), batch_size)[1])
         task.update(task.done + len(samples))
     return grading_figures(np.concatenate(probabilities), true_grades(selection), majority_grade(train))
 

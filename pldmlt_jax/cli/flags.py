@@ -1,6 +1,5 @@
 """The command line's flags, parsed so that every mistake is reported at once and nothing heavy is imported."""
 
-import difflib
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from pldmlt_jax.config import Config
-from pldmlt_jax.errors import ConfigError, UserError, raise_all
+from pldmlt_jax.errors import ConfigError, UserError, nearest, raise_all
 
 DEMO_CONFIG = "configs/demo.py"
 
@@ -126,9 +125,8 @@ def _explain(argument: str, error: Exception, config: Config) -> UserError:
     if name in known:
         detail = str(error).splitlines()[0]
         return ConfigError(f"--{name}", detail, "a value of the field's type", "correct the value")
-    nearest = difflib.get_close_matches(name, known, n=1)
     what = "config field" if name.startswith("config.") else "flag"
-    action = f"did you mean --{nearest[0]}?" if nearest else "see python main.py --help, and pldmlt_jax/config.py"
+    action = nearest(f"--{name}", [f"--{other}" for other in known], "see python main.py --help, and pldmlt_jax/config.py")
     return ConfigError(f"--{name}", f"no such {what}", f"a known {what}", action)
 
 
@@ -167,8 +165,7 @@ def parse(argv: list[str], verbs: tuple[str, ...]) -> Arguments | None:
         errors.append(ConfigError(word, "a second word", "at most one verb", "write flags as --name=value"))
     verb = positional[0] if positional else "run"
     if positional and verb not in verbs:
-        nearest = difflib.get_close_matches(verb, verbs, n=1)
-        action = f"did you mean {nearest[0]}?" if nearest else "see python main.py --help"
+        action = nearest(verb, verbs, "see python main.py --help")
         errors.append(ConfigError(verb, "no such verb", "one of " + ", ".join(verbs), action))
     if errors:  # told together with what is wrong with the values that could be read
         from pldmlt_jax.validation import config_errors  # it imports the method and with it JAX

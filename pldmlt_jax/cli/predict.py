@@ -11,7 +11,7 @@ from pldmlt_jax.cli.context import Context, write_rows
 from pldmlt_jax.cli.flags import Arguments
 from pldmlt_jax.cli.train import make_method
 from pldmlt_jax.data.fundus import read_image
-from pldmlt_jax.data.selection import choose_split
+from pldmlt_jax.data.selection import choose_splits
 from pldmlt_jax.errors import ConfigError, DataError
 from pldmlt_jax.evaluation.figures import overlay
 from pldmlt_jax.evaluation.inference import (
@@ -54,8 +54,10 @@ def load_for_prediction(context: Context) -> TrainedNetwork:
 
 
 def predict_examples(context: Context) -> None:
-    """The pipeline's stage: predicts the raw photographs of the evaluated split, as a user would."""
-    _, selection = choose_split(context.segmented, context.arguments.split)
+    """The pipeline's stage: predicts raw photographs of the evaluated split, as a user would."""
+    sets = {"segmentation": context.segmented, "grading": context.graded_for_network}
+    key, split = next(iter(choose_splits(sets, context.arguments.split).items()))
+    selection = sets[key][split]
     paths = [selection.split.records[int(i)].image for i in selection.indices][: context.config.evaluation.num_examples]
     with progress("predict", len(paths)) as task:
         predict_files(

@@ -4,8 +4,10 @@ import numpy as np
 
 from pldmlt_jax.cli.context import Context
 from pldmlt_jax.config import SyntheticConfig
+from pldmlt_jax.data.prepared import open_prepared
 from pldmlt_jax.data.selection import describe
 from pldmlt_jax.data.synthetic import draw_fundus, ensure_written
+from pldmlt_jax.errors import UserError, gathered, raise_all
 from pldmlt_jax.evaluation.figures import captioned, overlay, write_picture
 from pldmlt_jax.progress import progress
 from pldmlt_jax.types import NUM_GRADES
@@ -21,6 +23,13 @@ def prepare(context: Context) -> None:
         with progress("draw synthetic photographs") as task:
             ensure_written(data.synthetic, data.cache_dir, task)
         write_picture(context.workdir / "contact_sheet", contact_sheet(data.synthetic))
+    errors: list[UserError] = []
+    with gathered(errors):
+        _ = context.segmented
+    if errors:  # what is wrong with the other set's photographs is told together with it
+        with gathered(errors), progress(f"prepare {data.grading} for the graders") as task:
+            open_prepared(data.grading, data, context.config.grader.size_px, task)
+    raise_all(errors)
     context.write_json("data.json", describe(context.segmented, context.graded_for_graders, data))
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from pldmlt_jax.cli.context import Context
 from pldmlt_jax.cli.pseudo_label import read_table
-from pldmlt_jax.config import Config
+from pldmlt_jax.config import Config, to_dict
 from pldmlt_jax.data.loader import Labels, eval_batches, steps_per_epoch, train_batches
 from pldmlt_jax.data.prepared import PreparedSplit
 from pldmlt_jax.data.selection import Selection
@@ -20,9 +20,12 @@ from pldmlt_jax.method.steps import eval_step, meta_step, train_step
 from pldmlt_jax.models.build import build_label_network, build_network
 from pldmlt_jax.models.pretrained import load_vgg16
 from pldmlt_jax.progress import progress
-from pldmlt_jax.training.checkpoint import Checkpoints
+from pldmlt_jax.training.checkpoint import CONFIG, Checkpoints
 from pldmlt_jax.training.log import RunLog
 from pldmlt_jax.training.loop import Rounds, Stopping, algorithm_rounds, fit
+
+MONITOR_THRESHOLD = 0.5
+"""Of the Dice that early stopping looks at: `evaluation.threshold` can change without another training."""
 
 
 def train(context: Context) -> None:
@@ -32,6 +35,7 @@ def train(context: Context) -> None:
     rounds = make_rounds(config, len(training))
     method = make_method(config, rounds.phase_steps("theta"))
     labels = pseudo_labels(context.workdir / "pseudo_labels.csv", training.split)
+    context.write_json(f"checkpoints/{CONFIG}", to_dict(config))
     with (
         progress("train", rounds.total_steps) as task,
         Checkpoints(context.workdir / "checkpoints") as checkpoints,
@@ -116,7 +120,7 @@ def validate(state: MethodState, method: Method, selection: Selection, labels: L
                 batch.mask_bits,
                 batch.weight,
                 target=method.loss.target,
-                threshold=config.evaluation.threshold,
+                threshold=MONITOR_THRESHOLD,
             )
         )
         count = float(batch.weight.sum())

@@ -7,16 +7,16 @@ import jax
 import numpy as np
 
 from pldmlt_jax.cli.context import Context, write_json
-from pldmlt_jax.config import GraderConfig
+from pldmlt_jax.config import GraderConfig, to_dict
 from pldmlt_jax.data.loader import eval_batches, steps_per_epoch, train_batches, true_labels
-from pldmlt_jax.data.selection import Selection, choose_split
+from pldmlt_jax.data.selection import Selection, held_out
 from pldmlt_jax.evaluation.grading_metrics import grading_figures
 from pldmlt_jax.method.grader import Grader, grader_eval, grader_step, init_grader, init_grader_state
 from pldmlt_jax.method.state import TrainState
 from pldmlt_jax.models.build import build_grader
 from pldmlt_jax.models.pretrained import load_grader
 from pldmlt_jax.progress import progress
-from pldmlt_jax.training.checkpoint import Checkpoints
+from pldmlt_jax.training.checkpoint import CONFIG, Checkpoints
 from pldmlt_jax.training.log import RunLog
 from pldmlt_jax.training.loop import Rounds, Stopping, fit
 from pldmlt_jax.types import NUM_GRADES, UNKNOWN_GRADE
@@ -34,6 +34,7 @@ def train_one(context: Context, name: str) -> None:
     directory = context.workdir / "graders" / name
     grader = make_grader(config.grader, name, selections["train"])
     state, weights = start_state(context, grader, name)
+    write_json(directory / "checkpoints" / CONFIG, to_dict(context.config))
     rounds = Rounds((("grader", _steps_per_epoch(config.grader, selections["train"])),), config.grader.epochs)
 
     def validate(state: TrainState) -> tuple[float, dict]:
@@ -69,14 +70,14 @@ def train_one(context: Context, name: str) -> None:
 def _write_figures(context: Context, grader: Grader, name: str, weights: dict) -> None:
     selections = context.graded_for_graders
     state = restore_best(context, grader, name)
-    split, held_out = choose_split(selections)
-    logits, _ = predict(state, grader, held_out)
-    figures = grading_figures(softmax(logits), true_grades(held_out), majority_grade(selections["train"]))
+    split = held_out(selections)
+    logits, _ = predict(state, grader, selections[split])
+    figures = grading_figures(softmax(logits), true_grades(selections[split]), majority_grade(selections["train"]))
     figures["grade/split"] = split
     val_logits, _ = predict(state, grader, selections["val"])
     figures["temperature"] = fit_temperature(val_logits, given_grades(selections["val"]))
     figures["parameters"] = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    figures["images/train"], figures["images/held_out"] = len(selections["train"]), len(held_out)
+    figures["images/train"], figures["images/held_out"] = len(selections["train"]), len(selections[split])
     write_json(context.workdir / "graders" / name / "metrics.json", figures | weights)
 
 

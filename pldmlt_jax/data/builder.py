@@ -21,7 +21,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from pldmlt_jax.config import DataConfig
-from pldmlt_jax.data.prepare import prepare_records, preparation
+from pldmlt_jax.data.prepare import preparation, prepare_records
 from pldmlt_jax.data.records import RawRecord
 from pldmlt_jax.types import LESIONS, Geometry
 

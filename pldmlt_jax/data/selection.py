@@ -1,7 +1,7 @@
 """Which images of the prepared sets a run trains on, validates on and reports."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,9 +54,12 @@ def select_graded(
     selections = _selections(prepared, split_indices(strata, data, mode=data.grading_split))
     if data.leakage == "as_paper":
         return selections
-    leaking = leaking_images(prepared, segmented, data.leakage_distance)
+    pairs = leaking_pairs(prepared, segmented, data.leakage_distance)
     repeated = repeated_images(prepared, data.leakage_distance)
-    excluded = {id(split): leaking[name] | repeated[name] for name, split in prepared.items()}  # names recur in splits
+    excluded = {  # by split, for names recur in splits
+        id(split): repeated[name] | {pair.grading_image for pair in pairs if pair.grading_split == name}
+        for name, split in prepared.items()
+    }
     return {name: without(selection, excluded[id(selection.split)]) for name, selection in selections.items()}
 
 
@@ -66,15 +69,26 @@ def without(selection: Selection, image_ids: set[str]) -> Selection:
     return Selection(selection.split, np.array(kept, int))
 
 
-def leaking_images(
+class SamePhotograph(NamedTuple):
+    """An image of the graded set whose photograph stands in the pixel-labelled set as well."""
+
+    grading_split: str
+    grading_image: str
+    segmentation_image: str
+    differing_bits: int  # of the 256 bits of their hashes
+
+
+def leaking_pairs(
     prepared: dict[str, PreparedSplit], segmented: dict[str, Selection], distance: int
-) -> dict[str, set[str]]:
-    """Images of each official split of the graded set whose photograph stands in the pixel-labelled set as well."""
-    hashes = [row.dhash for split in _official_splits(segmented) for row in split.metadata]
-    return {
-        name: {split.image_ids[i] for i, _, _ in same_photographs([row.dhash for row in split.metadata], hashes, distance)}
-        for name, split in prepared.items()
-    }
+) -> list[SamePhotograph]:
+    """Every pair of the same photograph in the graded and in the pixel-labelled set, by official split of the graded."""
+    others = [row for split in _official_splits(segmented) for row in split.metadata]
+    hashes = [row.dhash for row in others]
+    return [
+        SamePhotograph(split_name, split.image_ids[i], others[j].image_id, bits)
+        for split_name, split in prepared.items()
+        for i, j, bits in same_photographs([row.dhash for row in split.metadata], hashes, distance)
+    ]
 
 
 def repeated_images(prepared: dict[str, PreparedSplit], distance: int) -> dict[str, set[str]]:
@@ -94,21 +108,28 @@ def repeated_images(prepared: dict[str, PreparedSplit], distance: int) -> dict[s
     return left_out
 
 
-def choose_split(selections: dict[str, Selection], name: str = "") -> tuple[str, Selection]:
-    """Name and images of a split; without a name the test images, or the validation images where there are none on disk.
+def held_out(splits: Collection[str]) -> str:
+    """The split that figures are reported on: the test images, or the validation images where none are on disk."""
+    return "test" if "test" in splits else "val"
+
+
+def choose_splits(sets: Mapping[str, Collection[str]], name: str = "") -> dict[str, str]:
+    """The split of each set that has it; without a name the one that is held out.
+
+    Args:
+        sets: The names of the splits of each set, by the set's name.
+        name: Of the split.
 
     Raises:
-        ConfigError: The set on disk has no such split.
+        ConfigError: No set on disk has such a split.
     """
-    name = name or ("test" if "test" in selections else "val")
-    if name not in selections:
-        raise ConfigError(
-            "--split",
-            f"{name!r}",
-            f"one of {', '.join(selections)}",
-            "the official test images are not under data.root; choose a split that is there",
-        )
-    return name, selections[name]
+    chosen = {key: name or held_out(splits) for key, splits in sets.items()}
+    chosen = {key: split for key, split in chosen.items() if split in sets[key]}
+    if not chosen:
+        there = "; ".join(f"{', '.join(splits)} ({key})" for key, splits in sets.items())
+        action = "choose one that is there; the official test images may not be on disk"
+        raise ConfigError("--split", f"{name!r}", f"one of {there}", action)
+    return chosen
 
 
 def known_grades(segmented: dict[str, Selection], graded: dict[str, Selection], distance: int) -> dict[Path, int]:
@@ -145,8 +166,8 @@ def describe(segmented: dict[str, Selection], graded: dict[str, Selection], data
     official = {"train": graded["train"].split} | (
         {"test": graded["official_test"].split} if "official_test" in graded else {}
     )
-    leaking = leaking_images(official, segmented, data.leakage_distance)
-    excluded = sum(map(len, leaking.values())) if data.leakage == "exclude" else 0
+    pairs = leaking_pairs(official, segmented, data.leakage_distance)
+    leaking = {pair[:2] for pair in pairs}
     return {
         "segmentation": {
             "dataset": data.segmentation,
@@ -168,9 +189,9 @@ def describe(segmented: dict[str, Selection], graded: dict[str, Selection], data
         },
         "leakage": {
             "rule": data.leakage,
-            "pairs": sum(map(len, leaking.values())),
-            "excluded": excluded,
-            "images": {name: sorted(images) for name, images in leaking.items()},
+            "images": len(leaking),
+            "excluded": len(leaking) if data.leakage == "exclude" else 0,
+            "pairs": [pair._asdict() for pair in pairs],
             "repeated": {name: sorted(images) for name, images in repeated_images(official, data.leakage_distance).items()},
         },
     }

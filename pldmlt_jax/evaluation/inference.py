@@ -18,7 +18,7 @@ from pldmlt_jax.errors import CheckpointError
 from pldmlt_jax.method import losses
 from pldmlt_jax.method.state import Method, MethodState, init_method_state
 from pldmlt_jax.models.multitask import NetworkOutput
-from pldmlt_jax.training.checkpoint import Checkpoints
+from pldmlt_jax.training.checkpoint import CONFIG, Checkpoints
 from pldmlt_jax.types import Geometry
 
 
@@ -38,13 +38,19 @@ class TrainedNetwork:
     state: MethodState
     step: int
 
-    def __call__(self, images: UInt8[np.ndarray, "b s s 3"]) -> tuple[np.ndarray, np.ndarray]:
-        """Segmentation and grade probabilities at the network's size."""
+    def __call__(self, images: UInt8[np.ndarray, "b s s 3"], batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+        """Segmentation and grade probabilities of `b <= batch_size` images at the network's size.
+
+        Fewer images are filled up with black ones: of one shape, the network is compiled once.
+        """
         variables = {
             "params": self.state.network.evaluated_params(),
             "batch_stats": self.state.network.batch_stats,
         }
-        return jax.device_get(_probabilities(variables, jnp.asarray(images), method=self.method))
+        black = np.zeros((batch_size - len(images), *images.shape[1:]), np.uint8)
+        filled = jnp.asarray(np.concatenate([images, black]))
+        segmentation, grades = jax.device_get(_probabilities(variables, filled, method=self.method))
+        return segmentation[: len(images)], grades[: len(images)]
 
 
 @partial(jax.jit, static_argnames="method")
@@ -67,16 +73,16 @@ def checkpoint_directory(path: Path) -> Path:
 
 
 def saved_config(directory: Path) -> Config:
-    """The config beside a folder of checkpoints.
+    """The config that training has left in its folder of checkpoints.
 
     Raises:
-        CheckpointError: Where it is missing or not one of this version.
+        CheckpointError: It is missing or not one of this version.
     """
-    path = directory.parent / "config.json"
+    path = directory / CONFIG
     try:
         return from_dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
-        raise CheckpointError(path, str(error), "the config that the network was trained with", "give --config") from error
+        raise CheckpointError(path, str(error), "the config that the network was trained with", "train again") from error
 
 
 def load_network(directory: Path, config: Config, method: Method) -> TrainedNetwork:
@@ -99,10 +105,7 @@ def predict_images(
     for start in range(0, len(images), batch_size):
         chunk = images[start : start + batch_size]
         prepared = [prepare_image(image, network.config.data, network.config.data.size_px) for image in chunk]
-        stacked = np.stack([image for image, _, _ in prepared])
-        missing = batch_size - len(chunk)
-        stacked = np.concatenate([stacked, np.zeros((missing, *stacked.shape[1:]), np.uint8)])
-        segmentation, grades = network(stacked)
+        segmentation, grades = network(np.stack([image for image, _, _ in prepared]), batch_size)
         for row, (_, valid, geometry) in enumerate(prepared):
             yield Prediction(at_original_size(segmentation[row], valid, geometry), grades[row])
 

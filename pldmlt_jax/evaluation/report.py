@@ -11,6 +11,7 @@ from typing import Any
 
 from pldmlt_jax.evaluation.charts import confusion_chart, line_chart, stacked_chart
 from pldmlt_jax.evaluation.figures import PICTURE_SUFFIX
+from pldmlt_jax.training.checkpoint import CONFIG
 from pldmlt_jax.training.log import read_log
 
 ORIGINAL = "_original_size"
@@ -57,7 +58,7 @@ def write_report(workdir: Path) -> Path:
         ("Predictions beside the truth", _examples(workdir)),
         ("Synthetic photographs", _picture(workdir / "contact_sheet", "drawn photographs, a row for each grade")),
         ("Data and splits", _data(workdir)),
-        ("Config", _tree(_json(workdir / "config.json"))),
+        ("Config", _tree(_json(workdir / "checkpoints" / CONFIG) or _json(workdir / "config.json"))),
         ("Environment", _tree(_json(workdir / "environment.json") | _json(workdir / "weights.json"))),
     ]
     name = _json(workdir / "config.json").get("name", workdir.name)
@@ -126,26 +127,35 @@ def _summary(workdir: Path) -> str:
     m = _json(workdir / "metrics.json")
     if not m:
         return _missing("evaluate")
-    cards = [
-        _card("lesion Dice (foreground, pooled)", m.get("seg/foreground/dice"),
-              f"one colour channel's best threshold: {_number(m.get('baseline/channel_threshold/dice'))}"),
-        _card("Dice over all pixels, background included", m.get("seg/micro_bg/dice"),
-              f"answering background everywhere: {_number(m.get('seg/micro_bg/dice_all_background'))}"),
-        _card(f"grading accuracy, n = {m.get('grade/n')}", m.get("grade/accuracy"),
-              f"95 % interval {_number(m.get('grade/accuracy_low'))} to {_number(m.get('grade/accuracy_high'))}; "
-              f"majority grade: {_number(m.get('grade/majority'))}"),
-        _card("quadratic weighted kappa", m.get("grade/kappa"), "the majority grade has 0"),
-    ]  # fmt: skip
-    if m.get("seg/foreground/dice_original_size") is not None:
-        cards.insert(1, _card("lesion Dice at the images' own size", m["seg/foreground/dice_original_size"],
-                              "against the masks at their own size"))  # fmt: skip
+    cards = []
+    if "seg/split" in m:
+        cards.append(_card("lesion Dice (foreground, pooled)", m["seg/foreground/dice"],
+                           "one colour channel's best threshold: "
+                           f"{_number(m.get('baseline/channel_threshold/dice'))}"))  # fmt: skip
+        if "seg/foreground/dice_original_size" in m:
+            cards.append(_card("lesion Dice at the images' own size", m["seg/foreground/dice_original_size"],
+                               "against the masks at their own size"))  # fmt: skip
+        cards.append(_card("Dice over all pixels, background included", m["seg/micro_bg/dice"],
+                           "answering background everywhere: "
+                           f"{_number(m['seg/micro_bg/dice_all_background'])}"))  # fmt: skip
+    if "grade/split" in m:
+        cards += [
+            _card(f"grading accuracy, n = {m['grade/n']}", m["grade/accuracy"],
+                  f"95 % interval {_number(m['grade/accuracy_low'])} to {_number(m['grade/accuracy_high'])}; "
+                  f"majority grade: {_number(m['grade/majority'])}"),
+            _card("quadratic weighted kappa", m["grade/kappa"], "the majority grade has 0"),
+        ]  # fmt: skip
     if "pseudo/accuracy_after" in m:
         cards.append(_card("pseudo-labels right after refinement", m["pseudo/accuracy_after"],
                            f"before: {_number(m['pseudo/accuracy_before'])}; majority: {_number(m['pseudo/majority'])}; "
                            f"n = {m['pseudo/n_known']}"))  # fmt: skip
+    scored = [
+        f"{what} on split <b>{_escape(m[key])}</b>"
+        for what, key in (("lesions", "seg/split"), ("grades", "grade/split"))
+        if key in m
+    ]
     return (
-        f"<p>Lesions on split <b>{_escape(m.get('seg/split'))}</b>, grades on split "
-        f"<b>{_escape(m.get('grade/split'))}</b>, best checkpoint (step {_escape(m.get('step'))}). Every figure stands "
+        f"<p>Scored: {' and '.join(scored)}, best checkpoint (step {_escape(m.get('step'))}). Every figure stands "
         "beside what it has to beat.</p>"
         f'<div class="cards">{"".join(cards)}</div>'
     )

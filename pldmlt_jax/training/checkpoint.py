@@ -13,6 +13,10 @@ SCORE = "score"
 """Key of the metric that ranks checkpoints; the larger the better."""
 
 
+CONFIG = "config.json"
+"""In the folder of the checkpoints: the config that they were trained with, which moves along with them."""
+
+
 class Checkpoints:
     """The checkpoints of one folder: the latest, to go on from, and the best by `score`.
 

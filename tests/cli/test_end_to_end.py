@@ -13,6 +13,7 @@ import pytest
 
 from pldmlt_jax.cli.app import run
 from pldmlt_jax.config import from_dict
+from pldmlt_jax.evaluation.inference import saved_config
 from pldmlt_jax.training.checkpoint import Checkpoints
 
 TINY = (
@@ -92,13 +93,60 @@ def test_what_another_config_trained_is_moved_aside_and_still_predicts(workdir, 
     shutil.copytree(workdir, copy)
     assert run(arguments(copy, "--config.loss.beta=0.5")) == 0
     out = capsys.readouterr().out
-    assert "checkpoints, log.jsonl moved to" in out
     old = copy / "set_aside" / "001"
-    assert json.loads((old / "config.json").read_text())["loss"]["beta"] == 0.8
+    assert re.search(r"checkpoints, log\.jsonl, events\.\S+ moved to", out)
+    assert saved_config(old / "checkpoints").loss.beta == 0.8
     assert json.loads((copy / "config.json").read_text())["loss"]["beta"] == 0.5
     image = next((workdir.parent / "cache").glob("synthetic-*/A*/1*/b*/*.jpg"))
     assert run(["main.py", "predict", f"--checkpoint={old}", f"--input={image}"]) == 0
     assert (old / "predictions" / "predictions.csv").exists()
+
+
+def test_labels_that_were_edited_by_hand_are_trained_on(workdir, capsys):
+    """Stage 1 is left alone, for its config is the same; what was trained on the labels from before is kept aside."""
+    copy = workdir.parent / "edited"
+    shutil.copytree(workdir, copy)
+    table = copy / "pseudo_labels.csv"
+    rows = table.read_text().splitlines()
+    column = rows[0].split(",").index("after")
+    cells = rows[1].split(",")
+    cells[column] = str((int(cells[column]) + 1) % 5)
+    table.write_text("\n".join([rows[0], ",".join(cells), *rows[2:]]) + "\n")
+    assert run(arguments(copy)) == 0
+    out = capsys.readouterr().out
+    assert "pseudo-label: complete" in out
+    assert "train: complete" not in out
+    assert (copy / "set_aside" / "001" / "checkpoints").is_dir()
+    assert table.read_text().splitlines()[1] == ",".join(cells)
+
+
+def test_labels_of_another_config_are_noticed_by_the_next_run(workdir, capsys):
+    """The verb alone replaces the table; the whole run makes it anew, and finds what was trained on it unchanged."""
+    copy = workdir.parent / "relabelled"
+    shutil.copytree(workdir, copy)
+    before = (copy / "pseudo_labels.csv").read_text()
+    assert run(arguments(copy, "--config.pseudo.refine=False", verb="pseudo-label")) == 0
+    assert (copy / "pseudo_labels.csv").read_text() != before
+    assert (copy / "set_aside" / "001" / "pseudo_labels.csv").read_text() == before
+    capsys.readouterr()
+    assert run(arguments(copy)) == 0
+    out = capsys.readouterr().out
+    assert "pseudo-label: complete" not in out
+    assert "train: complete" in out
+    assert (copy / "pseudo_labels.csv").read_text() == before
+
+
+def test_network_keeps_the_config_that_it_was_trained_with(workdir, capsys):
+    copy = workdir.parent / "prepared_otherwise"
+    shutil.copytree(workdir, copy)
+    assert run(arguments(copy, "--config.data.resize=stretch", verb="prepare")) == 0
+    assert json.loads((copy / "config.json").read_text())["data"]["resize"] == "stretch"
+    assert saved_config(copy / "checkpoints").data.resize == "pad"
+    image = next((workdir.parent / "cache").glob("synthetic-*/A*/1*/b*/*.jpg"))
+    assert run(["main.py", "predict", f"--workdir={copy}", f"--input={image}", "--config=configs/idrid.py"]) == 2
+    message = capsys.readouterr().err
+    assert "data.size_px = 64, not 1024" in message
+    assert "data.resize = 'pad', not 'stretch'" in message
 
 
 def test_evaluate_takes_the_saved_config_and_leaves_it(workdir, capsys):
@@ -180,10 +228,10 @@ def test_unknown_split_and_missing_input_are_refused(workdir, capsys):
     assert "--input" in capsys.readouterr().err
 
 
-def test_truncated_photograph_stops_the_run_and_names_the_file(workdir, tmp_path, capsys):
+def test_truncated_photographs_of_both_sets_stop_the_run_and_are_named(workdir, tmp_path, capsys):
     shutil.copytree(workdir.parent / "cache", tmp_path / "cache")
     (root,) = (tmp_path / "cache").glob("synthetic-*")
-    bad = sorted(root.glob("A. Segmentation/1. Original Images/a. Training Set/*.jpg"))[:2]
+    bad = [next(root.glob(f"{part}/1. Original Images/a. Training Set/*.jpg")) for part in ("A. *", "B. *")]
     for path in bad:
         path.write_bytes(path.read_bytes()[:1000])
     assert run(arguments(tmp_path / "run", verb="prepare")) == 2

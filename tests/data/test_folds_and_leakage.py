@@ -12,7 +12,9 @@ from pldmlt_jax.config import DataConfig
 from pldmlt_jax.data.folds import split_indices, stratified_folds
 from pldmlt_jax.data.fundus import field_of_view
 from pldmlt_jax.data.leakage import difference_hash, same_photographs
+from pldmlt_jax.data.selection import choose_splits
 from pldmlt_jax.data.synthetic import draw_fundus
+from pldmlt_jax.errors import ConfigError
 
 
 @settings(max_examples=50, deadline=None)
@@ -83,3 +85,13 @@ def test_distance_counts_differing_bits():
     b[0], b[31] = 0b101, 0b1
     assert same_photographs([a], [b], distance=3) == [(0, 0, 3)]
     assert same_photographs([a], [b], distance=2) == []
+
+
+def test_split_is_taken_from_each_set_that_has_it():
+    """Folds of the pixel-labelled set, official test images of the graded one only."""
+    sets = {"seg": ("train", "val", "test"), "grade": ("train", "val", "official_test")}
+    assert choose_splits(sets) == {"seg": "test", "grade": "val"}
+    assert choose_splits(sets, "val") == {"seg": "val", "grade": "val"}
+    assert choose_splits(sets, "official_test") == {"grade": "official_test"}
+    with pytest.raises(ConfigError, match=r"train, val, test \(seg\); train, val, official_test \(grade\)"):
+        choose_splits(sets, "nope")

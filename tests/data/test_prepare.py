@@ -14,7 +14,7 @@ from pldmlt_jax.data.builder import FundusConfig
 from pldmlt_jax.data.fundus import fuse, mask_to_network, read_image, read_mask
 from pldmlt_jax.data.idrid import IdridSegmentation
 from pldmlt_jax.data.prepared import open_prepared
-from pldmlt_jax.data.selection import describe, known_grades, leaking_images, select_graded, select_segmented
+from pldmlt_jax.data.selection import describe, known_grades, leaking_pairs, select_graded, select_segmented
 from pldmlt_jax.data.synthetic import SyntheticGrading
 from pldmlt_jax.errors import DataError, ErrorGroup
 from pldmlt_jax.types import LESIONS, MASK_BITS
@@ -166,11 +166,13 @@ def test_graders_never_see_a_photograph_of_the_segmentation_set(data):
     cv2.imwrite(str(twin), bigger)
     segmented = select_segmented(data)
     graded = select_graded(data, 48, segmented)
-    assert leaking_images({"train": graded["train"].split}, segmented, data.leakage_distance) == {"train": {"IDRiD_007"}}
+    (pair,) = leaking_pairs({"train": graded["train"].split}, segmented, data.leakage_distance)
+    assert pair[:3] == ("train", "IDRiD_007", "IDRiD_02")
+    assert pair.differing_bits <= data.leakage_distance
     ids = {image_id for name in ("train", "val") for image_id in graded[name].image_ids}
     assert ids == {f"IDRiD_{i:03d}" for i in range(1, 16)} - {"IDRiD_007"}
     facts = describe(segmented, graded, data)["leakage"]
-    assert (facts["pairs"], facts["excluded"], facts["images"]) == (1, 1, {"train": ["IDRiD_007"]})
+    assert (facts["images"], facts["excluded"], facts["pairs"]) == (1, 1, [pair._asdict()])
     grades = known_grades(segmented, graded, data.leakage_distance)
     assert grades == {images_folder(data) / "IDRiD_02.jpg": 7 % 5}
 

@@ -130,3 +130,13 @@ def test_page_of_an_unfinished_run_says_what_is_missing_and_how_to_make_it(tmp_p
     text = Page(write_report(tmp_path).read_text()).text
     for verb in ("prepare", "pseudo-label", "train", "evaluate"):
         assert f"python main.py {verb}" in text
+
+
+def test_what_was_not_scored_is_left_out(workdir):
+    metrics = json.loads((workdir / "metrics.json").read_text())
+    for kind in ("seg", "grade"):
+        kept = {name: value for name, value in metrics.items() if not name.startswith(f"{kind}/")}
+        (workdir / "metrics.json").write_text(json.dumps(kept))
+        text = Page(write_report(workdir).read_text(encoding="utf-8")).text
+        assert ("lesion Dice (foreground, pooled)" in text) == (kind != "seg")
+        assert ("quadratic weighted kappa" in text) == (kind != "grade")
