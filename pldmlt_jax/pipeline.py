@@ -5,8 +5,8 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,73 +18,91 @@ from pldmlt_jax.cli.prepare import prepare
 from pldmlt_jax.cli.pseudo_label import pseudo_label
 from pldmlt_jax.cli.report import report
 from pldmlt_jax.cli.train import train
-from pldmlt_jax.cli.train_grader import train_graders
-from pldmlt_jax.config import Config
+from pldmlt_jax.cli.train_grader import train_graders, weight_files
+from pldmlt_jax.config import Config, DataConfig, fields
+from pldmlt_jax.data.prepare import PREPARATION_VERSION
 from pldmlt_jax.data.specs import dataset_spec
+from pldmlt_jax.data.synthetic import DRAWING_VERSION
 from pldmlt_jax.errors import CheckpointError, UserError, gathered, raise_all
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One verb of the pipeline, and all that its result depends on besides the raw photographs.
+    """One verb of the pipeline, and all that its result depends on.
 
     Attributes:
         name: The verb.
         run: Does it.
-        parts: Parts of the config that it depends on.
         leaves: Files of the workdir that it makes, without which it is not complete.
+        sets: Fields of the config that name the sets whose raw files it depends on.
+        parts: Beginnings of the names of the fields that it depends on.
+        without: Fields among them that it does not depend on.
+        weights: The weight files that it reads, "" for none, as the config names them.
         reads: Patterns of the files of the workdir that it depends on, which earlier stages make.
-        stale: Patterns of what must be neither gone on from nor overwritten when what it depends on changes.
-        trains: Whether it goes on from checkpoints, and reads weight files.
+        stale: Patterns of what must be neither gone on from, overwritten nor shown when what it depends on changes.
+        goes_on: Whether it goes on from what it has begun.
         describes: Whether it only describes what is there, and so leaves the workdir's `config.json`.
     """
 
     name: str
     run: Callable[[Context], None]
-    parts: tuple[str, ...]
     leaves: tuple[str, ...]
+    sets: tuple[str, ...] = ("segmentation", "grading")
+    parts: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+    weights: Callable[[Config], list[str]] = lambda config: []
     reads: tuple[str, ...] = ()
     stale: tuple[str, ...] = ()
-    trains: bool = False
+    goes_on: bool = False
     describes: bool = False
 
 
-METHOD = ("data", "model", "loss", "meta", "optim", "train", "seed")
-TABLES = ("data.json", "metrics.json", "per_image.csv", "pseudo_labels.*", "log.jsonl", "graders/*/metrics.json")
+METHOD = ("data.", "model.", "loss.", "meta.", "optim.", "train.", "seed")
 CHECKPOINTS = "checkpoints/*/_CHECKPOINT_METADATA"
 """Orbax' own file, with the time of saving: no two checkpoints share its content."""
 
 STAGES = (
-    Stage("prepare", prepare, parts=("data",), leaves=("data.json",)),
+    Stage("prepare", prepare, leaves=("data.json",), parts=("data.",)),
     Stage(
-        "train-grader", train_graders, parts=("data", "grader", "seed"), leaves=("graders",),
-        stale=("graders",), trains=True,
+        "train-grader", train_graders, leaves=("graders",), parts=("data.", "grader.", "seed"),
+        without=("data.size_px", "data.mask_reduction", "data.fusion", "data.fusion_px"),
+        weights=weight_files, stale=("graders",), goes_on=True,
     ),
     Stage(
-        "pseudo-label", pseudo_label, parts=("data", "grader", "pseudo"), leaves=("pseudo_labels.csv", "pseudo_labels.json"),
+        "pseudo-label", pseudo_label, leaves=("pseudo_labels.csv", "pseudo_labels.json"),
+        parts=("data.", "grader.", "pseudo."), without=("data.size_px", "data.mask_reduction"),
         reads=("graders/*/metrics.json", f"graders/*/{CHECKPOINTS}"),
         stale=("pseudo_labels.csv", "pseudo_labels.json", "cams"),
     ),
     Stage(
-        "train", train, parts=METHOD, leaves=("checkpoints", "log.jsonl"), reads=("pseudo_labels.csv",),
-        stale=("checkpoints", "log.jsonl", "events.*"), trains=True,
+        "train", train, leaves=("checkpoints", "log.jsonl"), sets=("segmentation",), parts=METHOD,
+        weights=lambda config: [config.model.weights], reads=("pseudo_labels.csv",),
+        stale=("checkpoints", "log.jsonl", "events.*", "weights.json", "metrics.json", "per_image.csv", "examples",
+               "predictions", "report.html"),
+        goes_on=True,
     ),
     Stage(
-        "evaluate", evaluate, parts=(*METHOD, "evaluation"), leaves=("metrics.json",),
-        reads=(CHECKPOINTS, "graders/*/metrics.json", "pseudo_labels.json"), describes=True,
+        "evaluate", evaluate, leaves=("metrics.json",), parts=(*METHOD, "evaluation."),
+        reads=(CHECKPOINTS, "graders/*/metrics.json", "pseudo_labels.csv"), describes=True,
     ),
     Stage(
-        "predict", predict_examples, parts=(*METHOD, "evaluation"), leaves=("predictions/predictions.csv",),
+        "predict", predict_examples, leaves=("predictions/predictions.csv",), parts=(*METHOD, "evaluation."),
         reads=(CHECKPOINTS,), describes=True,
     ),
-    Stage("report", report, parts=(), leaves=("report.html",), reads=TABLES, describes=True),
+    Stage(
+        "report", report, leaves=("report.html",),
+        reads=("data.json", "metrics.json", "per_image.csv", "pseudo_labels.*", "log.jsonl", "weights.json",
+               "contact_sheet.*", "graders/*/metrics.json", "graders/*/log.jsonl", "cams/*", "examples/*",
+               "checkpoints/config.json"),
+        describes=True,
+    ),
 )  # fmt: skip
 
-WITHOUT_EFFECT = ("root", "idrid_root", "cache_dir", "num_threads")
-"""Fields that change no result; what the raw files are is part of the fingerprint itself."""
+WITHOUT_EFFECT = ("data.root", "data.idrid_root", "data.cache_dir", "data.num_threads", "model.weights", "grader.weights")
+"""Fields that change no result: of raw files and weights the content counts, not the place."""
 
-LENGTH = ("max_rounds", "max_minutes", "patience_rounds")
-"""Fields that only say how long training lasts: with more of it, training goes on."""
+LENGTH = ("train.max_rounds", "train.max_minutes", "train.patience_rounds")
+"""Fields that only say how long training lasts: with more of it, training goes on, unless its rate follows a plan."""
 
 RECORD = "stages.json"
 """Stage -> the fingerprint that it was begun with, and the one that it was completed with."""
@@ -105,9 +123,11 @@ def main(arguments: Arguments) -> None:
     context = Context(arguments)
     whole = arguments.verb == "run"
     stages = [stage for stage in STAGES if whole or stage.name == arguments.verb]
-    raw, errors = raw_files(context.config)
-    if any(stage.trains for stage in stages):
-        errors += missing_weights(context.config)
+    errors: list[UserError] = missing_weights(context.config, stages)
+    raw: dict[str, str] = {}
+    for name in ("segmentation", "grading"):
+        with gathered(errors):
+            raw[name] = raw_files(getattr(context.config.data, name), context.config.data)
     raise_all(errors)
     if whole:
         print(f"{context.config.name}: {context.workdir}", flush=True)
@@ -118,8 +138,12 @@ def main(arguments: Arguments) -> None:
         print(f"done in {time.monotonic() - started:.0f} s; open {context.workdir / 'report.html'}")
 
 
-def run_stage(stage: Stage, context: Context, raw: str, *, may_skip: bool) -> None:
-    """Runs a stage, or says that it is skipped; a stage that was begun goes on from its checkpoints."""
+def run_stage(stage: Stage, context: Context, raw: Mapping[str, str], *, may_skip: bool) -> None:
+    """Runs a stage, or says that it is skipped; one that was begun goes on from its checkpoints.
+
+    What cannot be gone on from is set aside first, and put back where the stage finds its input wrong before it has made
+    anything.
+    """
     fingerprint = fingerprint_of(stage, context, raw)
     recorded = read_record(context.workdir).get(stage.name, {})
     there = all((context.workdir / name).exists() for name in stage.leaves)
@@ -127,82 +151,97 @@ def run_stage(stage: Stage, context: Context, raw: str, *, may_skip: bool) -> No
         print(f"{stage.name}: complete and unchanged, skipped", flush=True)
         return
     print(f"{stage.name}:", flush=True)
-    if recorded.get("begun") != fingerprint.begun:
-        set_aside(stage, context.workdir)
+    goes_on = stage.goes_on and recorded.get("begun") == fingerprint.begun
+    moved = {} if goes_on else set_aside(stage, context.workdir)
+    write_record(context, stage, {"begun": fingerprint.begun})
+    try:
+        stage.run(context)
+    except UserError:
+        if put_back(moved):
+            write_record(context, stage, recorded)
+        raise
     if may_skip or not stage.describes:
         describe_run(context)
-    write_record(context, stage, {"begun": fingerprint.begun})
-    stage.run(context)
     write_record(context, stage, fingerprint._asdict())
 
 
-def set_aside(stage: Stage, workdir: Path) -> None:
-    """Moves what was made from another config, other data or other earlier stages out of the way: nothing is lost."""
-    stale = [path for pattern in stage.stale for path in sorted(workdir.glob(pattern))]
-    if not stale:
-        return
-    folder = next(f for n in itertools.count(1) if not (f := workdir / SET_ASIDE / f"{n:03d}").exists())
-    folder.mkdir(parents=True)
-    for path in stale:
-        path.rename(folder / path.name)
-    print(f"  what it depends on has changed: {', '.join(path.name for path in stale)} moved to {folder}", flush=True)
-
-
-def fingerprint_of(stage: Stage, context: Context, raw: str) -> Fingerprint:
-    """The fingerprint of a stage, given the raw files' and what earlier stages have left."""
-    config, workdir = context.config, context.workdir
-    found = sorted(path for pattern in stage.reads for path in workdir.glob(pattern))
-    facts = [raw, *(described(path, str(path.relative_to(workdir))) for path in found)]
-    if stage.trains:
-        facts += [described(path, path.name) for path in weight_files(config)]
-    if stage.describes:
-        facts += [context.arguments.split, context.arguments.checkpoint]
-    complete = [part_json(config, part, leave_out=WITHOUT_EFFECT) for part in stage.parts]
-    begun = [part_json(config, part, leave_out=WITHOUT_EFFECT + LENGTH) for part in stage.parts]
-    return Fingerprint(*(hashlib.sha256("\n".join(facts + parts).encode()).hexdigest()[:16] for parts in (begun, complete)))
-
-
-def part_json(config: Config, part: str, leave_out: tuple[str, ...]) -> str:
-    """One part of the config, or one field of its own, less some fields."""
-    value = getattr(config, part)
-    facts = {part: value} if isinstance(value, int) else asdict(value)
-    return json.dumps({name: fact for name, fact in facts.items() if name not in leave_out}, sort_keys=True)
-
-
-def raw_files(config: Config) -> tuple[str, list[UserError]]:
-    """Name, below what they have in common, and hash of every raw file, and each photograph's split and grades.
-
-    Drawn photographs follow from the config alone.
+def set_aside(stage: Stage, workdir: Path) -> dict[Path, Path]:
+    """Moves what was made from another config, other data or other earlier stages out of the way: nothing is lost.
 
     Returns:
-        That as text, and what is missing or wrong in the folders of both sets.
+        Where each file or folder was -> where it is now.
     """
-    names = [name for name in (config.data.segmentation, config.data.grading) if not name.startswith("synthetic")]
-    errors: list[UserError] = []
-    records = []
-    for name in names:
-        with gathered(errors):
-            found = dataset_spec(name).records(config.data)
-            records += [(name, split, record) for split in found for record in found[split]]
-    files = sorted({path for *_, record in records for path in record.files})
-    base = os.path.commonpath(files) if files else ""
+    stale = [path for pattern in stage.stale for path in sorted(workdir.glob(pattern))]
+    if not stale:
+        return {}
+    folder = next(f for n in itertools.count(1) if not (f := workdir / SET_ASIDE / f"{n:03d}").exists())
+    folder.mkdir(parents=True)
+    moved = {path: path.rename(folder / path.name) for path in stale}
+    print(f"  {', '.join(path.name for path in stale)}: of before, moved to {folder}", flush=True)
+    return moved
+
+
+def put_back(moved: Mapping[Path, Path]) -> bool:
+    """Undoes `set_aside`, unless something new stands in the place already; says whether it did."""
+    if not moved or any(path.exists() for path in moved):
+        return False
+    for path, aside in moved.items():
+        aside.rename(path)
+    for folder in {aside.parent for aside in moved.values()}:
+        folder.rmdir()
+        print(f"  put back from {folder}", flush=True)
+    return True
+
+
+def fingerprint_of(stage: Stage, context: Context, raw: Mapping[str, str]) -> Fingerprint:
+    """The fingerprint of a stage, given the raw files of each set and what earlier stages have left."""
+    config, workdir = context.config, context.workdir
+    read = sorted(path for pattern in stage.reads for path in workdir.glob(pattern))
+    facts = [
+        *(raw[name] for name in stage.sets),
+        *(described(path, str(path.relative_to(workdir))) for path in read),
+        *(described(Path(name), "weights") if name else "no weights" for name in stage.weights(config)),
+        context.arguments.split if stage.describes else "",
+        context.arguments.checkpoint if stage.describes else "",
+    ]
+    values = {
+        name: value
+        for name, value in fields(config)
+        if name.startswith(stage.parts) and name not in WITHOUT_EFFECT + stage.without
+    }
+    length = LENGTH if config.optim.schedule == "constant" else LENGTH[1:]  # a planned rate depends on max_rounds
+    begun = {name: value for name, value in values.items() if name not in length}
+    return Fingerprint(
+        *(hashlib.sha256(json.dumps([facts, chosen]).encode()).hexdigest()[:16] for chosen in (begun, values))
+    )
+
+
+def raw_files(name: str, data: DataConfig) -> str:
+    """What a set's raw files are: name, below what they have in common, and hash of each, and every split and grade.
+
+    Drawn photographs follow from the config and the way they are drawn.
+
+    Raises:
+        UserError: What is missing or wrong in the set's folders.
+    """
+    if name.startswith("synthetic"):
+        return f"{name} drawn {DRAWING_VERSION}, prepared {PREPARATION_VERSION}"
+    records = [(split, record) for split, found in dataset_spec(name).records(data).items() for record in found]
+    files = sorted({path for _, record in records for path in record.files})
+    base = os.path.commonpath(files)
     contents = [described(path, os.path.relpath(path, base)) for path in files]
-    grades = [f"{name} {split} {r.image_id} {r.grade} {r.true_grade}" for name, split, r in records]
-    return "\n".join(contents + grades), errors
+    grades = [f"{split} {record.image_id} {record.grade} {record.true_grade}" for split, record in records]
+    return "\n".join([f"{name} prepared {PREPARATION_VERSION}", *contents, *grades])
 
 
-def weight_files(config: Config) -> list[Path]:
-    names = (config.model.weights, *config.grader.weights)
-    return [Path(name) for name in names if name not in ("", "encoder")]
-
-
-def missing_weights(config: Config) -> list[UserError]:
+def missing_weights(config: Config, stages: Sequence[Stage]) -> list[UserError]:
     """Told before the first stage, not when a later one asks for them."""
     expected = "torchvision's weights, .pth or .safetensors"
+    named = dict.fromkeys(name for stage in stages for name in stage.weights(config) if name)
     return [
-        CheckpointError(path, "no such file", expected, "check --config.model.weights and --config.grader.weights")
-        for path in weight_files(config)
-        if not path.is_file()
+        CheckpointError(name, "no such file", expected, "check --config.model.weights and --config.grader.weights")
+        for name in named
+        if not Path(name).is_file()
     ]
 
 

@@ -1,9 +1,7 @@
 """What every stage of a run shares: the config, the workdir, the prepared sets and their splits."""
 
-import csv
 import dataclasses
 import functools
-import json
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from pldmlt_jax.cli.flags import Arguments
 from pldmlt_jax.config import Config, fields, to_dict
 from pldmlt_jax.data.selection import Selection, known_grades, select_graded, select_segmented
 from pldmlt_jax.errors import CheckpointError
+from pldmlt_jax.files import write_json
 from pldmlt_jax.progress import progress
 
 
@@ -67,28 +66,6 @@ class Context:
         write_json(self.workdir / name, value)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Writes JSON through a temporary sibling, so that a half-written file is never read as whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(json.dumps(value, indent=1, default=_jsonable) + "\n", encoding="utf-8")
-    temporary.replace(path)
-
-
-def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Writes a CSV whole or not at all."""
-    temporary = path.with_name(path.name + ".part")
-    with open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    temporary.replace(path)
-
-
-def _jsonable(value: Any) -> Any:
-    return value.tolist() if hasattr(value, "tolist") else str(value)
-
-
 def describe_run(context: Context) -> None:
     """Writes the resolved config and the environment."""
     from pldmlt_jax.cli.environment import describe_environment
@@ -96,6 +73,17 @@ def describe_run(context: Context) -> None:
     context.write_json("config.json", to_dict(context.config))
     context.write_json("environment.json", describe_environment())
 
+
+SPLITS = (
+    "data.split",
+    "data.grading_split",
+    "data.num_folds",
+    "data.fold",
+    "data.val_share",
+    "data.split_seed",
+    "data.leakage",
+)
+"""Fields that say which images a network is trained on: under others it would be scored on images that it has seen."""
 
 SEEN_BY_NETWORK = ("data.size_px", "data.fov_crop", "data.resize", "model.", "loss.target")
 """Beginnings of the fields that a network is trained for; under others it answers something else, often in silence."""
@@ -105,40 +93,42 @@ def with_saved_config(arguments: Arguments) -> Arguments:
     """Without `--config`, `evaluate` and `predict` take the config that the network was trained with.
 
     What the command line sets of it comes on top, and results go beside the checkpoint unless it says where. With
-    `--config` the two must agree on what the network was trained for, but for what the command line sets.
+    `--config` the two must agree on what the network was trained for, but for what the command line sets; and on the
+    same set always on what it was trained on.
 
     Raises:
-        CheckpointError: There is no checkpoint, or it was trained for something else than `--config` says.
+        CheckpointError: There is no checkpoint, or it was trained for or on something else than is asked for.
     """
     from pldmlt_jax.evaluation.inference import checkpoint_directory, saved_config
 
     if arguments.verb not in ("evaluate", "predict"):
         return arguments
     directory = checkpoint_directory(Path(arguments.checkpoint or arguments.workdir))
-    config = saved_config(directory)
-    if arguments.config_given:
-        _require_agreement(arguments, config, directory)
-        return arguments
-    for path in arguments.overrides:
-        *parts, name = path.split(".")
-        given, target = (functools.reduce(getattr, parts, c) for c in (arguments.config, config))
-        setattr(target, name, getattr(given, name))
-    workdir = arguments.workdir if arguments.workdir_given else directory.parent
-    return dataclasses.replace(arguments, config=config, workdir=workdir)
+    trained = saved_config(directory)
+    if not arguments.config_given:
+        config = saved_config(directory)
+        for path in arguments.overrides:
+            *parts, name = path.split(".")
+            given, target = (functools.reduce(getattr, parts, c) for c in (arguments.config, config))
+            setattr(target, name, getattr(given, name))
+        workdir = arguments.workdir if arguments.workdir_given else directory.parent
+        arguments = dataclasses.replace(arguments, config=config, workdir=workdir)
+    _require_agreement(arguments, trained, directory)
+    return arguments
 
 
 def _require_agreement(arguments: Arguments, saved: Config, directory: Path) -> None:
     given, trained = dict(fields(arguments.config)), dict(fields(saved))
+    same_set = given["data.segmentation"] == trained["data.segmentation"]
+    compared = {name for name in given if name.startswith(SEEN_BY_NETWORK)} - {"model.weights", *arguments.overrides}
+    compared |= set(SPLITS) if same_set and arguments.verb == "evaluate" else set()
     differing = [
-        f"{name} = {trained[name]!r}, not {given[name]!r}"
-        for name in given
-        if name.startswith(SEEN_BY_NETWORK) and name not in ("model.weights", *arguments.overrides)
-        if given[name] != trained[name]
+        f"{name} = {trained[name]!r}, not {given[name]!r}" for name in sorted(compared) if given[name] != trained[name]
     ]
     if differing:
         raise CheckpointError(
             directory,
             f"trained with {'; '.join(differing)}",
-            "a network trained for what --config says",
-            "leave --config away, for the checkpoint has its own; or set these fields on the command line",
+            "a network trained for what is asked, and not on what it is scored on",
+            "leave these fields and --config away: the checkpoint has its own config",
         )

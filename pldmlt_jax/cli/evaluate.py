@@ -7,8 +7,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from pldmlt_jax.cli.context import Context, write_rows
-from pldmlt_jax.cli.train import make_method, make_rounds
+from pldmlt_jax.cli.context import Context
+from pldmlt_jax.cli.pseudo_label import read_table, summary
+from pldmlt_jax.cli.train import load_trained
 from pldmlt_jax.cli.train_grader import majority_grade, true_grades
 from pldmlt_jax.data.selection import Selection, choose_splits
 from pldmlt_jax.evaluation.baselines import (
@@ -21,7 +22,7 @@ from pldmlt_jax.evaluation.baselines import (
 )
 from pldmlt_jax.evaluation.figures import overlay, write_picture
 from pldmlt_jax.evaluation.grading_metrics import grading_figures
-from pldmlt_jax.evaluation.inference import TrainedNetwork, checkpoint_directory, load_network
+from pldmlt_jax.evaluation.inference import TrainedNetwork
 from pldmlt_jax.evaluation.scoring import (
     ORIGINAL,
     area_columns,
@@ -32,6 +33,7 @@ from pldmlt_jax.evaluation.scoring import (
     to_original_pixels,
 )
 from pldmlt_jax.evaluation.segmentation_metrics import SegmentationCounts, foreground_score
+from pldmlt_jax.files import write_rows
 from pldmlt_jax.progress import Task, progress
 from pldmlt_jax.types import LESIONS, MASK_BITS, Sample
 
@@ -64,14 +66,6 @@ def evaluate(context: Context) -> None:
         write_rows(context.workdir / "per_image.csv", rows)
     else:
         (context.workdir / "per_image.csv").unlink(missing_ok=True)
-
-
-def load_trained(context: Context) -> TrainedNetwork:
-    """The best checkpoint that the command line names, else the workdir's."""
-    config = context.config
-    directory = checkpoint_directory(Path(context.arguments.checkpoint or context.workdir))
-    method = make_method(config, make_rounds(config, len(context.segmented["train"])).phase_steps("theta"))
-    return load_network(directory, config, method)
 
 
 def parameter_counts(context: Context, network: TrainedNetwork) -> dict[str, int]:
@@ -180,5 +174,5 @@ def stage_1_figures(workdir: Path) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
         names = ("grade/accuracy", "grade/kappa", "grade/majority", "grade/n")
         figures |= {f"grader/{path.parent.name}/{name.removeprefix('grade/')}": found[name] for name in names}
-    summary = workdir / "pseudo_labels.json"
-    return figures | (json.loads(summary.read_text(encoding="utf-8")) if summary.exists() else {})
+    table = workdir / "pseudo_labels.csv"
+    return figures | (summary(list(read_table(table).values())) if table.exists() else {})

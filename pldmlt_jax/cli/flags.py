@@ -12,6 +12,11 @@ from ml_collections import config_flags
 from pldmlt_jax.config import Config
 from pldmlt_jax.errors import ConfigError, UserError, nearest, raise_all
 
+VERBS_OF = {
+    "checkpoint": ("evaluate", "predict"), "split": ("run", "evaluate"), "input": ("predict",), "output": ("predict",),
+}  # fmt: skip
+"""The verbs that a flag has an effect on."""
+
 DEMO_CONFIG = "configs/demo.py"
 
 HELP = """PLDMLT: lesion segmentation and diabetic retinopathy grading in one network
@@ -167,6 +172,10 @@ def parse(argv: list[str], verbs: tuple[str, ...]) -> Arguments | None:
     if positional and verb not in verbs:
         action = nearest(verb, verbs, "see python main.py --help")
         errors.append(ConfigError(verb, "no such verb", "one of " + ", ".join(verbs), action))
+    for word in (argument.lstrip("-").split("=", 1)[0] for argument in readable):
+        if verb not in VERBS_OF.get(word, (verb,)):
+            expected = "it with " + " or ".join(name if name != "run" else "no verb" for name in VERBS_OF[word])
+            errors.append(ConfigError(f"--{word}", f"no effect on {verb!r}", expected, "leave it away"))
     if errors:  # told together with what is wrong with the values that could be read
         from pldmlt_jax.validation import config_errors  # it imports the method and with it JAX
 

@@ -7,9 +7,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from pldmlt_jax.cli.context import Context, write_rows
+from pldmlt_jax.cli.context import Context
 from pldmlt_jax.cli.flags import Arguments
-from pldmlt_jax.cli.train import make_method
+from pldmlt_jax.cli.train import load_trained
 from pldmlt_jax.data.fundus import read_image
 from pldmlt_jax.data.selection import choose_splits
 from pldmlt_jax.errors import ConfigError, DataError
@@ -17,11 +17,10 @@ from pldmlt_jax.evaluation.figures import overlay
 from pldmlt_jax.evaluation.inference import (
     Prediction,
     TrainedNetwork,
-    checkpoint_directory,
-    load_network,
     predict_images,
 )
 from pldmlt_jax.evaluation.segmentation_metrics import foreground_score, lesion_scores
+from pldmlt_jax.files import write_rows
 from pldmlt_jax.method.losses import EXCLUSIVE_ORDER
 from pldmlt_jax.progress import Task, progress
 from pldmlt_jax.types import LESIONS
@@ -35,7 +34,7 @@ def main(arguments: Arguments) -> None:
         raise ConfigError("--input", "nothing given", "an image file or a folder", "add --input=PATH")
     paths = find_images(Path(arguments.input))
     output = Path(arguments.output or context.workdir / "predictions")
-    network = load_for_prediction(context)
+    network = load_trained(context)
     with progress("predict", len(paths)) as task:
         unreadable = predict_files(network, paths, output, context.config.evaluation.batch_size, task)
     if len(unreadable) < len(paths):
@@ -47,12 +46,6 @@ def main(arguments: Arguments) -> None:
                         "see the list above; the others are done")  # fmt: skip
 
 
-def load_for_prediction(context: Context) -> TrainedNetwork:
-    """The network of `--checkpoint` or the workdir."""
-    directory = checkpoint_directory(Path(context.arguments.checkpoint or context.workdir))
-    return load_network(directory, context.config, make_method(context.config, total_steps=1))
-
-
 def predict_examples(context: Context) -> None:
     """The pipeline's stage: predicts raw photographs of the evaluated split, as a user would."""
     sets = {"segmentation": context.segmented, "grading": context.graded_for_network}
@@ -61,7 +54,7 @@ def predict_examples(context: Context) -> None:
     paths = [selection.split.records[int(i)].image for i in selection.indices][: context.config.evaluation.num_examples]
     with progress("predict", len(paths)) as task:
         predict_files(
-            load_for_prediction(context),
+            load_trained(context),
             paths,
             context.workdir / "predictions",
             context.config.evaluation.batch_size,

@@ -5,7 +5,7 @@ import numpy as np
 from pldmlt_jax.cli.context import Context
 from pldmlt_jax.config import SyntheticConfig
 from pldmlt_jax.data.prepared import open_prepared
-from pldmlt_jax.data.selection import describe
+from pldmlt_jax.data.selection import choose_splits, describe
 from pldmlt_jax.data.synthetic import draw_fundus, ensure_written
 from pldmlt_jax.errors import UserError, gathered, raise_all
 from pldmlt_jax.evaluation.figures import captioned, overlay, write_picture
@@ -30,6 +30,8 @@ def prepare(context: Context) -> None:
         with gathered(errors), progress(f"prepare {data.grading} for the graders") as task:
             open_prepared(data.grading, data, context.config.grader.size_px, task)
     raise_all(errors)
+    sets = {data.segmentation: context.segmented, data.grading: context.graded_for_graders}
+    choose_splits(sets, context.arguments.split)  # a split that is not there is told now, not after training
     context.write_json("data.json", describe(context.segmented, context.graded_for_graders, data))
 
 

@@ -2,17 +2,19 @@
 
 import csv
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pldmlt_jax.cli.context import Context, write_rows
+from pldmlt_jax.cli.context import Context
 from pldmlt_jax.cli.train_grader import make_grader, restore_best, softmax
 from pldmlt_jax.data.selection import Selection
-from pldmlt_jax.errors import DataError
+from pldmlt_jax.errors import DataError, raise_all
 from pldmlt_jax.evaluation.figures import cam_strip, write_picture
 from pldmlt_jax.evaluation.grading_metrics import grading_figures
+from pldmlt_jax.files import write_rows
 from pldmlt_jax.method.gradcam import grad_cam
 from pldmlt_jax.method.pseudo_labels import ENSEMBLES, admissible_grades, map_agreement, refine
 from pldmlt_jax.progress import progress
@@ -91,31 +93,44 @@ def label_image(context: Context, graders: list, sample: Sample) -> tuple[dict[s
 
 
 def read_table(path: Path) -> dict[str, dict[str, str]]:
-    """The rows of `pseudo_labels.csv` by image.
+    """The rows of `pseudo_labels.csv` by image; the table may have been edited by hand.
 
     Raises:
-        DataError: Where the stage has not run.
+        DataError: The stage has not run, or the table has lost a column or has a grade outside 0..4; all at once.
     """
     if not path.is_file():
         raise DataError(path, "no pseudo-labels", "the table of stage 1", "run `python main.py pseudo-label` first")
-    with open(path, newline="", encoding="utf-8") as file:
-        return {row["image"]: row for row in csv.DictReader(file)}
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        if missing := [name for name in ("image", "before", "after", "true_grade") if name not in (reader.fieldnames or [])]:
+            found = f"no column {', '.join(missing)}"
+            raise DataError(path, found, "the columns of stage 1, with commas between them", "restore the header")
+        rows = [(reader.line_num, row) for row in reader]
+    raise_all(
+        [
+            DataError(f"{path}, line {line}", f"{name} = {row[name]!r}", "0, 1, 2, 3 or 4", "correct the row")
+            for line, row in rows
+            for name in ("before", "after")
+            if row[name] not in map(str, range(NUM_GRADES))
+        ]
+    )
+    return {row["image"]: row for _, row in rows}
 
 
-def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Accuracy and kappa of the pseudo-labels before and after refinement, where true grades are known."""
     known = [row for row in rows if row["true_grade"] != ""]
     figures: dict[str, Any] = {
         "pseudo/n": len(rows),
         "pseudo/n_known": len(known),
-        "pseudo/changed": sum(row["changed"] for row in rows),
+        "pseudo/changed": sum(str(row["before"]) != str(row["after"]) for row in rows),
     }
     if not known:
         return figures
-    truth = np.array([row["true_grade"] for row in known])
+    truth = np.array([int(row["true_grade"]) for row in known])
     majority = int(np.bincount(truth, minlength=NUM_GRADES).argmax())
     for when in ("before", "after"):
-        one_hot = np.eye(NUM_GRADES)[[row[when] for row in known]]
+        one_hot = np.eye(NUM_GRADES)[[int(row[when]) for row in known]]
         measured = grading_figures(one_hot, truth, majority)
         figures[f"pseudo/accuracy_{when}"] = measured["grade/accuracy"]
         figures[f"pseudo/kappa_{when}"] = measured["grade/kappa"]

@@ -2,11 +2,14 @@
 
 from pldmlt_jax.cli.context import Context
 from pldmlt_jax.cli.flags import Arguments
+from pldmlt_jax.errors import ConfigError
 from pldmlt_jax.evaluation.report import write_report
 from pldmlt_jax.progress import progress
 
 
 def main(arguments: Arguments) -> None:
+    if not arguments.workdir.is_dir():
+        raise ConfigError("--workdir", f"no folder {arguments.workdir}", "the workdir of a run", "check the path")
     report(Context(arguments))
 
 

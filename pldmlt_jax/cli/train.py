@@ -12,6 +12,7 @@ from pldmlt_jax.data.loader import Labels, eval_batches, steps_per_epoch, train_
 from pldmlt_jax.data.prepared import PreparedSplit
 from pldmlt_jax.data.selection import Selection
 from pldmlt_jax.errors import DataError
+from pldmlt_jax.evaluation.inference import TrainedNetwork, checkpoint_directory, load_network
 from pldmlt_jax.evaluation.segmentation_metrics import SegmentationCounts, segmentation_counts
 from pldmlt_jax.method.diagnostics import gradient_balance, meta_gradient_paths
 from pldmlt_jax.method.pseudo_labels import admissible_grades
@@ -20,7 +21,7 @@ from pldmlt_jax.method.steps import eval_step, meta_step, train_step
 from pldmlt_jax.models.build import build_label_network, build_network
 from pldmlt_jax.models.pretrained import load_vgg16
 from pldmlt_jax.progress import progress
-from pldmlt_jax.training.checkpoint import CONFIG, Checkpoints
+from pldmlt_jax.training.checkpoint import Checkpoints
 from pldmlt_jax.training.log import RunLog
 from pldmlt_jax.training.loop import Rounds, Stopping, algorithm_rounds, fit
 
@@ -35,13 +36,13 @@ def train(context: Context) -> None:
     rounds = make_rounds(config, len(training))
     method = make_method(config, rounds.phase_steps("theta"))
     labels = pseudo_labels(context.workdir / "pseudo_labels.csv", training.split)
-    context.write_json(f"checkpoints/{CONFIG}", to_dict(config))
+    state = start_state(context, method)
     with (
         progress("train", rounds.total_steps) as task,
-        Checkpoints(context.workdir / "checkpoints") as checkpoints,
+        Checkpoints(context.workdir / "checkpoints", to_dict(config)) as checkpoints,
     ):
         fit(
-            start_state(context, method),
+            state,
             rounds=rounds,
             stopping=Stopping.of_training(config.train),
             steps={"theta": partial(train_step, method=method), "label": partial(meta_step, method=method)},
@@ -81,6 +82,12 @@ def make_method(config: Config, total_steps: int) -> Method:
         total_steps=total_steps,
         seed=config.seed,
     )
+
+
+def load_trained(context: Context) -> TrainedNetwork:
+    """The best checkpoint that the command line names, else the workdir's."""
+    directory = checkpoint_directory(Path(context.arguments.checkpoint or context.workdir))
+    return load_network(directory, context.config, make_method(context.config, total_steps=1))
 
 
 def start_state(context: Context, method: Method) -> MethodState:

@@ -6,17 +6,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from pldmlt_jax.cli.context import Context, write_json
-from pldmlt_jax.config import GraderConfig, to_dict
+from pldmlt_jax.cli.context import Context
+from pldmlt_jax.config import Config, GraderConfig, to_dict
 from pldmlt_jax.data.loader import eval_batches, steps_per_epoch, train_batches, true_labels
 from pldmlt_jax.data.selection import Selection, held_out
 from pldmlt_jax.evaluation.grading_metrics import grading_figures
+from pldmlt_jax.files import write_json
 from pldmlt_jax.method.grader import Grader, grader_eval, grader_step, init_grader, init_grader_state
 from pldmlt_jax.method.state import TrainState
 from pldmlt_jax.models.build import build_grader
 from pldmlt_jax.models.pretrained import load_grader
 from pldmlt_jax.progress import progress
-from pldmlt_jax.training.checkpoint import CONFIG, Checkpoints
+from pldmlt_jax.training.checkpoint import Checkpoints
 from pldmlt_jax.training.log import RunLog
 from pldmlt_jax.training.loop import Rounds, Stopping, fit
 from pldmlt_jax.types import NUM_GRADES, UNKNOWN_GRADE
@@ -34,7 +35,6 @@ def train_one(context: Context, name: str) -> None:
     directory = context.workdir / "graders" / name
     grader = make_grader(config.grader, name, selections["train"])
     state, weights = start_state(context, grader, name)
-    write_json(directory / "checkpoints" / CONFIG, to_dict(context.config))
     rounds = Rounds((("grader", _steps_per_epoch(config.grader, selections["train"])),), config.grader.epochs)
 
     def validate(state: TrainState) -> tuple[float, dict]:
@@ -43,7 +43,10 @@ def train_one(context: Context, name: str) -> None:
         values = {"val/loss": loss, "val/accuracy": figures["grade/accuracy"], "val/kappa": figures["grade/kappa"]}
         return values["val/kappa"] or 0.0, values
 
-    with progress(f"grader {name}", rounds.total_steps) as task, Checkpoints(directory / "checkpoints") as checkpoints:
+    with (
+        progress(f"grader {name}", rounds.total_steps) as task,
+        Checkpoints(directory / "checkpoints", to_dict(context.config)) as checkpoints,
+    ):
         fit(
             state,
             rounds=rounds,
@@ -95,14 +98,18 @@ def start_state(context: Context, grader: Grader, name: str) -> tuple[TrainState
     """A fresh state, with the weight file that the config names for this grader, and what was loaded."""
     config = context.config
     position = config.grader.architectures.index(name)
+    path = weight_files(config)[position]
     variables = init_grader(grader, jax.random.fold_in(jax.random.key(config.seed), position))
-    path = config.grader.weights[position]
-    path = config.model.weights if path == "encoder" else path
     if not path:
         return init_grader_state(grader, variables), {"weights": "random start"}
     loaded = load_grader(path, name, variables)
     print(f"  {name} weights: {path}, {loaded.num_tensors} tensors, sha256 {loaded.sha256[:16]}")
     return init_grader_state(grader, loaded.variables), {"weights": path, "weights_sha256": loaded.sha256}
+
+
+def weight_files(config: Config) -> list[str]:
+    """The weight file of each grader, "" for a random start; `encoder` stands for the multi-task network's."""
+    return [config.model.weights if name == "encoder" else name for name in config.grader.weights]
 
 
 def restore_best(context: Context, grader: Grader, name: str) -> TrainState:

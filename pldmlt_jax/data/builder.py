@@ -33,8 +33,8 @@ HASH_BYTES = 32
 class FundusConfig(tfds.core.BuilderConfig):
     """One size and one way to prepare.
 
-    Without a name it is called after both. Raw files that changed want a name of their own, for TFDS looks at the name
-    alone: `open_prepared` puts their hash into it.
+    Without a name it is called after both, and after what is drawn. Raw files that changed want a name of their own, for
+    TFDS looks at the name alone: `open_prepared` puts their hash into it.
     """
 
     name: str = ""
@@ -42,7 +42,7 @@ class FundusConfig(tfds.core.BuilderConfig):
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
 
     def __post_init__(self) -> None:
-        facts = json.dumps(preparation(self.data)).encode()
+        facts = json.dumps([preparation(self.data), dataclasses.asdict(self.data.synthetic)]).encode()
         self.name = self.name or f"{self.size_px}-{hashlib.sha256(facts).hexdigest()[:12]}"
 
 

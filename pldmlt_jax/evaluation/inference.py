@@ -31,7 +31,7 @@ class Prediction(NamedTuple):
 
 @dataclass(frozen=True)
 class TrainedNetwork:
-    """A method with its best state and the config it was trained with."""
+    """A method with its best state; the config says how images are prepared for it."""
 
     config: Config
     method: Method

@@ -10,33 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from pldmlt_jax.evaluation.charts import confusion_chart, line_chart, stacked_chart
+from pldmlt_jax.evaluation.conventions import CONVENTIONS
 from pldmlt_jax.evaluation.figures import PICTURE_SUFFIX
+from pldmlt_jax.evaluation.scoring import ORIGINAL
 from pldmlt_jax.training.checkpoint import CONFIG
 from pldmlt_jax.training.log import read_log
-
-ORIGINAL = "_original_size"
 
 MAX_STRIPS = 8
 """Grad-CAM strips shown: changed labels first."""
 
-CONVENTIONS = (
-    ("seg/foreground/dice", "baseline/channel_threshold/dice", "Lesion Dice, pooled over all valid pixels. "
-     "Baseline: the best threshold on one colour channel, chosen on the training images."),
-    ("seg/foreground/iou", "baseline/channel_threshold/iou", "Lesion intersection over union, pooled; the same baseline."),
-    ("seg/foreground/dice_per_image", None, "Mean of each image's lesion Dice; images without any lesion are left out."),
-    ("seg/foreground/precision", None, "Share of the predicted pixels that are lesion."),
-    ("seg/foreground/recall", None, "Share of the lesion pixels that are predicted."),
-    ("seg/micro_bg/dice", "seg/micro_bg/dice_all_background", "One ratio over all pixels and both classes: pixel "
-     "accuracy. Our reading of the paper's mDice. Baseline: answering background everywhere."),
-    ("seg/micro_bg/iou", "seg/micro_bg/iou_all_background", "The same ratio for intersection over union."),
-    ("seg/macro_bg/dice", "seg/macro_bg/dice_all_background", "Mean Dice of background and lesion; the same baseline."),
-    ("seg/macro_bg/iou", "seg/macro_bg/iou_all_background", "Mean intersection over union of background and lesion."),
-    ("seg/macro_bg/dice_soft", None, "Mean Dice with probabilities in place of the thresholded prediction."),
-    ("seg/inflation", None, "Area of the lesions at the network's size relative to the original: reducing masks makes "
-     "small lesions grow, so figures at the network's size are comparable with each other only."),
-    *((f"seg/{lesion}/{name}", None, f"{name} of {lesion}.") for lesion in ("MA", "HE", "EX", "SE", "mean")
-      for name in ("recall", "dice", "iou", "ap", "aupr_11_exclusive", "inflation")),
-)  # fmt: skip
+NOT_SCORED = "<p class=missing>Nothing to show: the split that was evaluated has no such images.</p>"
 
 
 def write_report(workdir: Path) -> Path:
@@ -209,7 +192,7 @@ def _metrics(workdir: Path) -> str:
 def _grades(workdir: Path) -> str:
     m = _json(workdir / "metrics.json")
     if "grade/confusion" not in m:
-        return _missing("evaluate")
+        return NOT_SCORED if m else _missing("evaluate")
     names = ("accuracy", "accuracy_low", "accuracy_high", "majority", "kappa", "macro_f1", "auc_ovr", "ece", "n")
     rows = [("multi-task network", *(m.get(f"grade/{name}") for name in names))]
     for path in sorted(workdir.glob("graders/*/metrics.json")):
@@ -255,7 +238,7 @@ def _pseudo_labels(workdir: Path) -> str:
 
 
 def _accuracy_change(workdir: Path) -> str:
-    m = _json(workdir / "pseudo_labels.json")
+    m = _json(workdir / "pseudo_labels.json") | _json(workdir / "metrics.json")  # evaluated after edits by hand
     if "pseudo/accuracy_before" not in m:
         return "; no true grade is known"
     before, after = (
@@ -299,7 +282,7 @@ def _examples(workdir: Path) -> str:
         caption = f"{_escape(name)}: Dice {_escape(row['dice'])}, predicted grade {_escape(row['predicted_grade'])}"
         figures.append((float(row["dice"] or 0), f"<figure>{views}<figcaption>{caption}</figcaption></figure>"))
     if not figures:
-        return _missing("evaluate")
+        return NOT_SCORED if (workdir / "metrics.json").exists() else _missing("evaluate")
     buttons = "".join(f'<button data-view="{view}">{view}</button>' for view in ("image", "truth", "prediction"))
     ordered = "".join(text for _, text in sorted(figures))
     return f'<p class="toggle">Show {buttons} (worst first)</p><div class="examples" data-view="prediction">{ordered}</div>'

@@ -42,5 +42,6 @@ class MultiTask(nn.Module):
         pooled = features[-1].astype(at_least_f32).mean(axis=(1, 2))
         grade_logits = nn.Dense(NUM_GRADES, dtype=at_least_f32, name="head")(pooled)
         decoded = self.decoder(features, train)
+        # He-normal starts are for convolutions before a ReLU; before the softmax Flax' default keeps the variance
         segmentation_logits = nn.Conv(self.num_channels, (3, 3), dtype=self.dtype, name="output")(decoded)
         return NetworkOutput(segmentation_logits.astype(at_least_f32), grade_logits, pooled)

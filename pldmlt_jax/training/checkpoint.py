@@ -8,6 +8,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
 from pldmlt_jax.errors import CheckpointError
+from pldmlt_jax.files import write_json
 
 SCORE = "score"
 """Key of the metric that ranks checkpoints; the larger the better."""
@@ -21,10 +22,15 @@ class Checkpoints:
     """The checkpoints of one folder: the latest, to go on from, and the best by `score`.
 
     Use as a context manager: saving is asynchronous and finished on exit. An unfinished save is ignored and cleaned up.
+
+    Args:
+        directory: The folder.
+        config: What is trained with, written beside the checkpoints when one is saved.
     """
 
-    def __init__(self, directory: Path):
+    def __init__(self, directory: Path, config: dict[str, Any] | None = None):
         self.directory = directory.absolute()
+        self._config = config
         keep = policies.AnyPreservationPolicy(
             [
                 policies.LatestN(1),
@@ -53,6 +59,8 @@ class Checkpoints:
             progress: JSON-able, whatever the loop needs to go on.
             score: Ranks checkpoints, larger is better.
         """
+        if self._config is not None:
+            write_json(self.directory / CONFIG, self._config)
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(progress))
         self._manager.save(step, args=args, metrics={SCORE: score})
 

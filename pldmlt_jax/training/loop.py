@@ -10,6 +10,7 @@ from typing import Any
 from jaxtyping import Array
 
 from pldmlt_jax.config import GraderConfig, TrainConfig
+from pldmlt_jax.errors import CheckpointError
 from pldmlt_jax.progress import Task
 from pldmlt_jax.training.checkpoint import Checkpoints
 from pldmlt_jax.training.log import RunLog
@@ -121,12 +122,19 @@ def fit(
         The final progress; the best state is in `checkpoints`.
 
     Raises:
+        CheckpointError: The latest checkpoint is of another architecture, or of more rounds than asked for.
         FloatingPointError: The validation score is not a finite number; that state is not saved.
     """
     progress = Progress()
     if checkpoints.latest_step is not None:
         state, saved = checkpoints.restore(checkpoints.latest_step, state)
         progress = Progress(**saved)
+        if progress.round > rounds.max_rounds:
+            found, expected = (
+                f"a network trained for {progress.round} rounds",
+                f"at most {rounds.max_rounds}, as the config says",
+            )
+            raise CheckpointError(checkpoints.directory, found, expected, "raise that number, or use another --workdir")
     start_s = time.monotonic() - progress.seconds
     step = progress.round * rounds.steps_per_round
     if progress.finished(rounds, stopping):

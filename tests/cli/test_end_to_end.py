@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from pldmlt_jax.cli.app import run
+from pldmlt_jax.cli.pseudo_label import read_table
 from pldmlt_jax.config import from_dict
 from pldmlt_jax.evaluation.inference import saved_config
 from pldmlt_jax.training.checkpoint import Checkpoints
@@ -94,7 +95,7 @@ def test_what_another_config_trained_is_moved_aside_and_still_predicts(workdir, 
     assert run(arguments(copy, "--config.loss.beta=0.5")) == 0
     out = capsys.readouterr().out
     old = copy / "set_aside" / "001"
-    assert re.search(r"checkpoints, log\.jsonl, events\.\S+ moved to", out)
+    assert re.search(r"checkpoints, log\.jsonl, events\.\S+, .*metrics\.json.* moved to", out)
     assert saved_config(old / "checkpoints").loss.beta == 0.8
     assert json.loads((copy / "config.json").read_text())["loss"]["beta"] == 0.5
     image = next((workdir.parent / "cache").glob("synthetic-*/A*/1*/b*/*.jpg"))
@@ -118,6 +119,36 @@ def test_labels_that_were_edited_by_hand_are_trained_on(workdir, capsys):
     assert "train: complete" not in out
     assert (copy / "set_aside" / "001" / "checkpoints").is_dir()
     assert table.read_text().splitlines()[1] == ",".join(cells)
+
+
+def test_wrong_labels_are_told_and_what_was_trained_stays_where_it_is(workdir, capsys):
+    copy = workdir.parent / "mistaken"
+    shutil.copytree(workdir, copy)
+    table = copy / "pseudo_labels.csv"
+    text = table.read_text()
+    column = text.splitlines()[0].split(",").index("after")
+    lines = [line.split(",") for line in text.splitlines()]
+    lines[1][column], lines[3][column] = "7", ""
+    table.write_text("\n".join(map(",".join, lines)) + "\n")
+    assert run(arguments(copy, verb="train")) == 2
+    message = capsys.readouterr().err
+    assert "line 2: after = '7'" in message and "line 4: after = ''" in message
+    table.write_text("\ufeff" + text.replace(",", ";"), encoding="utf-8")
+    assert run(arguments(copy, verb="train")) == 2
+    assert "no column image, before" in capsys.readouterr().err
+    table.unlink()
+    assert run(arguments(copy, "--config.loss.beta=0.5", verb="train")) == 2
+    assert "put back" in capsys.readouterr().out
+    assert (copy / "checkpoints").is_dir() and not any((copy / "set_aside").iterdir())
+    table.write_text("\ufeff" + text, encoding="utf-8")  # as a spreadsheet saves it
+    assert set(read_table(table)) == set(read_table(workdir / "pseudo_labels.csv"))
+
+
+def test_network_is_not_scored_on_what_it_was_trained_on(workdir, capsys):
+    command = ["main.py", "evaluate", f"--checkpoint={workdir}", "--config.data.split=folds", "--config.data.fold=1"]
+    assert run(command) == 2
+    message = capsys.readouterr().err
+    assert "data.fold = 0, not 1" in message and "data.split = 'official', not 'folds'" in message
 
 
 def test_labels_of_another_config_are_noticed_by_the_next_run(workdir, capsys):
@@ -226,6 +257,8 @@ def test_unknown_split_and_missing_input_are_refused(workdir, capsys):
     assert "official_test" in capsys.readouterr().err
     assert run(arguments(workdir, verb="predict")) == 2
     assert "--input" in capsys.readouterr().err
+    assert run(["main.py", "report", f"--workdir={workdir / 'nowhere'}"]) == 2
+    assert "nowhere" in capsys.readouterr().err
 
 
 def test_truncated_photographs_of_both_sets_stop_the_run_and_are_named(workdir, tmp_path, capsys):

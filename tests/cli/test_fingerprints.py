@@ -8,9 +8,10 @@ import pytest
 from data.idrid_files import SHAPE, write_grading, write_segmentation
 
 from pldmlt_jax.cli.app import run
-from pldmlt_jax.cli.flags import parse
+from pldmlt_jax.cli.context import Context
+from pldmlt_jax.cli.flags import Arguments, parse
 from pldmlt_jax.cli.predict import unique_names
-from pldmlt_jax.pipeline import raw_files
+from pldmlt_jax.pipeline import STAGES, fingerprint_of, raw_files
 
 
 @pytest.fixture
@@ -23,9 +24,50 @@ def config(tmp_path):
 
 
 def contents(config):
-    text, errors = raw_files(config)
-    assert not errors
-    return text
+    return "\n".join(raw_files(name, config.data) for name in (config.data.segmentation, config.data.grading))
+
+
+STAGE = {stage.name: stage for stage in STAGES}
+
+
+def begun(stage, config, tmp_path):
+    """The fingerprint that decides whether a stage goes on from what it has begun."""
+    raw = {name: raw_files(getattr(config.data, name), config.data) for name in ("segmentation", "grading")}
+    return fingerprint_of(STAGE[stage], Context(Arguments("run", config, True, tmp_path / "run")), raw).begun
+
+
+def test_a_stage_begins_anew_for_what_it_depends_on_and_nothing_else(config, tmp_path):
+    def of(stage):
+        return begun(stage, config, tmp_path)
+
+    stages = ("train-grader", "pseudo-label", "train")
+    weights = tmp_path / "vgg.pth"
+    weights.write_bytes(b"weights")
+    config.model.weights = str(weights)
+    before = {stage: of(stage) for stage in stages}
+    config.model.weights = str(weights.rename(tmp_path / "moved.pth"))
+    assert {stage: of(stage) for stage in stages} == before
+    (tmp_path / "moved.pth").write_bytes(b"others")
+    assert [of(stage) == before[stage] for stage in stages] == [True, True, False]  # the graders start at random
+    (tmp_path / "moved.pth").write_bytes(b"weights")
+
+    config.data.mask_reduction, config.data.size_px = "area", 512
+    assert [of(stage) == before[stage] for stage in stages] == [True, True, False]
+    config.data.mask_reduction, config.data.size_px = "max", 1024
+
+    write_grading(tmp_path / "IDRiD", {"IDRiD_001": 3, "IDRiD_002": 0})  # counts for stage 2 by the pseudo-labels only
+    assert [of(stage) == before[stage] for stage in stages] == [False, False, True]
+
+
+def test_longer_training_goes_on_unless_its_rate_follows_a_plan(config, tmp_path):
+    for schedule, goes_on in (("constant", True), ("cosine", False)):
+        config.optim.schedule, config.train.max_rounds = schedule, 10
+        before = begun("train", config, tmp_path)
+        config.train.max_rounds = 20
+        assert (begun("train", config, tmp_path) == before) == goes_on
+        config.train.max_minutes = 5.0
+        config.train.max_rounds = 10
+        assert begun("train", config, tmp_path) == before
 
 
 def test_what_is_wrong_with_both_sets_and_the_weights_is_told_at_once(config, tmp_path, capsys):

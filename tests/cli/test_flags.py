@@ -11,7 +11,7 @@ import pytest
 from pldmlt_jax.cli.app import VERBS, run
 from pldmlt_jax.cli.flags import parse
 from pldmlt_jax.config import Config, from_dict, to_dict
-from pldmlt_jax.errors import UserError
+from pldmlt_jax.errors import ConfigError, UserError
 from pldmlt_jax.validation import CHOICES, RANGES, fields, validate
 
 IDRID = "--config=configs/idrid.py"
@@ -128,3 +128,9 @@ def test_help_answers_at_once_and_lists_the_verbs():
         assert verb == "run" or verb in done.stdout
     check = "import sys, pldmlt_jax.cli.app; assert not {'jax', 'flax', 'cv2'} & set(sys.modules), 'heavy import'"
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
+
+
+def test_flag_without_effect_on_the_verb_is_told():
+    with pytest.raises(ConfigError, match=r"--checkpoint: no effect on 'run'\n  expected: it with evaluate or predict"):
+        parse(["main.py", "--checkpoint=runs/demo"], tuple(VERBS))
+    assert parse(["main.py", "evaluate", "--checkpoint=runs/demo", "--split=val"], tuple(VERBS)) is not None

@@ -79,6 +79,12 @@ def test_stopped_and_resumed_equals_uninterrupted(tmp_path):
     assert without_seconds(tmp_path / "parts") == without_seconds(tmp_path / "whole")
 
 
+def test_fewer_rounds_than_were_trained_are_refused(tmp_path):
+    run(tmp_path, Rounds((("a", 1),), 3), [0.1, 0.2, 0.3])
+    with pytest.raises(CheckpointError, match="trained for 3 rounds"):
+        run(tmp_path, Rounds((("a", 1),), 2), [0.1, 0.2, 0.3])
+
+
 def test_patience_ends_training(tmp_path):
     _, progress, best, _ = run(tmp_path, Rounds((("a", 1),), 9), [0.1, 0.5, 0.3, 0.2, 0.1, 0, 0, 0, 0], patience=3)
     assert (progress.round, progress.best_round, best) == (5, 2, 2)
