@@ -177,7 +177,8 @@ def set_aside(stage: Stage, workdir: Path) -> dict[Path, Path]:
     folder = next(f for n in itertools.count(1) if not (f := workdir / SET_ASIDE / f"{n:03d}").exists())
     folder.mkdir(parents=True)
     moved = {path: path.rename(folder / path.name) for path in stale}
-    print(f"  {', '.join(path.name for path in stale)}: of before, moved to {folder}", flush=True)
+    names = ", ".join(path.name for path in stale)
+    print(f"  made from another config or other input, and so moved to {folder}: {names}", flush=True)
     return moved
 
 

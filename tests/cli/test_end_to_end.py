@@ -95,7 +95,7 @@ def test_what_another_config_trained_is_moved_aside_and_still_predicts(workdir, 
     assert run(arguments(copy, "--config.loss.beta=0.5")) == 0
     out = capsys.readouterr().out
     old = copy / "set_aside" / "001"
-    assert re.search(r"checkpoints, log\.jsonl, events\.\S+, .*metrics\.json.* moved to", out)
+    assert re.search(r"moved to \S+001: checkpoints, log\.jsonl, events\.\S+, .*metrics\.json", out)
     assert saved_config(old / "checkpoints").loss.beta == 0.8
     assert json.loads((copy / "config.json").read_text())["loss"]["beta"] == 0.5
     image = next((workdir.parent / "cache").glob("synthetic-*/A*/1*/b*/*.jpg"))
