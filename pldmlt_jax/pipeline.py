@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from pldmlt_jax.cli.context import Context, describe_run
 from pldmlt_jax.cli.evaluate import evaluate
 from pldmlt_jax.cli.flags import Arguments
-from pldmlt_jax.cli.predict import predict_examples
+from pldmlt_jax.cli.predict import EXAMPLES, predict_examples
 from pldmlt_jax.cli.prepare import prepare
 from pldmlt_jax.cli.pseudo_label import pseudo_label
 from pldmlt_jax.cli.report import report
@@ -86,7 +86,7 @@ STAGES = (
         reads=(CHECKPOINTS, "graders/*/metrics.json", "pseudo_labels.csv"), describes=True,
     ),
     Stage(
-        "predict", predict_examples, leaves=("predictions/predictions.csv",), parts=(*METHOD, "evaluation."),
+        "predict", predict_examples, leaves=(f"{EXAMPLES}/predictions.csv",), parts=(*METHOD, "evaluation."),
         reads=(CHECKPOINTS,), describes=True,
     ),
     Stage(

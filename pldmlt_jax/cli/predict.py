@@ -25,6 +25,7 @@ from pldmlt_jax.method.losses import EXCLUSIVE_ORDER
 from pldmlt_jax.progress import Task, progress
 from pldmlt_jax.types import LESIONS
 
+EXAMPLES = "predictions/examples"
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
 
 
@@ -47,7 +48,10 @@ def main(arguments: Arguments) -> None:
 
 
 def predict_examples(context: Context) -> None:
-    """The pipeline's stage: predicts raw photographs of the evaluated split, as a user would."""
+    """The pipeline's stage: predicts raw photographs of the evaluated split, as a user would.
+
+    They have a folder of their own, for a user's predictions are in `predictions` unless the command line says where.
+    """
     sets = {"segmentation": context.segmented, "grading": context.graded_for_network}
     key, split = next(iter(choose_splits(sets, context.arguments.split).items()))
     selection = sets[key][split]
@@ -56,7 +60,7 @@ def predict_examples(context: Context) -> None:
         predict_files(
             load_trained(context),
             paths,
-            context.workdir / "predictions",
+            context.workdir / EXAMPLES,
             context.config.evaluation.batch_size,
             task,
         )

@@ -101,6 +101,7 @@ def test_what_another_config_trained_is_moved_aside_and_still_predicts(workdir, 
     image = next((workdir.parent / "cache").glob("synthetic-*/A*/1*/b*/*.jpg"))
     assert run(["main.py", "predict", f"--checkpoint={old}", f"--input={image}"]) == 0
     assert (old / "predictions" / "predictions.csv").exists()
+    assert (old / "predictions" / "examples" / "predictions.csv").exists()
 
 
 def test_labels_that_were_edited_by_hand_are_trained_on(workdir, capsys):
