@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+NO_SET = "none"
+
 
 @dataclass(unsafe_hash=True)
 class AugmentConfig:
@@ -37,10 +39,14 @@ class SyntheticConfig:
 
 @dataclass(unsafe_hash=True)
 class DataConfig:
-    segmentation: str = "idrid_s"  # pixel-labelled set, a key of DATASETS
-    grading: str = "idrid_d"  # graded set, a key of DATASETS
+    segmentation: str = "idrid_s"  # pixel-labelled set, a key of DATASETS, or several that are pooled: "idrid_s+diaretdb1"
+    grading: str = "idrid_d"  # graded set, likewise; NO_SET: there is none, and only lesions are learnt
     root: str = "data"  # holds one folder a set: IDRiD/, ...
     idrid_root: str = ""  # the IDRiD folder itself, where it is not `root`/IDRiD
+    diaretdb1_root: str = ""  # the DiaRetDB1 folder itself, where it is not `root`/DiaRetDB1
+    folder_root: str = ""  # one's own photographs, where they are not in `root`/folder
+    ddr_root: str = ""  # the DDR folder itself, where it is not `root`/DDR-dataset
+    on_bad_file: str = "stop"  # "stop" with the list of all bad files, or "skip": go on without them, count and list them
     cache_dir: str = "data_cache"  # prepared sets and the synthetic photographs
     size_px: int = 1024  # side of the square that the multi-task network sees
     fov_crop: bool = True  # crop to the field of view first
@@ -48,12 +54,15 @@ class DataConfig:
     mask_reduction: str = "max"  # how training masks are reduced: "max" keeps a lesion of a few pixels; "area" keeps areas
     fusion: str = "close"  # morphology on the union of the four lesions: "close", "dilate" or "none"
     fusion_px: int = 3  # diameter of its elliptical structuring element at the original size
+    agreement: float = 0.75  # DiaRetDB1: share of the experts' votes from which a pixel is of a lesion (the set's own)
+    agreement_weighted: bool = True  # DiaRetDB1: votes count by the experts' confidence (the set's own)
     image_format: str = "png"  # storage of the prepared image: "png" (lossless) or "jpeg" (quality 95, faster to read)
-    split: str = "official"  # segmentation: "official" splits, or "folds" of the official training part
+    split: str = "official"  # segmentation: "official" splits, "folds" of the official training part, or "all_folds"
     grading_split: str = "official"  # the same for the graded set
     num_folds: int = 5
     fold: int = 0  # the held-out fold, reported as `test`
     val_share: float = 0.2  # share of the training images set aside for early stopping: the nearest 1/k
+    folds_file: str = ""  # segmentation: a CSV of folds to take in place of our own, as `prepare` writes it
     split_seed: int = 0
     leakage: str = "exclude"  # "exclude": graders never see a photograph of the segmentation set; "as_paper": they do
     leakage_distance: int = 10  # same photograph: at most so many of the 256 bits of their hashes differ

@@ -66,8 +66,9 @@ def gathered(errors: list[UserError]) -> Iterator[None]:
 
 
 def raise_all(errors: Sequence[UserError]) -> None:
-    """Raises the errors, if there are any: one alone, several as an `ErrorGroup`."""
-    if len(errors) == 1:
-        raise errors[0]
-    if errors:
-        raise ErrorGroup(errors)
+    """Raises the errors, each once, if there are any: one alone, several as an `ErrorGroup`."""
+    different = list({str(error): error for error in errors}.values())
+    if len(different) == 1:
+        raise different[0]
+    if different:
+        raise ErrorGroup(different)

@@ -19,11 +19,12 @@ from pldmlt_jax.cli.pseudo_label import pseudo_label
 from pldmlt_jax.cli.report import report
 from pldmlt_jax.cli.train import train
 from pldmlt_jax.cli.train_grader import train_graders, weight_files
-from pldmlt_jax.config import Config, DataConfig, fields
+from pldmlt_jax.config import NO_SET, Config, DataConfig, fields
+from pldmlt_jax.data.contents import content_hashes
 from pldmlt_jax.data.prepare import PREPARATION_VERSION
-from pldmlt_jax.data.specs import dataset_spec
+from pldmlt_jax.data.specs import dataset_spec, set_names
 from pldmlt_jax.data.synthetic import DRAWING_VERSION
-from pldmlt_jax.errors import CheckpointError, UserError, gathered, raise_all
+from pldmlt_jax.errors import CheckpointError, ConfigError, UserError, gathered, raise_all
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Stage:
         stale: Patterns of what must be neither gone on from, overwritten nor shown when what it depends on changes.
         goes_on: Whether it goes on from what it has begun.
         describes: Whether it only describes what is there, and so leaves the workdir's `config.json`.
+        of_grades: Whether there is nothing for it to do without a graded set.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Stage:
     stale: tuple[str, ...] = ()
     goes_on: bool = False
     describes: bool = False
+    of_grades: bool = False
 
 
 METHOD = ("data.", "model.", "loss.", "meta.", "optim.", "train.", "seed")
@@ -66,13 +69,13 @@ STAGES = (
     Stage(
         "train-grader", train_graders, leaves=("graders",), parts=("data.", "grader.", "seed"),
         without=("data.size_px", "data.mask_reduction", "data.fusion", "data.fusion_px"),
-        weights=weight_files, stale=("graders",), goes_on=True,
+        weights=weight_files, stale=("graders",), goes_on=True, of_grades=True,
     ),
     Stage(
         "pseudo-label", pseudo_label, leaves=("pseudo_labels.csv", "pseudo_labels.json"),
         parts=("data.", "grader.", "pseudo."), without=("data.size_px", "data.mask_reduction"),
         reads=("graders/*/metrics.json", f"graders/*/{CHECKPOINTS}"),
-        stale=("pseudo_labels.csv", "pseudo_labels.json", "cams"),
+        stale=("pseudo_labels.csv", "pseudo_labels.json", "cams"), of_grades=True,
     ),
     Stage(
         "train", train, leaves=("checkpoints", "log.jsonl"), sets=("segmentation",), parts=METHOD,
@@ -98,8 +101,11 @@ STAGES = (
     ),
 )  # fmt: skip
 
-WITHOUT_EFFECT = ("data.root", "data.idrid_root", "data.cache_dir", "data.num_threads", "model.weights", "grader.weights")
-"""Fields that change no result: of raw files and weights the content counts, not the place."""
+WITHOUT_EFFECT = (
+    *("data.root", "data.idrid_root", "data.diaretdb1_root", "data.ddr_root", "data.folder_root"),
+    *("data.folds_file", "data.cache_dir", "data.num_threads", "model.weights", "grader.weights"),
+)
+"""Fields that change no result: of raw files, folds and weights the content counts, not the place."""
 
 LENGTH = ("train.max_rounds", "train.max_minutes", "train.patience_rounds")
 """Fields that only say how long training lasts: with more of it, training goes on, unless its rate follows a plan."""
@@ -122,12 +128,19 @@ def main(arguments: Arguments) -> None:
     started = time.monotonic()
     context = Context(arguments)
     whole = arguments.verb == "run"
-    stages = [stage for stage in STAGES if whole or stage.name == arguments.verb]
+    graded = context.config.data.grading != NO_SET
+    stages = [stage for stage in STAGES if stage.name == arguments.verb or (whole and (graded or not stage.of_grades))]
     errors: list[UserError] = missing_weights(context.config, stages)
-    raw: dict[str, str] = {}
-    for name in ("segmentation", "grading"):
-        with gathered(errors):
-            raw[name] = raw_files(getattr(context.config.data, name), context.config.data)
+    if not whole and stages[0].of_grades and not graded:
+        found = f"{NO_SET!r}, and so nothing to do for {arguments.verb}"
+        errors.append(ConfigError("data.grading", found, "a graded set", "name one, or run another verb"))
+    raw: dict[str, str] = {"grading": NO_SET}
+    for field in ("segmentation", "grading") if graded else ("segmentation",):
+        for name in set_names(getattr(context.config.data, field)):
+            with gathered(errors):
+                raw[field] = raw.get(field, "") + raw_files(name, context.config.data)
+    if folds_file := context.config.data.folds_file:
+        raw["segmentation"] = raw.get("segmentation", "") + described(Path(folds_file), "folds")
     raise_all(errors)
     if whole:
         print(f"{context.config.name}: {context.workdir}", flush=True)
@@ -227,10 +240,13 @@ def raw_files(name: str, data: DataConfig) -> str:
     """
     if name.startswith("synthetic"):
         return f"{name} drawn {DRAWING_VERSION}, prepared {PREPARATION_VERSION}"
-    records = [(split, record) for split, found in dataset_spec(name).records(data).items() for record in found]
-    files = sorted({path for _, record in records for path in record.files})
-    base = os.path.commonpath(files)
-    contents = [described(path, os.path.relpath(path, base)) for path in files]
+    listing = dataset_spec(name).listing(data)
+    if data.on_bad_file == "stop":
+        raise_all(listing.errors)
+    records = [(split, record) for split, found in listing.records.items() for record in found]
+    hashes = content_hashes((path for _, record in records for path in record.files), data.cache_dir, data.num_threads)
+    base = os.path.commonpath(list(hashes))
+    contents = [f"{os.path.relpath(path, base)} {digest}" for path, digest in sorted(hashes.items())]
     grades = [f"{split} {record.image_id} {record.grade} {record.true_grade}" for split, record in records]
     return "\n".join([f"{name} prepared {PREPARATION_VERSION}", *contents, *grades])
 
@@ -281,9 +297,12 @@ def closing_lines(workdir: Path) -> str:
         f"  at the images' own size       {shown('seg/foreground/dice_original_size')}",
         f"lesions, micro Dice + background {shown('seg/micro_bg/dice')}  "
         f"(all background: {shown('seg/micro_bg/dice_all_background')})",
-        f"grades, accuracy                {shown('grade/accuracy')}   "
-        f"(majority: {shown('grade/majority')}; n = {figures.get('grade/n')}), kappa {shown('grade/kappa')}",
     ]
+    if "grade/accuracy" in figures:
+        lines.append(
+            f"grades, accuracy                {shown('grade/accuracy')}   "
+            f"(majority: {shown('grade/majority')}; n = {figures['grade/n']}), kappa {shown('grade/kappa')}"
+        )
     if "pseudo/accuracy_before" in figures:
         lines.append(
             f"pseudo-labels, accuracy         {shown('pseudo/accuracy_before')} -> {shown('pseudo/accuracy_after')} "

@@ -14,6 +14,9 @@ from jaxtyping import Bool, Float, Int, UInt8
 LESIONS = ("MA", "HE", "EX", "SE")
 """Microaneurysms, haemorrhages, hard exudates, soft exudates: the order of every lesion axis."""
 
+EVIDENCE = (*LESIONS, "untyped")
+"""What is counted as evidence for a grade: the four lesions, and masks that do not say which lesion they show."""
+
 NUM_GRADES = 5
 """Grades 0 to 4 of the international clinical diabetic retinopathy scale."""
 
@@ -68,7 +71,8 @@ class Sample:
     mask_bits: UInt8[np.ndarray, "s s"]  # MASK_BITS; only `valid` is set where an image has no masks
     image_id: str
     grade: int  # true grade 0..4, UNKNOWN_GRADE where there is none
-    evidence_px: np.ndarray  # int64 [4], marked pixels of each lesion at the original size; -1 where there are no masks
+    evidence_px: np.ndarray  # int64 [5], pixels marked at the original size, by EVIDENCE; -1 where there are no masks
+    least_grade: int  # that the set admits, see RawRecord
     geometry: Geometry
 
 

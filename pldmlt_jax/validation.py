@@ -5,8 +5,8 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from pldmlt_jax.config import Config, fields
-from pldmlt_jax.data.specs import DATASETS
+from pldmlt_jax.config import NO_SET, Config, fields
+from pldmlt_jax.data.specs import DATASETS, set_names
 from pldmlt_jax.errors import ConfigError, UserError, nearest, raise_all
 from pldmlt_jax.method.losses import BINARY_ALPHAS, SEGMENTATION_LOSSES, TARGETS
 from pldmlt_jax.method.pseudo_labels import ENSEMBLES
@@ -17,12 +17,13 @@ from pldmlt_jax.models.label_update import HIERARCHIES, SOFTMAXES
 CHOICES: dict[str, tuple[str, ...]] = {
     "data.segmentation": tuple(name for name, spec in DATASETS.items() if spec.has_masks),
     "data.grading": tuple(name for name, spec in DATASETS.items() if spec.has_grades),
+    "data.on_bad_file": ("stop", "skip"),
     "data.resize": ("pad", "stretch"),
     "data.mask_reduction": ("max", "area"),
     "data.fusion": ("close", "dilate", "none"),
     "data.image_format": ("png", "jpeg"),
-    "data.split": ("official", "folds"),
-    "data.grading_split": ("official", "folds"),
+    "data.split": ("official", "folds", "all_folds"),
+    "data.grading_split": ("official", "folds", "all_folds"),
     "data.leakage": ("exclude", "as_paper"),
     "model.encoder": tuple(ENCODERS),
     "model.decoder": tuple(DECODERS),
@@ -50,6 +51,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, 2**31 - 1),
     "data.size_px": (32, 8192),
     "data.fusion_px": (1, 99),
+    "data.agreement": (0, 1),
     "data.num_folds": (2, 100),
     "data.fold": (0, 99),
     "data.val_share": (0.01, 0.5),
@@ -146,7 +148,10 @@ def _items(value: Any) -> tuple[Any, ...]:
 
 def _choice_errors(values: dict[str, Any]) -> Iterator[UserError]:
     for path, known in CHOICES.items():
-        for item in _items(values[path]):
+        if path == "data.grading" and values[path] == NO_SET:
+            continue
+        named = set_names(values[path]) if path in ("data.segmentation", "data.grading") else _items(values[path])
+        for item in named:
             if item not in known:
                 yield ConfigError(path, f"unknown name {item!r}", "one of " + ", ".join(known), "choose one of them")
 
@@ -203,7 +208,14 @@ def _relation_errors(config: Config) -> Iterator[UserError]:
             f"less than data.num_folds = {config.data.num_folds}",
             "folds are counted from 0",
         )
-    if meta.enabled and not loss.grading:
+    if config.data.grading == NO_SET and (loss.grading or meta.enabled):
+        yield ConfigError(
+            "data.grading",
+            f"{NO_SET!r} with loss.grading = {loss.grading} and meta.enabled = {meta.enabled}",
+            "a graded set, or lesions alone",
+            "for lesions alone add --config.loss.grading=False --config.meta.enabled=False",
+        )
+    elif meta.enabled and not loss.grading:
         yield ConfigError(
             "meta.enabled",
             "True without a grading loss",

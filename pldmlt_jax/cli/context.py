@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pldmlt_jax.cli.flags import Arguments
-from pldmlt_jax.config import Config, fields, to_dict
+from pldmlt_jax.config import NO_SET, Config, fields, to_dict
 from pldmlt_jax.data.selection import Selection, known_grades, select_graded, select_segmented
 from pldmlt_jax.errors import CheckpointError
 from pldmlt_jax.files import write_json
@@ -36,7 +36,9 @@ class Context:
 
     @cached_property
     def graded_for_graders(self) -> dict[str, Selection]:
-        """Splits of the graded set at the graders' size, without photographs that stage 2 sees."""
+        """Splits of the graded set at the graders' size, without photographs that stage 2 sees; none without a set."""
+        if self.config.data.grading == NO_SET:
+            return {}
         with progress(f"prepare {self.config.data.grading} for the graders") as task:
             return select_graded(self.config.data, self.config.grader.size_px, self.segmented, task)
 
@@ -57,7 +59,9 @@ class Context:
 
     @cached_property
     def graded_for_network(self) -> dict[str, Selection]:
-        """Splits of the graded set at the network's size: to evaluate its grades."""
+        """Splits of the graded set at the network's size, to evaluate its grades; none where it has learnt none."""
+        if self.config.data.grading == NO_SET or not self.config.loss.grading:
+            return {}
         with progress(f"prepare {self.config.data.grading} for the network") as task:
             return select_graded(self.config.data, self.config.data.size_px, self.segmented, task)
 
@@ -81,6 +85,7 @@ SPLITS = (
     "data.fold",
     "data.val_share",
     "data.split_seed",
+    "data.folds_file",
     "data.leakage",
 )
 """Fields that say which images a network is trained on: under others it would be scored on images that it has seen."""

@@ -58,8 +58,10 @@ def evaluate(context: Context) -> None:
         with progress("evaluate grading", len(selections["grade"])) as task:
             figures |= score_grading(context, network, selections["grade"], sets["grade"]["train"], task)
     for key, what in (("seg", "lesions"), ("grade", "grades")):
-        if key not in chosen:
+        if key not in chosen and sets[key]:
             print(f"  {what} are not scored: their set has no split {context.arguments.split!r} on disk")
+        elif key not in chosen:
+            print(f"  {what} are not scored: the network has not learnt them")
     figures |= stage_1_figures(context.workdir)
     context.write_json("metrics.json", figures)
     if rows:
@@ -97,7 +99,8 @@ def score_segmentation(
             p, record = probabilities[row], selection.split.records[int(index)]
             counted = count_one(p, sample.mask_bits, target, threshold)
             at_network = at_network.merge(counted)
-            values = image_row(sample, counted, grades[row], context.known_grades.get(record.image))
+            graded = grades[row] if config.loss.grading else None
+            values = image_row(sample, counted, graded, context.known_grades.get(record.image))
             if config.evaluation.original_size:
                 reduced_px += counted.marked_px * sample.geometry.area_scale
                 image, bits = read_original(record, config.data)

@@ -10,7 +10,7 @@ import numpy as np
 from pldmlt_jax.cli.context import Context
 from pldmlt_jax.cli.flags import Arguments
 from pldmlt_jax.cli.train import load_trained
-from pldmlt_jax.data.fundus import read_image
+from pldmlt_jax.data.fundus import IMAGE_SUFFIXES, read_image
 from pldmlt_jax.data.selection import choose_splits
 from pldmlt_jax.errors import ConfigError, DataError
 from pldmlt_jax.evaluation.figures import overlay
@@ -26,7 +26,6 @@ from pldmlt_jax.progress import Task, progress
 from pldmlt_jax.types import LESIONS
 
 EXAMPLES = "predictions/examples"
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
 
 
 def main(arguments: Arguments) -> None:
@@ -134,11 +133,13 @@ def write_prediction(
         label[mask] = 1 + LESIONS.index(lesion) if lesion in LESIONS else 1
     cv2.imwrite(str(output / f"{name}_mask.png"), label)
     cv2.imwrite(str(output / f"{name}_overlay.jpg"), cv2.cvtColor(overlay(image, masks), cv2.COLOR_RGB2BGR))
-    grades = prediction.grade_probabilities
+    grades: dict[str, Any] = {}
+    if network.config.loss.grading:
+        p = prediction.grade_probabilities
+        grades = {"grade": int(p.argmax())} | {f"grade_{i}": round(float(value), 4) for i, value in enumerate(p)}
     return {
         "image": str(path),
-        "grade": int(grades.argmax()),
-        **{f"grade_{grade}": round(float(p), 4) for grade, p in enumerate(grades)},
+        **grades,
         **{f"{mask_name}_px": int(mask.sum()) for mask_name, mask in masks.items()},
         "height_px": image.shape[0],
         "width_px": image.shape[1],

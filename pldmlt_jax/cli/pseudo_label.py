@@ -10,7 +10,8 @@ import numpy as np
 
 from pldmlt_jax.cli.context import Context
 from pldmlt_jax.cli.train_grader import make_grader, restore_best, softmax
-from pldmlt_jax.data.selection import Selection
+from pldmlt_jax.data.prepared import PreparedSplit
+from pldmlt_jax.data.selection import Selection, official_splits
 from pldmlt_jax.errors import DataError, raise_all
 from pldmlt_jax.evaluation.figures import cam_strip, write_picture
 from pldmlt_jax.evaluation.grading_metrics import grading_figures
@@ -31,9 +32,9 @@ def pseudo_label(context: Context) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
     with progress("pseudo-labels", len(images)) as task:
-        for selection, index in images:
-            row, strip = label_image(context, graders, selection.split[index])
-            true_grade = context.known_grades.get(selection.split.records[index].image, "")
+        for split, index in images:
+            row, strip = label_image(context, graders, split[index])
+            true_grade = context.known_grades.get(split.records[index].image, "")
             rows.append(row | {"true_grade": true_grade})
             write_picture(folder / row["image"], strip)
             task.advance(row["image"])
@@ -41,13 +42,9 @@ def pseudo_label(context: Context) -> None:
     context.write_json("pseudo_labels.json", summary(rows))
 
 
-def _all_images(selections: dict[str, Selection]) -> list[tuple[Selection, int]]:
-    """Every image of the set once: the training part, then the official test images where they are on disk."""
-    train = selections["train"]
-    images = [(train, i) for i in range(len(train.split))]
-    if "official_test" in selections:
-        images += [(selections["official_test"], int(i)) for i in selections["official_test"].indices]
-    return images
+def _all_images(selections: dict[str, Selection]) -> list[tuple[PreparedSplit, int]]:
+    """Every image of the set once, by official split."""
+    return [(split, i) for split in official_splits(selections) for i in range(len(split))]
 
 
 def _load_graders(context: Context) -> list[tuple[str, Any, dict, float]]:
@@ -73,7 +70,7 @@ def label_image(context: Context, graders: list, sample: Sample) -> tuple[dict[s
     maps = np.asarray(cams[choice.grader].maps[0])
     masks = {name: (sample.mask_bits & bit) > 0 for name, bit in MASK_BITS.items()}
     agreement = map_agreement(maps, masks["fused"], masks["OD"], masks["valid"], config)
-    admissible = admissible_grades(sample.evidence_px)
+    admissible = admissible_grades(sample.evidence_px, sample.least_grade)
     refined = refine(choice, admissible, agreement, config)
     after, why = (refined.grade, refined.why) if config.refine else (choice.grade, "refinement is off")
     row: dict[str, Any] = {"image": sample.image_id}

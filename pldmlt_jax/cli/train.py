@@ -7,8 +7,8 @@ import numpy as np
 
 from pldmlt_jax.cli.context import Context
 from pldmlt_jax.cli.pseudo_label import read_table
-from pldmlt_jax.config import Config, to_dict
-from pldmlt_jax.data.loader import Labels, eval_batches, steps_per_epoch, train_batches
+from pldmlt_jax.config import NO_SET, Config, to_dict
+from pldmlt_jax.data.loader import Labels, eval_batches, steps_per_epoch, train_batches, true_labels
 from pldmlt_jax.data.prepared import PreparedSplit
 from pldmlt_jax.data.selection import Selection
 from pldmlt_jax.errors import DataError
@@ -35,7 +35,11 @@ def train(context: Context) -> None:
     training, validation = selections["train"], selections["val"]
     rounds = make_rounds(config, len(training))
     method = make_method(config, rounds.phase_steps("theta"))
-    labels = pseudo_labels(context.workdir / "pseudo_labels.csv", training.split)
+    table = context.workdir / "pseudo_labels.csv"
+    graded = config.data.grading != NO_SET
+    labels, validation_labels = (
+        pseudo_labels(table, part.split) if graded else true_labels(part.split) for part in (training, validation)
+    )
     state = start_state(context, method)
     with (
         progress("train", rounds.total_steps) as task,
@@ -59,7 +63,7 @@ def train(context: Context) -> None:
                 seed=config.seed,
                 start_step=step,
             ),
-            validate=lambda state: validate(state, method, validation, labels, config),
+            validate=lambda state: validate(state, method, validation, validation_labels, config),
             checkpoints=checkpoints,
             make_log=lambda step: RunLog(context.workdir, step),
             task=task,
@@ -110,7 +114,7 @@ def pseudo_labels(path: Path, split: PreparedSplit) -> Labels:
         found = f"no row for {len(missing)} images, the first {missing[0]}"
         raise DataError(path, found, "pseudo-labels of the set that is trained on", "run `python main.py pseudo-label`")
     grades = [int(table[image_id]["after"]) for image_id in split.image_ids]
-    admissible = np.stack([admissible_grades(row.evidence_px) for row in split.metadata])
+    admissible = np.stack([admissible_grades(row.evidence_px, row.least_grade) for row in split.metadata])
     return Labels(np.array(grades, np.int32), admissible)
 
 

@@ -21,9 +21,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from pldmlt_jax.config import DataConfig
-from pldmlt_jax.data.prepare import preparation, prepare_records
-from pldmlt_jax.data.records import RawRecord
-from pldmlt_jax.types import LESIONS, Geometry
+from pldmlt_jax.data.prepare import preparation, read_listing
+from pldmlt_jax.data.records import Listing
+from pldmlt_jax.types import EVIDENCE, LESIONS, Geometry
 
 NUM_GEOMETRY = len(dataclasses.fields(Geometry))
 HASH_BYTES = 32
@@ -49,7 +49,7 @@ class FundusConfig(tfds.core.BuilderConfig):
 class FundusBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """Square fundus photographs with their mask bits, grades and geometry. Builders of sets derive from it."""
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("2.0.0")
     CITATION = ""
     LICENCE = ""
 
@@ -59,11 +59,11 @@ class FundusBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         raise NotImplementedError
 
     @classmethod
-    def records(cls, folder: Path) -> dict[str, list[RawRecord]]:
-        """The photographs by official split: `train` and, where it is on disk, `test`.
+    def listing(cls, folder: Path) -> Listing:
+        """The photographs by official split, and what is wrong with single files.
 
         Raises:
-            DataError: What is missing or wrong in the folder's layout, all at once.
+            DataError: The folder as a whole is not as the set's layout says.
         """
         raise NotImplementedError
 
@@ -75,7 +75,8 @@ class FundusBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             "image_id": tfds.features.Text(),
             "grade": tfds.features.Scalar(np.int64),
             "true_grade": tfds.features.Scalar(np.int64),
-            "evidence_px": tfds.features.Tensor(shape=(len(LESIONS),), dtype=np.int64),
+            "evidence_px": tfds.features.Tensor(shape=(len(EVIDENCE),), dtype=np.int64),
+            "lesion_px": tfds.features.Tensor(shape=(len(LESIONS),), dtype=np.int64),
             "reduced_px": tfds.features.Tensor(shape=(len(LESIONS),), dtype=np.int64),
             "fused_px": tfds.features.Tensor(shape=(2,), dtype=np.int64),
             "geometry": tfds.features.Tensor(shape=(NUM_GEOMETRY,), dtype=np.int64),
@@ -93,8 +94,8 @@ class FundusBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         config: Any = self.builder_config
         drawn = self.MANUAL_DOWNLOAD_INSTRUCTIONS is None  # then there is nothing to be got by hand
         folder = self.raw_folder(config.data) if drawn else Path(dl_manager.manual_dir)
-        prepared = prepare_records(self.records(folder), config.data, config.size_px)
-        return {split: self._generate_examples(files) for split, files in prepared.items()}
+        readable = read_listing(self.listing(folder), config.data, config.size_px)
+        return {split: self._generate_examples(files) for split, files in readable.files.items()}
 
     def _generate_examples(self, files: list[Path]) -> Iterator[tuple[int, dict[str, Any]]]:
         for position, path in enumerate(files):

@@ -1,20 +1,23 @@
 """A fundus photograph: reading it and its masks, its field of view, and the way to the network's square and back."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8, UInt16
 
 from pldmlt_jax.config import DataConfig
 from pldmlt_jax.errors import DataError
-from pldmlt_jax.types import LESIONS, Geometry
+from pldmlt_jax.types import Geometry
 
 FOV_WORKING_PX = 512
 """The field of view is found at this length of the longer side: it is smooth, and specks of noise are gone."""
 
 FOV_MIN_SHARE = 0.05
 """A bright region smaller than this is no field of view: the whole image is taken."""
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
 
 _END_MARKERS = {b"\xff\xd8": b"\xff\xd9", b"\x89PNG": b"IEND"}
 _TAIL_BYTES = 4096
@@ -46,27 +49,74 @@ def _read_bytes(path: Path) -> bytes:
     return content
 
 
-def read_mask(path: Path, shape: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
-    """Reads a mask: any pixel that is not black is set; alpha is ignored.
+def read_mask(path: Path, shape: tuple[int, int], rule: str = "not_black") -> Bool[np.ndarray, "h w"]:
+    """Reads a mask; alpha is ignored.
 
-    The released masks are palette TIFFs, which OpenCV reads as {0, 76} in grey, so a threshold at 127 would lose all;
-    one is RGBA with alpha 255 everywhere.
+    IDRiD's masks are palette TIFFs, which OpenCV reads as {0, 76} in grey, so a threshold at 127 would lose all; one is
+    RGBA with alpha 255 everywhere.
 
     Args:
         path: Of the mask.
         shape: Height and width of its image.
+        rule: Which pixels are set, a key of MASK_RULES.
 
     Raises:
-        DataError: The file is unreadable or of another size than its image.
+        DataError: The file is unreadable, of another size than its image or against the rule.
+    """
+    values = read_mask_values(path)
+    if values.shape != shape:
+        found, expected = (f"{s[0]} px high, {s[1]} px wide" for s in (values.shape, shape))
+        raise DataError(path, f"a mask {found}", f"the size of its image: {expected}", "pair it with its own image")
+    return MASK_RULES[rule](values, path)
+
+
+def read_mask_values(path: Path) -> UInt8[np.ndarray, "h w"] | UInt16[np.ndarray, "h w"]:
+    """The brightest of a mask's colours at each pixel, without alpha.
+
+    Raises:
+        DataError: The file is unreadable.
     """
     pixels = cv2.imdecode(np.frombuffer(_read_bytes(path), np.uint8), cv2.IMREAD_UNCHANGED)
-    if pixels is None:
-        raise DataError(path, "not a readable mask", "a TIFF or PNG file", "fetch the file again")
-    mask: np.ndarray = np.any(np.atleast_3d(pixels)[..., :3], axis=-1)
-    if mask.shape != shape:
-        found, expected = (f"{s[0]} px high, {s[1]} px wide" for s in (mask.shape, shape))
-        raise DataError(path, f"a mask {found}", f"the size of its image: {expected}", "pair it with its own image")
-    return mask
+    if pixels is None or pixels.dtype not in (np.uint8, np.uint16):
+        raise DataError(path, "not a readable mask", "a TIFF or PNG file of 8 or 16 bits", "fetch the file again")
+    return np.atleast_3d(pixels)[..., :3].max(axis=-1)
+
+
+def mask_levels(values: np.ndarray) -> Int[np.ndarray, "levels"]:
+    """The different values of a mask, ascending."""
+    return np.flatnonzero(np.bincount(values.ravel()))
+
+
+def _not_black(values: np.ndarray, path: Path) -> Bool[np.ndarray, "h w"]:
+    return values > 0
+
+
+def _two_levels(values: np.ndarray, path: Path) -> Bool[np.ndarray, "h w"]:
+    levels = mask_levels(values)
+    if len(levels) > 2:
+        found = f"{len(levels)} grey levels, {levels[0]} to {levels[-1]}"
+        raise DataError(path, found, "two at most: background and lesion", "fetch the file again, or threshold it")
+    return values > 0
+
+
+def _upper_half(values: np.ndarray, path: Path) -> Bool[np.ndarray, "h w"]:
+    levels = mask_levels(values)
+    if len(levels) > 2 and levels[-1] < SOFT_MASK_MIN:
+        found = f"{len(levels)} values, the greatest {levels[-1]}: indices of classes?"
+        raise DataError(path, found, "one lesion a file: black, and white or any other colour", "write a file a lesion")
+    return (values > 0) & (values >= levels[-1] / 2)
+
+
+MASK_RULES: dict[str, Callable[[np.ndarray, Path], np.ndarray]] = {
+    "not_black": _not_black,
+    "two_levels": _two_levels,
+    "upper_half": _upper_half,
+}
+"""Which pixels of a mask are set: all that are not black; the same, with an error where there are more than two values; or
+those of at least half the greatest value, for masks with grey edges or lossy compression."""
+
+SOFT_MASK_MIN = 32
+"""A mask of several values has to be this bright somewhere, of 255: one that is not holds indices, or noise around 0."""
 
 
 def field_of_view(image: UInt8[np.ndarray, "h w 3"]) -> Bool[np.ndarray, "h w"]:
@@ -167,15 +217,14 @@ def prepare_image(
 def fuse(
     masks: dict[str, Bool[np.ndarray, "h w"]], shape: tuple[int, int], config: DataConfig
 ) -> tuple[Bool[np.ndarray, "h w"], int, int]:
-    """The paper's fused mask: the union of the four lesions, then a morphological operation, at the original size.
+    """The paper's fused mask: the union of all lesions, then a morphological operation, at the original size.
 
     Returns:
         The mask, and its pixels before and after the operation.
     """
     union = np.zeros(shape, np.uint8)
-    for lesion in LESIONS:
-        if lesion in masks:
-            union |= masks[lesion]
+    for mask in masks.values():
+        union |= mask
     operations = {"close": cv2.MORPH_CLOSE, "dilate": cv2.MORPH_DILATE}
     fused = union
     if config.fusion in operations:

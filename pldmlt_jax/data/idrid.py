@@ -5,11 +5,12 @@ in both of its splits: names never identify a photograph.
 """
 
 import csv
+from collections.abc import Collection
 from pathlib import Path
 
 from pldmlt_jax.config import DataConfig
 from pldmlt_jax.data.builder import FundusBuilder, FundusConfig
-from pldmlt_jax.data.records import RawRecord
+from pldmlt_jax.data.records import Listing, RawRecord
 from pldmlt_jax.errors import DataError, UserError, raise_all
 from pldmlt_jax.types import NUM_GRADES, UNKNOWN_GRADE
 
@@ -52,34 +53,36 @@ class IdridSegmentation(FundusBuilder):
         return Path(data.idrid_root or Path(data.root) / "IDRiD")
 
     @classmethod
-    def records(cls, folder: Path) -> dict[str, list[RawRecord]]:
-        return segmentation_records(folder)
+    def listing(cls, folder: Path) -> Listing:
+        return list_segmentation(folder)
 
 
 class IdridGrading(IdridSegmentation):
     """Part B: photographs with their grades."""
 
     @classmethod
-    def records(cls, folder: Path) -> dict[str, list[RawRecord]]:
-        return grading_records(folder)
+    def listing(cls, folder: Path) -> Listing:
+        return list_grading(folder)
 
 
-def segmentation_records(root: Path) -> dict[str, list[RawRecord]]:
-    """A's photographs with their masks, by official split; `test` only where it is on disk.
+def list_segmentation(root: Path) -> Listing:
+    """A's photographs with their masks; a mask without its image is an error of the listing.
 
     Raises:
-        DataError: The folder or its training images are missing, a folder of masks is, or a mask has no image.
+        DataError: The folder or its training images are missing, or a folder of masks is.
     """
     base = root / "A. Segmentation"
     true_grades = _true_grades(root / TRUE_GRADES_FILE)
-    records = {}
+    records: dict[str, list[RawRecord]] = {}
+    errors: list[UserError] = []
     for split, folder in SPLIT_FOLDERS.items():
         masks = base / "2. All Segmentation Groundtruths" / folder
         images = _images(base / "1. Original Images" / folder, required=split == "train", root=root)
         if images:
-            raise_all([*_missing_mask_folders(masks), *_masks_without_image(masks, images)])
+            raise_all(_missing_mask_folders(masks))
+            errors += _masks_without_image(masks, images)
             records[split] = [_segmentation_record(image, masks, true_grades) for image in images]
-    return records
+    return Listing(records, tuple(errors))
 
 
 def _missing_mask_folders(masks: Path) -> list[UserError]:
@@ -121,60 +124,62 @@ def _segmentation_record(image: Path, masks: Path, true_grades: dict[str, int]) 
     )
 
 
-def grading_records(root: Path) -> dict[str, list[RawRecord]]:
-    """B's photographs with their grades, by official split; `test` only where it is on disk.
+def list_grading(root: Path) -> Listing:
+    """B's photographs with their grades; rows and images without each other are errors of the listing, and wrong grades.
 
     Raises:
-        DataError: A missing folder or CSV, a grade outside 0..4, an image without a row or a row without an image; all
-            that is wrong at once.
+        DataError: The folder, its training images or a table is missing, or a table has other columns.
     """
     base = root / "B. Disease Grading"
-    records, errors = {}, []
+    records: dict[str, list[RawRecord]] = {}
+    errors: list[UserError] = []
     for split, folder in SPLIT_FOLDERS.items():
         images = _images(base / "1. Original Images" / folder, required=split == "train", root=root)
         if not images:
             continue
         table = base / "2. Groundtruths" / GRADE_FILES[split]
         grades, found = read_grades(table)
-        errors += found or _unmatched(images, grades, table)
+        errors += [*found, *_unmatched(images, grades, table)]
         true_grades = _true_grades(root / TRUE_GRADING_FILE, split)
         records[split] = [
-            RawRecord(image.stem, image, grade=grades[image.stem], true_grade=true_grades.get(image.stem, UNKNOWN_GRADE))
+            RawRecord(image.stem, image, grade=grade, true_grade=true_grades.get(image.stem, UNKNOWN_GRADE))
             for image in images
-            if image.stem in grades
+            if (grade := grades.get(image.stem)) is not None
         ]
-    raise_all(errors)
-    return records
+    return Listing(records, tuple(errors))
 
 
-def read_grades(path: Path) -> tuple[dict[str, int], list[UserError]]:
-    """Image name -> grade of one of B's tables, and what is wrong in it.
+def read_grades(path: Path) -> tuple[dict[str, int | None], list[UserError]]:
+    """Image name -> grade of one of B's tables, None where it is none of 0..4, and what is wrong in it.
 
     The released tables have twelve columns, nine of them empty, and a header with a trailing space.
+
+    Raises:
+        DataError: There is no such file, or it has other columns.
     """
     if not path.is_file():
-        return {}, [DataError(path, "no such file", "a CSV of grades", "get it with the images:\n" + LAYOUT)]
-    grades: dict[str, int] = {}
+        raise DataError(path, "no such file", "a CSV of grades", "get it with the images:\n" + LAYOUT)
+    grades: dict[str, int | None] = {}
     errors: list[UserError] = []
     with open(path, newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
         reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
         if not {"Image name", "Retinopathy grade"} <= set(reader.fieldnames):
             columns = ", ".join(reader.fieldnames) or "none"
-            return {}, [DataError(path, f"columns {columns}", "Image name and Retinopathy grade", "restore the header")]
+            raise DataError(path, f"columns {columns}", "Image name and Retinopathy grade", "restore the header")
         for row in reader:
             name, text = (row["Image name"] or "").strip(), (row["Retinopathy grade"] or "").strip()
             if not name:
                 continue
-            if text not in map(str, range(NUM_GRADES)):
+            known = text in map(str, range(NUM_GRADES))
+            grades[name] = int(text) if known else None
+            if not known:
                 where = f"{path}, line {reader.line_num}"
                 errors.append(DataError(where, f"grade {text!r} of {name}", "0, 1, 2, 3 or 4", "correct the row"))
-                text = "0"
-            grades[name] = int(text)
     return grades, errors
 
 
-def _unmatched(images: list[Path], grades: dict[str, int], table: Path) -> list[UserError]:
+def _unmatched(images: list[Path], grades: Collection[str], table: Path) -> list[UserError]:
     names = {image.stem for image in images}
     errors: list[UserError] = [
         DataError(image, f"no row in {table.name}", "a grade for each image", "add the row or remove the image")

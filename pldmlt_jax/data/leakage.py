@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Int, UInt8
 
 HASH_SIDE = 16
 """The hash compares 16 x 16 neighbouring cells: 256 bits. 64 bits are too few, for all fundus photographs look alike."""
@@ -38,3 +38,13 @@ def same_photographs(
         differing = block @ (1.0 - right.T) + (1.0 - block) @ right.T
         pairs += [(start + int(i), int(j), int(differing[i, j])) for i, j in np.argwhere(differing <= distance)]
     return pairs
+
+
+def photograph_groups(hashes: Sequence[UInt8[np.ndarray, "32"]], distance: int) -> Int[np.ndarray, "n"]:
+    """The group of each image: the position of the first image that shows the same photograph, over any chain of pairs."""
+    groups = np.arange(len(hashes))
+    for i, j, _ in same_photographs(hashes, hashes, distance):
+        if groups[i] != groups[j]:
+            low, high = sorted((groups[i], groups[j]))
+            groups[groups == high] = low
+    return groups

@@ -10,12 +10,14 @@ import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 
 from pldmlt_jax.config import DataConfig
+from pldmlt_jax.data.annotation import read_annotation
+from pldmlt_jax.data.contents import content_hashes
 from pldmlt_jax.data.fundus import (
     field_of_view,
     fuse,
@@ -23,14 +25,13 @@ from pldmlt_jax.data.fundus import (
     make_geometry,
     mask_to_network,
     read_image,
-    read_mask,
 )
 from pldmlt_jax.data.leakage import difference_hash
-from pldmlt_jax.data.records import RawRecord
+from pldmlt_jax.data.records import Listing, RawRecord
 from pldmlt_jax.errors import UserError, raise_all
 from pldmlt_jax.types import LESIONS, MASK_BITS
 
-PREPARATION_VERSION = 1
+PREPARATION_VERSION = 2
 """Part of every key: raised when the same input would be prepared differently."""
 
 JPEG_QUALITY = 95
@@ -50,27 +51,29 @@ def prepare_one(record: RawRecord, data: DataConfig, size_px: int) -> dict[str, 
     shape = image.shape[:2]
     fov = field_of_view(image)
     geometry = make_geometry(fov, data, size_px)
-    masks = {lesion: read_mask(path, shape) for lesion, path in (record.masks or {}).items()}
+    annotation = read_annotation(record, shape, data)
+    masks = annotation.masks
     fused, before_px, after_px = fuse(masks, shape, data)
     planes = {
         "valid": mask_to_network(fov, geometry, "area"),
         "fused": mask_to_network(fused, geometry, data.mask_reduction),
     }
-    planes |= {lesion: mask_to_network(mask, geometry, data.mask_reduction) for lesion, mask in masks.items()}
-    if record.disc:
-        planes["OD"] = mask_to_network(read_mask(record.disc, shape), geometry, "area")
+    lesions = {lesion: masks[lesion] for lesion in LESIONS if lesion in masks}
+    planes |= {lesion: mask_to_network(mask, geometry, data.mask_reduction) for lesion, mask in lesions.items()}
+    if annotation.disc is not None:
+        planes["OD"] = mask_to_network(annotation.disc, geometry, "area")
     bits = np.zeros((size_px, size_px), np.uint8)
     for name, plane in planes.items():
         bits |= np.where(plane, MASK_BITS[name], 0).astype(np.uint8)
-    unknown = -1 if record.masks is None else 0
     return {
         "image": _encode(cv2.cvtColor(image_to_network(image, geometry), cv2.COLOR_RGB2BGR), data.image_format),
         "mask_bits": _encode(bits, "png"),
         "image_id": np.array(record.image_id),
         "grade": np.int64(record.grade),
         "true_grade": np.int64(record.true_grade),
-        "evidence_px": np.array([masks[k].sum() if k in masks else unknown for k in LESIONS], np.int64),
-        "reduced_px": np.array([planes[k].sum() if k in masks else unknown for k in LESIONS], np.int64),
+        "evidence_px": annotation.evidence_px,
+        "lesion_px": np.array([lesions[k].sum() if k in lesions else 0 for k in LESIONS], np.int64),
+        "reduced_px": np.array([planes[k].sum() if k in lesions else 0 for k in LESIONS], np.int64),
         "fused_px": np.array([before_px, after_px], np.int64),
         "geometry": geometry.as_array(),
         "dhash": difference_hash(image, fov),
@@ -82,9 +85,45 @@ def _encode(pixels: np.ndarray, image_format: str) -> np.ndarray:
     return cv2.imencode(f".{image_format}", pixels, options)[1]
 
 
+class Readable(NamedTuple):
+    """The photographs of a set that could be prepared."""
+
+    records: dict[str, list[RawRecord]]
+    files: dict[str, list[Path]]  # the prepared file of each record
+    skipped: tuple[UserError, ...]  # why others were left out
+
+
+def read_listing(listing: Listing, data: DataConfig, size_px: int, on_progress: OnProgress | None = None) -> Readable:
+    """Prepares the photographs of a set; what is wrong stops, or is left out and listed, as `data.on_bad_file` says.
+
+    Args:
+        listing: Of the raw files.
+        data: How to prepare, and where the prepared files go.
+        size_px: Side of the square.
+        on_progress: Called with the number done, the number in all and the image's name.
+
+    Raises:
+        UserError: Every bad file of the set at once; what is prepared stays prepared. With "skip" only where no training
+            image is left.
+    """
+    outcomes = prepare_records(listing.records, data, size_px, on_progress)
+    wrong = [outcome for split in outcomes.values() for outcome in split if isinstance(outcome, UserError)]
+    errors = (*listing.errors, *wrong)
+    pairs = {
+        split: [(r, path) for r, path in zip(found, outcomes[split], strict=True) if isinstance(path, Path)]
+        for split, found in listing.records.items()
+    }
+    pairs = {split: kept for split, kept in pairs.items() if kept}
+    if data.on_bad_file == "stop" or "train" not in pairs:
+        raise_all(errors)
+    records = {split: [record for record, _ in kept] for split, kept in pairs.items()}
+    files = {split: [path for _, path in kept] for split, kept in pairs.items()}
+    return Readable(records, files, errors)
+
+
 def prepare_records(
     records: Mapping[str, list[RawRecord]], data: DataConfig, size_px: int, on_progress: OnProgress | None = None
-) -> dict[str, list[Path]]:
+) -> dict[str, list[Path | UserError]]:
     """Prepares what is not prepared yet, in parallel.
 
     Args:
@@ -94,34 +133,31 @@ def prepare_records(
         on_progress: Called with the number done, the number in all and the image's name.
 
     Returns:
-        The prepared file of each record.
-
-    Raises:
-        UserError: Every bad file of the set at once; the good ones are kept.
+        The prepared file of each record, or what is wrong with its raw files.
     """
     cv2.setNumThreads(1)  # one image a thread is faster than one image over all threads
     directory = Path(data.cache_dir) / "photographs"
     directory.mkdir(parents=True, exist_ok=True)
     everything = [record for split in records.values() for record in split]
-    done, errors, paths = 0, [], {}
+    hashes = content_hashes((path for record in everything for path in record.files), data.cache_dir, data.num_threads)
+    done, outcomes = 0, {}
     with ThreadPoolExecutor(data.num_threads) as pool:
         for record, outcome in zip(
-            everything, pool.map(lambda r: _prepare_to_file(r, data, size_px, directory), everything), strict=True
+            everything, pool.map(lambda r: _prepare_to_file(r, hashes, data, size_px, directory), everything), strict=True
         ):
             done += 1
-            if isinstance(outcome, UserError):
-                errors.append(outcome)
-            paths[record.image] = outcome
+            outcomes[record.image] = outcome
             if on_progress:
                 on_progress(done, len(everything), record.image_id)
-    raise_all(errors)
-    return {split: [paths[record.image] for record in split_records] for split, split_records in records.items()}
+    return {split: [outcomes[record.image] for record in split_records] for split, split_records in records.items()}
 
 
-def _prepare_to_file(record: RawRecord, data: DataConfig, size_px: int, directory: Path) -> Path | UserError:
+def _prepare_to_file(
+    record: RawRecord, hashes: Mapping[Path, str], data: DataConfig, size_px: int, directory: Path
+) -> Path | UserError:
     """The prepared file; an error is returned, so that all bad files can be reported together."""
     try:
-        path = directory / f"{_key(record, data, size_px)}.npz"
+        path = directory / f"{_key(record, hashes, data, size_px)}.npz"
         if not path.exists():
             temporary = path.with_name(f"{path.stem}.{os.getpid()}.part.npz")
             np.savez(temporary, **prepare_one(record, data, size_px))
@@ -136,11 +172,10 @@ def preparation(data: DataConfig) -> dict[str, Any]:
     return {field: getattr(data, field) for field in PREPARATION_FIELDS}
 
 
-def _key(record: RawRecord, data: DataConfig, size_px: int) -> str:
-    """Hash of the raw bytes and of everything that the preparation depends on."""
+def _key(record: RawRecord, hashes: Mapping[Path, str], data: DataConfig, size_px: int) -> str:
+    """Hash of the raw contents and of everything that the preparation depends on."""
     facts = [PREPARATION_VERSION, size_px, preparation(data), record.image_id, record.grade, record.true_grade,
-             sorted(record.masks or {}), record.masks is None, record.disc is None]  # fmt: skip
-    digest = hashlib.sha256(json.dumps(facts).encode())
-    for path in record.files:
-        digest.update(path.read_bytes() if path.is_file() else b"")
-    return digest.hexdigest()[:32]
+             sorted(record.masks or {}), record.masks is None, record.disc is None,
+             record.mask_rule, [data.agreement, data.agreement_weighted] if record.markings else [],
+             [hashes[path] for path in record.files]]  # fmt: skip
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]

@@ -1,20 +1,26 @@
 """Which images of the prepared sets a run trains on, validates on and reports."""
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Hashable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Int
 
 from pldmlt_jax.config import DataConfig
-from pldmlt_jax.data.folds import split_indices
-from pldmlt_jax.data.leakage import same_photographs
-from pldmlt_jax.data.prepared import PreparedSplit, open_prepared
-from pldmlt_jax.errors import ConfigError
-from pldmlt_jax.types import LESIONS, UNKNOWN_GRADE
+from pldmlt_jax.data.folds import read_folds, split_indices, stratified_folds
+from pldmlt_jax.data.leakage import photograph_groups, same_photographs
+from pldmlt_jax.data.prepared import PreparedSplit, joined, open_prepared
+from pldmlt_jax.data.specs import set_names
+from pldmlt_jax.errors import ConfigError, DataError
+from pldmlt_jax.types import EVIDENCE, UNKNOWN_GRADE
 
 OnProgress = Callable[[int, int, str], None]
+
+
+HELD_OUT_FIRST = ("test", "val", "train")
+"""Official splits, in the order in which they keep a photograph that several of them hold."""
 
 
 class Selection(NamedTuple):
@@ -33,16 +39,25 @@ class Selection(NamedTuple):
 
 def evidence_pattern(evidence_px: np.ndarray) -> str:
     """The lesions that an image has, as the stratum of its fold: known before any pseudo-label, the same in every run."""
-    return "+".join(lesion for lesion, pixels in zip(LESIONS, evidence_px, strict=True) if pixels > 0) or "none"
+    return "+".join(lesion for lesion, pixels in zip(EVIDENCE, evidence_px, strict=True) if pixels > 0) or "none"
 
 
 def select_segmented(
     data: DataConfig, on_progress: OnProgress | None = None, *, size_px: int | None = None
 ) -> dict[str, Selection]:
-    """Train, val, test and, where it is on disk, official_test of the pixel-labelled set."""
+    """Train, val, test and, where it is on disk, official_test of the pixel-labelled set.
+
+    No photograph is in two folds, nor in a fold and in an official part that is held out.
+    """
     prepared = open_prepared(data.segmentation, data, size_px or data.size_px, on_progress)
-    strata: list[Hashable] = [evidence_pattern(row.evidence_px) for row in prepared["train"].metadata]
-    return _selections(prepared, split_indices(strata, data, mode=data.split))
+    selections = _selections(prepared, data, data.split, segmentation_strata)
+    if data.leakage == "as_paper":
+        return selections
+    repeated = repeated_images(official_splits(selections), data.leakage_distance, among_training=False)
+    return {
+        name: without(selection, repeated[selection.split.name]) if name in ("train", "val") else selection
+        for name, selection in selections.items()
+    }
 
 
 def select_graded(
@@ -50,17 +65,21 @@ def select_graded(
 ) -> dict[str, Selection]:
     """The same of the graded set, stratified by grade, without photographs that stand in the pixel-labelled set."""
     prepared = open_prepared(data.grading, data, size_px, on_progress)
-    strata: list[Hashable] = [row.grade for row in prepared["train"].metadata]
-    selections = _selections(prepared, split_indices(strata, data, mode=data.grading_split))
+    selections = _selections(prepared, data, data.grading_split, lambda split: [row.grade for row in split.metadata])
     if data.leakage == "as_paper":
         return selections
-    pairs = leaking_pairs(prepared, segmented, data.leakage_distance)
-    repeated = repeated_images(prepared, data.leakage_distance)
-    excluded = {  # by split, for names recur in splits
-        id(split): repeated[name] | {pair.grading_image for pair in pairs if pair.grading_split == name}
-        for name, split in prepared.items()
-    }
-    return {name: without(selection, excluded[id(selection.split)]) for name, selection in selections.items()}
+    official = official_splits(selections)
+    excluded = repeated_images(official, data.leakage_distance)
+    for pair in leaking_pairs(official, segmented, data.leakage_distance):
+        excluded[pair.grading_split].add(pair.grading_image)
+    return {name: without(selection, excluded[selection.split.name]) for name, selection in selections.items()}
+
+
+def segmentation_strata(split: PreparedSplit) -> list[Hashable]:
+    """The set that an image is from and the lesions that it has."""
+    return [
+        f"{name} {evidence_pattern(row.evidence_px)}" for (name, _), row in zip(split.origins, split.metadata, strict=True)
+    ]
 
 
 def without(selection: Selection, image_ids: set[str]) -> Selection:
@@ -78,29 +97,35 @@ class SamePhotograph(NamedTuple):
     differing_bits: int  # of the 256 bits of their hashes
 
 
-def leaking_pairs(
-    prepared: dict[str, PreparedSplit], segmented: dict[str, Selection], distance: int
-) -> list[SamePhotograph]:
+def leaking_pairs(official: Sequence[PreparedSplit], segmented: dict[str, Selection], distance: int) -> list[SamePhotograph]:
     """Every pair of the same photograph in the graded and in the pixel-labelled set, by official split of the graded."""
-    others = [row for split in _official_splits(segmented) for row in split.metadata]
+    others = [row for split in official_splits(segmented) for row in split.metadata]
     hashes = [row.dhash for row in others]
     return [
-        SamePhotograph(split_name, split.image_ids[i], others[j].image_id, bits)
-        for split_name, split in prepared.items()
+        SamePhotograph(split.name, split.image_ids[i], others[j].image_id, bits)
+        for split in official
         for i, j, bits in same_photographs([row.dhash for row in split.metadata], hashes, distance)
     ]
 
 
-def repeated_images(prepared: dict[str, PreparedSplit], distance: int) -> dict[str, set[str]]:
+def repeated_images(official: Sequence[PreparedSplit], distance: int, *, among_training: bool = True) -> dict[str, set[str]]:
     """Images of each official split to leave out because the same photograph stands in the set more than once.
 
-    One of each such group stays, of the test split if it has one; none stays where their grades contradict each other.
+    One of each such group stays, of the test split if it has one, or else of the validation split; none stays where grades
+    contradict each other.
+
+    Args:
+        official: Splits of one set.
+        distance: See `same_photographs`.
+        among_training: Also look inside the training split; folds keep such images together.
     """
-    names = sorted(prepared)  # "test" before "train"
-    rows = [(name, row) for name in names for row in prepared[name].metadata]
+    splits = sorted(official, key=lambda split: HELD_OUT_FIRST.index(split.name))
+    rows = [(split.name, row) for split in splits for row in split.metadata]
     hashes = [row.dhash for _, row in rows]
-    left_out: dict[str, set[str]] = {name: set() for name in names}
+    left_out: dict[str, set[str]] = {split.name: set() for split in splits}
     for i, j, _ in same_photographs(hashes, hashes, distance):
+        if not among_training and rows[i][0] == rows[j][0] == "train":
+            continue
         contradict = rows[i][1].grade != rows[j][1].grade
         if i < j or (i != j and contradict):
             name, row = rows[j]
@@ -140,73 +165,67 @@ def known_grades(segmented: dict[str, Selection], graded: dict[str, Selection], 
     """
     found: dict[Path, set[int]] = defaultdict(set)
     given: dict[Path, int] = {}
-    for split in _official_splits(segmented):
+    for split in official_splits(segmented):
         given |= {record.image: record.true_grade for record in split.records if record.true_grade != UNKNOWN_GRADE}
         hashes = [row.dhash for row in split.metadata]
-        for other in _official_splits(graded):
+        for other in official_splits(graded):
             for i, j, _ in same_photographs(hashes, [row.dhash for row in other.metadata], distance):
                 found[split.records[i].image].add(other.metadata[j].grade)
     return {image: grades.pop() for image, grades in found.items() if len(grades) == 1} | given
 
 
-def _official_splits(selections: dict[str, Selection]) -> list[PreparedSplit]:
-    return [selections[name].split for name in ("train", "official_test") if name in selections]
+def official_splits(selections: dict[str, Selection]) -> list[PreparedSplit]:
+    """The prepared splits that the selections are of, each once."""
+    return list({id(selection.split): selection.split for selection in selections.values()}.values())
 
 
-def describe(segmented: dict[str, Selection], graded: dict[str, Selection], data: DataConfig) -> dict[str, Any]:
-    """What `data.json` records: who is in which split, lesion pixels before and after fusion, leakage."""
-    train = segmented["train"].split
-    rows = [
-        train.metadata[i]
-        for name in ("train", "val", "test")
-        if name in segmented
-        for i in segmented[name].indices
-        if segmented[name].split is train
-    ]
-    official = {"train": graded["train"].split} | (
-        {"test": graded["official_test"].split} if "official_test" in graded else {}
-    )
-    pairs = leaking_pairs(official, segmented, data.leakage_distance)
-    leaking = {pair[:2] for pair in pairs}
-    return {
-        "segmentation": {
-            "dataset": data.segmentation,
-            "size_px": data.size_px,
-            "splits": {name: selection.image_ids for name, selection in segmented.items()},
-            "inflation": {
-                lesion: float(np.mean(values))
-                for lesion in LESIONS
-                if (values := [row.inflation[lesion] for row in rows if row.inflation.get(lesion) is not None])
-            },
-            "fused_px": {
-                "before": int(sum(row.fused_px[0] for row in rows)),
-                "after": int(sum(row.fused_px[1] for row in rows)),
-            },
-        },
-        "grading": {
-            "dataset": data.grading,
-            "grades": {name: grade_counts(selection) for name, selection in graded.items()},
-        },
-        "leakage": {
-            "rule": data.leakage,
-            "images": len(leaking),
-            "excluded": len(leaking) if data.leakage == "exclude" else 0,
-            "pairs": [pair._asdict() for pair in pairs],
-            "repeated": {name: sorted(images) for name, images in repeated_images(official, data.leakage_distance).items()},
-        },
-    }
-
-
-def grade_counts(selection: Selection) -> dict[str, int]:
-    """Number of images of each grade."""
-    counts = Counter(selection.split.metadata[i].grade for i in selection.indices)
-    return {str(grade): counts[grade] for grade in sorted(counts)}
-
-
-def _selections(prepared: dict[str, PreparedSplit], indices: dict[str, np.ndarray]) -> dict[str, Selection]:
-    selections = {name: Selection(prepared["train"], chosen) for name, chosen in indices.items()}
+def _selections(
+    prepared: dict[str, PreparedSplit],
+    data: DataConfig,
+    mode: str,
+    strata_of: Callable[[PreparedSplit], list[Hashable]],
+) -> dict[str, Selection]:
+    """Images by their use: parts of the official training split, and the set's own val and test where it has them."""
+    if mode == "all_folds":
+        prepared = {"train": joined(prepared, "train")}
+    train = prepared["train"]
+    strata, groups = strata_of(train), same_groups(train, data)
+    folds = None if mode == "official" else folds_of(train, strata, groups, data)
+    indices = split_indices(strata, data, groups, folds)
+    selections = {name: Selection(train, chosen) for name, chosen in indices.items()}
+    if "val" in prepared and mode == "official":
+        selections |= {"train": whole(train), "val": whole(prepared["val"])}
     if "test" in prepared:
-        official = Selection(prepared["test"], np.arange(len(prepared["test"])))
+        official = whole(prepared["test"])
         selections["official_test"] = official
         selections.setdefault("test", official)
     return selections
+
+
+def same_groups(split: PreparedSplit, data: DataConfig) -> Int[np.ndarray, "n"]:
+    """See `photograph_groups`."""
+    return photograph_groups([row.dhash for row in split.metadata], data.leakage_distance)
+
+
+def folds_of(
+    split: PreparedSplit, strata: Sequence[Hashable], groups: Int[np.ndarray, "n"], data: DataConfig
+) -> Int[np.ndarray, "n"]:
+    """The fold of each image: our own, or those of `data.folds_file` where the set is the pixel-labelled one.
+
+    Raises:
+        UserError: See `read_folds`; or the same photograph is in two of the given folds.
+    """
+    if not data.folds_file or split.origins[0][0] not in set_names(data.segmentation):
+        return stratified_folds(strata, data.num_folds, data.split_seed, groups)
+    folds = read_folds(Path(data.folds_file), split.origins, data.num_folds)
+    torn = [i for i, first in enumerate(groups) if folds[i] != folds[first]]
+    if torn and data.leakage == "exclude":
+        pairs = ", ".join(f"{split.image_ids[i]} and {split.image_ids[int(groups[i])]}" for i in torn)
+        action = "put them into one fold, or take them as they are by --config.data.leakage=as_paper"
+        raise DataError(data.folds_file, f"the same photograph in two folds: {pairs}", "each photograph in one", action)
+    return folds
+
+
+def whole(split: PreparedSplit) -> Selection:
+    """Every image of a split."""
+    return Selection(split, np.arange(len(split)))

@@ -25,10 +25,10 @@ from pldmlt_jax.data.idrid import (
     TRUE_GRADES_FILE,
     TRUE_GRADING_FILE,
     IdridSegmentation,
-    grading_records,
+    list_grading,
 )
 from pldmlt_jax.data.lesion_drawing import Findings, draw_findings, grade_from_findings
-from pldmlt_jax.data.records import RawRecord
+from pldmlt_jax.data.records import Listing
 from pldmlt_jax.types import LESIONS, NUM_GRADES
 
 DRAWING_VERSION = 3
@@ -108,8 +108,8 @@ class SyntheticGrading(SyntheticSegmentation):
     """Drawn photographs with their grades."""
 
     @classmethod
-    def records(cls, folder: Path) -> dict[str, list[RawRecord]]:
-        return grading_records(folder)
+    def listing(cls, folder: Path) -> Listing:
+        return list_grading(folder)
 
 
 class _Job(NamedTuple):

@@ -279,7 +279,8 @@ def _examples(workdir: Path) -> str:
             f'<div class="view {view}">{_picture(folder / f"{name}_{view}", f"{name}, {view}")}</div>'
             for view in ("image", "truth", "prediction")
         )
-        caption = f"{_escape(name)}: Dice {_escape(row['dice'])}, predicted grade {_escape(row['predicted_grade'])}"
+        grade = f", predicted grade {_escape(row['predicted_grade'])}" if row["predicted_grade"] else ""
+        caption = f"{_escape(name)}: Dice {_escape(row['dice'])}{grade}"
         figures.append((float(row["dice"] or 0), f"<figure>{views}<figcaption>{caption}</figcaption></figure>"))
     if not figures:
         return NOT_SCORED if (workdir / "metrics.json").exists() else _missing("evaluate")

@@ -6,7 +6,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from pldmlt_jax.config import DataConfig
-from pldmlt_jax.data.fundus import field_of_view, fuse, read_image, read_mask
+from pldmlt_jax.data.annotation import read_annotation
+from pldmlt_jax.data.fundus import field_of_view, fuse, read_image
 from pldmlt_jax.data.records import RawRecord
 from pldmlt_jax.evaluation.inference import at_original_size
 from pldmlt_jax.evaluation.segmentation_metrics import SegmentationCounts, dice, iou, segmentation_counts
@@ -36,8 +37,9 @@ def read_original(record: RawRecord, data: DataConfig) -> tuple[UInt8[np.ndarray
     """A photograph and its mask bits at their own size; the fused mask after the same morphology as in training."""
     image = read_image(record.image)
     shape = image.shape[:2]
-    masks = {lesion: read_mask(path, shape) for lesion, path in (record.masks or {}).items()}
-    planes = masks | {"valid": field_of_view(image), "fused": fuse(masks, shape, data)[0]}
+    masks = read_annotation(record, shape, data).masks
+    planes = {lesion: masks[lesion] for lesion in LESIONS if lesion in masks}
+    planes |= {"valid": field_of_view(image), "fused": fuse(masks, shape, data)[0]}
     bits = np.zeros(shape, np.uint8)
     for name, plane in planes.items():
         bits[plane] |= MASK_BITS[name]
@@ -45,15 +47,16 @@ def read_original(record: RawRecord, data: DataConfig) -> tuple[UInt8[np.ndarray
 
 
 def image_row(
-    sample: Sample, counts: SegmentationCounts, grade_probabilities: np.ndarray, true_grade: int | None
+    sample: Sample, counts: SegmentationCounts, grade_probabilities: np.ndarray | None, true_grade: int | None
 ) -> dict[str, Any]:
-    """One line of `per_image.csv`."""
+    """One line of `per_image.csv`; without probabilities the network has not learnt grades."""
+    p = grade_probabilities
     return {
         "image": sample.image_id,
         **area_columns(counts),
         **{f"{lesion}_truth_px": int(counts.lesions[i, 2]) for i, lesion in enumerate(LESIONS)},
-        "predicted_grade": int(grade_probabilities.argmax()),
-        "confidence": round(float(grade_probabilities.max()), 4),
+        "predicted_grade": "" if p is None else int(p.argmax()),
+        "confidence": "" if p is None else round(float(p.max()), 4),
         "true_grade": "" if true_grade is None else true_grade,
     }
 

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from pldmlt_jax.config import PseudoLabelConfig
-from pldmlt_jax.types import LESIONS, NUM_GRADES
+from pldmlt_jax.types import EVIDENCE, NUM_GRADES
 
 
 class EnsembleChoice(NamedTuple):
@@ -35,28 +35,32 @@ ENSEMBLES: dict[str, Callable[[np.ndarray], EnsembleChoice]] = {"most_confident"
 """How several graders become one pseudo-label; `most_confident` is the paper's."""
 
 
-def admissible_grades(evidence_px: Int[np.ndarray, "4"] | None, *, lesion_types: bool = True) -> Bool[np.ndarray, "5"]:
+def admissible_grades(evidence_px: Int[np.ndarray, "5"], least_grade: int = 0) -> Bool[np.ndarray, "5"]:
     """The grades that the lesion masks admit.
 
-    The paper: grade 0 shows no lesion, grade 1 microaneurysms only, grades 2 to 4 more than that.
+    The paper: grade 0 shows no lesion, grade 1 microaneurysms only, grades 2 to 4 more than that. A lesion of no known kind
+    admits all but grade 0.
 
     Args:
-        evidence_px: Marked pixels of each lesion of `LESIONS` at the original size; None where there are no masks.
-        lesion_types: Whether the set tells the lesions apart; if not, any lesion admits the grades 1 to 4.
+        evidence_px: Marked pixels at the original size, by EVIDENCE; -1 where there are no masks.
+        least_grade: That the set's choice of photographs admits. Where the masks admit less only, they are at fault, and all
+            grades from this one on are admissible.
 
     Returns:
         bool [5], with at least one True.
     """
-    if evidence_px is None:
-        return np.ones(NUM_GRADES, bool)
-    marked = {lesion for lesion, pixels in zip(LESIONS, evidence_px, strict=True) if pixels > 0}
-    if not marked:
+    marked = {name for name, pixels in zip(EVIDENCE, evidence_px, strict=True) if pixels > 0}
+    if (evidence_px < 0).any():
+        grades = {0, 1, 2, 3, 4}
+    elif not marked:
         grades = {0}
-    elif not lesion_types:
-        grades = {1, 2, 3, 4}
+    elif marked - {"MA", "untyped"}:
+        grades = {2, 3, 4}
     else:
-        grades = {1} if marked == {"MA"} else {2, 3, 4}
-    return np.isin(np.arange(NUM_GRADES), list(grades))
+        grades = {1} if marked == {"MA"} else {1, 2, 3, 4}
+    every = np.arange(NUM_GRADES)
+    admitted = np.isin(every, list(grades)) & (every >= least_grade)
+    return admitted if admitted.any() else every >= least_grade
 
 
 class MapAgreement(NamedTuple):

@@ -34,17 +34,19 @@ def test_folds_depend_on_the_seed_alone():
     assert (stratified_folds(strata, 5, 7) != stratified_folds(strata, 5, 8)).any()
 
 
-@pytest.mark.parametrize("mode", ["folds", "official"])
-def test_splits_are_disjoint_and_complete(mode):
+@pytest.mark.parametrize("with_folds", [True, False])
+def test_splits_are_disjoint_and_complete(with_folds):
     strata = [i % 4 for i in range(54)]
-    parts = split_indices(strata, DataConfig(val_share=0.15), mode=mode)
-    assert set(parts) == ({"train", "val", "test"} if mode == "folds" else {"train", "val"})
+    folds = stratified_folds(strata, 5, 0) if with_folds else None
+    parts = split_indices(strata, DataConfig(val_share=0.15), folds=folds)
+    assert set(parts) == ({"train", "val", "test"} if with_folds else {"train", "val"})
     assert sorted(np.concatenate(list(parts.values())).tolist()) == list(range(54))
 
 
 def test_every_image_is_held_out_in_exactly_one_fold():
     strata = [i % 4 for i in range(54)]
-    held_out = [split_indices(strata, DataConfig(fold=fold), mode="folds")["test"] for fold in range(5)]
+    folds = stratified_folds(strata, 5, 0)
+    held_out = [split_indices(strata, DataConfig(fold=fold), folds=folds)["test"] for fold in range(5)]
     assert Counter(np.concatenate(held_out).tolist()) == Counter(range(54))
 
 

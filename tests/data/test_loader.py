@@ -43,7 +43,7 @@ def split() -> PreparedSplit:
                 "image": cv2.imencode(".png", image[..., ::-1])[1].tobytes(),
                 "mask_bits": cv2.imencode(".png", bits)[1].tobytes(),
                 "grade": i % 5,
-                "evidence_px": np.zeros(4, np.int64),
+                "evidence_px": np.zeros(5, np.int64),
                 "geometry": Geometry(*[SIZE_PX] * 11).as_array(),
             }
         )

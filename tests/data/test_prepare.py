@@ -11,10 +11,11 @@ from data.idrid_files import SHAPE, write_grading, write_segmentation
 
 from pldmlt_jax.config import DataConfig, SyntheticConfig
 from pldmlt_jax.data.builder import FundusConfig
+from pldmlt_jax.data.description import describe
 from pldmlt_jax.data.fundus import fuse, mask_to_network, read_image, read_mask
 from pldmlt_jax.data.idrid import IdridSegmentation
 from pldmlt_jax.data.prepared import open_prepared
-from pldmlt_jax.data.selection import describe, known_grades, leaking_pairs, select_graded, select_segmented
+from pldmlt_jax.data.selection import known_grades, leaking_pairs, select_graded, select_segmented
 from pldmlt_jax.data.synthetic import SyntheticGrading
 from pldmlt_jax.errors import DataError, ErrorGroup
 from pldmlt_jax.types import LESIONS, MASK_BITS
@@ -48,7 +49,8 @@ def test_prepared_sample_holds_what_the_raw_files_say(data):
         raw = {lesion: read_mask(path, SHAPE) for lesion, path in record.masks.items()}
         fused, before, after = fuse(raw, SHAPE, data)
         assert row.fused_px.tolist() == [before, after]
-        assert row.evidence_px.tolist() == [6 if lesion in kinds else 0 for lesion in LESIONS]
+        assert row.lesion_px.tolist() == [6 if lesion in kinds else 0 for lesion in LESIONS]
+        assert row.evidence_px.tolist() == [*row.lesion_px, 0]
         expected = mask_to_network(fused, sample.geometry, "max")
         np.testing.assert_array_equal((sample.mask_bits & MASK_BITS["fused"]) != 0, expected)
         for lesion in LESIONS:
@@ -80,11 +82,11 @@ def test_second_opening_reads_no_raw_file_twice(data, monkeypatch):
 
 
 def test_changed_mask_is_prepared_anew(data):
-    assert open_prepared("idrid_s", data, 48)["train"].metadata[3].evidence_px.tolist() == [0, 0, 6, 0]
+    assert open_prepared("idrid_s", data, 48)["train"].metadata[3].lesion_px.tolist() == [0, 0, 6, 0]
     mask = np.zeros((*SHAPE, 3), np.uint8)
     mask[20:30, 40] = (0, 0, 255)
     cv2.imwrite(str(masks_folder(data) / "3. Hard Exudates" / "IDRiD_04_EX.tif"), mask)
-    assert open_prepared("idrid_s", data, 48)["train"].metadata[3].evidence_px.tolist() == [0, 0, 10, 0]
+    assert open_prepared("idrid_s", data, 48)["train"].metadata[3].lesion_px.tolist() == [0, 0, 10, 0]
 
 
 @pytest.mark.parametrize("change", [{"resize": "stretch"}, {"mask_reduction": "area"}, {"fov_crop": False}])
@@ -154,7 +156,7 @@ def test_photograph_that_stands_twice_is_used_once_and_not_at_all_if_its_grades_
     expected = {f"IDRiD_{i:03d}" for i in range(1, 16)} - {"IDRiD_006", "IDRiD_003", "IDRiD_004", "IDRiD_012"}
     assert trained == expected
     assert graded["test"].image_ids == ["IDRiD_001", "IDRiD_002"]
-    repeated = describe(segmented, graded, data)["leakage"]["repeated"]
+    repeated = describe(segmented, graded, data)["leakage"]["repeated"]["grading"]
     assert repeated == {"test": [], "train": ["IDRiD_003", "IDRiD_004", "IDRiD_006", "IDRiD_012"]}
 
 
@@ -166,7 +168,7 @@ def test_graders_never_see_a_photograph_of_the_segmentation_set(data):
     cv2.imwrite(str(twin), bigger)
     segmented = select_segmented(data)
     graded = select_graded(data, 48, segmented)
-    (pair,) = leaking_pairs({"train": graded["train"].split}, segmented, data.leakage_distance)
+    (pair,) = leaking_pairs([graded["train"].split], segmented, data.leakage_distance)
     assert pair[:3] == ("train", "IDRiD_007", "IDRiD_02")
     assert pair.differing_bits <= data.leakage_distance
     ids = {image_id for name in ("train", "val") for image_id in graded[name].image_ids}
@@ -204,7 +206,7 @@ def test_builder_serves_tfds_users_from_their_own_folder(data, tmp_path):
     builder = IdridSegmentation(config=FundusConfig(size_px=48, data=elsewhere), data_dir=tmp_path / "tfds")
     there = tfds.download.DownloadConfig(manual_dir=Path(data.root) / "IDRiD")
     builder.download_and_prepare(download_config=there, file_format="array_record")
-    assert list((tmp_path / "tfds").glob("idrid_segmentation/*/1.0.0/*train.array_record*"))
+    assert list((tmp_path / "tfds").glob("idrid_segmentation/*/2.0.0/*train.array_record*"))
     assert "Porwal" in builder.info.citation
     samples = builder.as_data_source(split="train")
     assert len(samples) == 6

@@ -10,7 +10,7 @@ from data.mask_statistics import recorded, statistics
 
 from pldmlt_jax.config import SyntheticConfig
 from pldmlt_jax.data.fundus import field_of_view
-from pldmlt_jax.data.idrid import grading_records, segmentation_records
+from pldmlt_jax.data.idrid import list_grading, list_segmentation
 from pldmlt_jax.data.lesion_drawing import Findings, grade_from_findings
 from pldmlt_jax.data.synthetic import corrupted, draw_fundus, ensure_written
 from pldmlt_jax.types import LESIONS
@@ -110,7 +110,7 @@ def test_masks_lie_inside_the_field_of_view():
 
 def test_written_set_is_read_like_the_real_one(tmp_path):
     root = ensure_written(SMALL, str(tmp_path))
-    segmented, graded = segmentation_records(root), grading_records(root)
+    segmented, graded = list_segmentation(root).checked(), list_grading(root).checked()
     assert {name: len(records) for name, records in segmented.items()} == {"train": 6, "test": 3}
     assert {name: len(records) for name, records in graded.items()} == {"train": 20, "test": 5}
     assert {record.true_grade for records in segmented.values() for record in records} <= set(range(5))
@@ -127,7 +127,7 @@ def test_set_is_drawn_once_and_anew_after_an_interruption(tmp_path, monkeypatch)
         patch.setattr("pldmlt_jax.data.synthetic._write_csv", _interrupt)
         ensure_written(SMALL, str(tmp_path))
     root = ensure_written(SMALL, str(tmp_path))
-    assert len(segmentation_records(root)["train"]) == 6
+    assert len(list_segmentation(root).checked()["train"]) == 6
     stamps = {path: path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file()}
     assert ensure_written(SMALL, str(tmp_path)) == root
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file()} == stamps
@@ -137,7 +137,7 @@ def test_set_is_drawn_once_and_anew_after_an_interruption(tmp_path, monkeypatch)
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
 def test_corruption_changes_exactly_that_share_of_the_training_grades_and_keeps_the_true_ones(tmp_path, share):
     root = ensure_written(dataclasses.replace(SMALL, corrupt_share=share), str(tmp_path))
-    records = grading_records(root)
+    records = list_grading(root).checked()
     assert sum(record.grade != record.true_grade for record in records["train"]) == round(share * 20)
     assert all(record.grade == record.true_grade for record in records["test"])
     with open(root / "true_grades_of_grading_images.csv", newline="") as file:

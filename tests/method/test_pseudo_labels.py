@@ -18,15 +18,24 @@ CONFIG = PseudoLabelConfig()
 
 @pytest.mark.parametrize(
     ("evidence", "grades"),
-    [((0, 0, 0, 0), [0]), ((3, 0, 0, 0), [1]), ((3, 0, 1, 0), [2, 3, 4]), ((0, 5, 0, 0), [2, 3, 4])],
+    [
+        ((0, 0, 0, 0, 0), [0]),
+        ((3, 0, 0, 0, 0), [1]),
+        ((3, 0, 1, 0, 0), [2, 3, 4]),
+        ((0, 5, 0, 0, 0), [2, 3, 4]),
+        ((0, 0, 0, 0, 7), [1, 2, 3, 4]),
+        ((3, 0, 0, 0, 7), [1, 2, 3, 4]),
+        ((0, 0, 2, 0, 7), [2, 3, 4]),
+        ((-1, -1, -1, -1, -1), [0, 1, 2, 3, 4]),
+    ],
 )
 def test_evidence_follows_the_papers_rule(evidence, grades):
     assert np.flatnonzero(admissible_grades(np.array(evidence))).tolist() == grades
 
 
-def test_evidence_without_lesion_types_and_without_masks():
-    assert np.flatnonzero(admissible_grades(np.array([1, 0, 0, 0]), lesion_types=False)).tolist() == [1, 2, 3, 4]
-    assert admissible_grades(None).all()
+def test_black_masks_do_not_make_a_photograph_healthy_that_was_chosen_for_its_lesions():
+    assert np.flatnonzero(admissible_grades(np.zeros(5, int), least_grade=1)).tolist() == [1, 2, 3, 4]
+    assert np.flatnonzero(admissible_grades(np.array([2, 0, 0, 0, 0]), least_grade=1)).tolist() == [1]
 
 
 def test_most_confident_grader_is_taken():

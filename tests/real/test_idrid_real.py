@@ -11,7 +11,7 @@ from data.mask_statistics import recorded, statistics
 
 from pldmlt_jax.config import DataConfig
 from pldmlt_jax.data.fundus import field_of_view, fuse, make_geometry, mask_to_network, read_image, read_mask
-from pldmlt_jax.data.idrid import grading_records, segmentation_records
+from pldmlt_jax.data.idrid import list_grading, list_segmentation
 from pldmlt_jax.data.leakage import difference_hash, same_photographs
 from pldmlt_jax.data.records import RawRecord
 from pldmlt_jax.types import LESIONS
@@ -19,12 +19,12 @@ from pldmlt_jax.types import LESIONS
 
 @pytest.fixture(scope="module")
 def segmented(shared_data: Path) -> list[RawRecord]:
-    return segmentation_records(shared_data / "IDRiD")["train"]
+    return list_segmentation(shared_data / "IDRiD").checked()["train"]
 
 
 @pytest.fixture(scope="module")
 def graded(shared_data: Path) -> list[RawRecord]:
-    return grading_records(shared_data / "IDRiD")["train"]
+    return list_grading(shared_data / "IDRiD").checked()["train"]
 
 
 @pytest.fixture(scope="module")
