@@ -255,11 +255,18 @@ def missing_weights(config: Config, stages: Sequence[Stage]) -> list[UserError]:
     """Told before the first stage, not when a later one asks for them."""
     expected = "torchvision's weights, .pth or .safetensors"
     named = dict.fromkeys(name for stage in stages for name in stage.weights(config) if name)
-    return [
+    errors: list[UserError] = [
         CheckpointError(name, "no such file", expected, "check --config.model.weights and --config.grader.weights")
         for name in named
         if not Path(name).is_file()
     ]
+    if "encoder" in config.grader.weights and not config.model.weights and any(s.name == "train-grader" for s in stages):
+        found = "'encoder', the file of model.weights, which is empty"
+        action = "get torchvision's vgg16-397923af.pth, or start graders at random with --config.grader.weights='(\"\",)'"
+        errors.append(
+            ConfigError("grader.weights", found, "ImageNet weights of VGG16 in --config.model.weights=FILE", action)
+        )
+    return errors
 
 
 def described(path: Path, name: str) -> str:

@@ -222,13 +222,6 @@ def _relation_errors(config: Config) -> Iterator[UserError]:
             "loss.grading = True",
             "switch meta.enabled off for the ablation row with L_S alone",
         )
-    if "encoder" in grader.weights and not model.weights:
-        yield ConfigError(
-            "grader.weights",
-            "'encoder', the file of model.weights, which is empty",
-            "ImageNet weights of VGG16 in --config.model.weights=FILE",
-            "get torchvision's vgg16-397923af.pth, or start graders at random with --config.grader.weights='(\"\",)'",
-        )
     if model.encoder_norm and model.weights:
         yield ConfigError(
             "model.encoder_norm",

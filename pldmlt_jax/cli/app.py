@@ -12,6 +12,7 @@ from pldmlt_jax.errors import UserError
 
 VERBS: dict[str, str] = {
     "run": "pldmlt_jax.pipeline",
+    "check": "pldmlt_jax.cli.check",
     "prepare": "pldmlt_jax.pipeline",
     "train-grader": "pldmlt_jax.pipeline",
     "pseudo-label": "pldmlt_jax.pipeline",

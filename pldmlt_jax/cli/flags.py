@@ -27,6 +27,7 @@ usage: python main.py [VERB] [--config=FILE] [--config.FIELD=VALUE ...] [flags]
   python main.py --config=configs/idrid.py     the whole method, stage by stage; what is complete is skipped
 
 verbs (without one: all stages in this order)
+  check          every problem of the raw data, file by file, and a plan (not among the stages)
   prepare        raw files -> prepared set, once
   train-grader   train the stage 1 graders
   pseudo-label   ensemble, Grad-CAM, refinement by the lesion masks

@@ -101,7 +101,10 @@ def list_grading(root: Path) -> Listing:
     """
     folder = read_folder(root)
     if not folder.grades and not folder.errors:
-        action = "add grades.csv; or leave grading out: --config.data.grading=none"
+        action = (
+            "add grades.csv; or learn lesions alone: "
+            "--config.data.grading=none --config.loss.grading=False --config.meta.enabled=False"
+        )
         raise DataError(f"data.folder_root: {root}", "no grades in it", LAYOUT, action)
     records: dict[str, list[RawRecord]] = defaultdict(list)
     for name, grade in sorted(folder.grades.items()):

@@ -63,15 +63,11 @@ def read_mask(path: Path, shape: tuple[int, int], rule: str = "not_black") -> Bo
     Raises:
         DataError: The file is unreadable, of another size than its image or against the rule.
     """
-    values = read_mask_values(path)
-    if values.shape != shape:
-        found, expected = (f"{s[0]} px high, {s[1]} px wide" for s in (values.shape, shape))
-        raise DataError(path, f"a mask {found}", f"the size of its image: {expected}", "pair it with its own image")
-    return MASK_RULES[rule](values, path)
+    return apply_rule(brightest(read_mask_pixels(path)), path, shape, rule)
 
 
-def read_mask_values(path: Path) -> UInt8[np.ndarray, "h w"] | UInt16[np.ndarray, "h w"]:
-    """The brightest of a mask's colours at each pixel, without alpha.
+def read_mask_pixels(path: Path) -> np.ndarray:
+    """The pixels of a mask file as they are: grey, colour or colour with alpha, of 8 or 16 bits.
 
     Raises:
         DataError: The file is unreadable.
@@ -79,7 +75,24 @@ def read_mask_values(path: Path) -> UInt8[np.ndarray, "h w"] | UInt16[np.ndarray
     pixels = cv2.imdecode(np.frombuffer(_read_bytes(path), np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None or pixels.dtype not in (np.uint8, np.uint16):
         raise DataError(path, "not a readable mask", "a TIFF or PNG file of 8 or 16 bits", "fetch the file again")
+    return pixels
+
+
+def brightest(pixels: np.ndarray) -> UInt8[np.ndarray, "h w"] | UInt16[np.ndarray, "h w"]:
+    """The greatest of the colours at each pixel, without alpha."""
     return np.atleast_3d(pixels)[..., :3].max(axis=-1)
+
+
+def apply_rule(values: np.ndarray, path: Path, shape: tuple[int, int], rule: str) -> Bool[np.ndarray, "h w"]:
+    """The mask of a file's brightest values.
+
+    Raises:
+        DataError: It is of another size than its image, or against the rule.
+    """
+    if values.shape != shape:
+        found, expected = (f"{s[0]} px high, {s[1]} px wide" for s in (values.shape, shape))
+        raise DataError(path, f"a mask {found}", f"the size of its image: {expected}", "pair it with its own image")
+    return MASK_RULES[rule](values, path)
 
 
 def mask_levels(values: np.ndarray) -> Int[np.ndarray, "levels"]:

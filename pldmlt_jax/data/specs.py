@@ -1,6 +1,7 @@
 """What a data set is, and the table of those that this program reads."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from pldmlt_jax.config import DataConfig
 from pldmlt_jax.data.builder import FundusBuilder
@@ -20,6 +21,7 @@ class DatasetSpec:
     has_masks: bool
     has_grades: bool
     builder: type[FundusBuilder]
+    released: Mapping[str, int] = field(default_factory=dict)  # photographs by official split, where the set is a release
 
     def listing(self, data: DataConfig) -> Listing:
         """See `FundusBuilder.listing`."""
@@ -27,15 +29,15 @@ class DatasetSpec:
 
 
 DATASETS: dict[str, DatasetSpec] = {
-    "idrid_s": DatasetSpec(has_masks=True, has_grades=False, builder=IdridSegmentation),
-    "idrid_d": DatasetSpec(has_masks=False, has_grades=True, builder=IdridGrading),
-    "diaretdb1": DatasetSpec(has_masks=True, has_grades=False, builder=Diaretdb1),
-    "ddr_s": DatasetSpec(has_masks=True, has_grades=False, builder=DdrSegmentation),
-    "ddr_d": DatasetSpec(has_masks=False, has_grades=True, builder=DdrGrading),
-    "folder_s": DatasetSpec(has_masks=True, has_grades=False, builder=FolderSegmentation),
-    "folder_d": DatasetSpec(has_masks=False, has_grades=True, builder=FolderGrading),
-    "synthetic_s": DatasetSpec(has_masks=True, has_grades=False, builder=SyntheticSegmentation),
-    "synthetic_d": DatasetSpec(has_masks=False, has_grades=True, builder=SyntheticGrading),
+    "idrid_s": DatasetSpec(True, False, IdridSegmentation, released={"train": 54, "test": 27}),
+    "idrid_d": DatasetSpec(False, True, IdridGrading, released={"train": 413, "test": 103}),
+    "diaretdb1": DatasetSpec(True, False, Diaretdb1, released={"train": 28, "test": 61}),
+    "ddr_s": DatasetSpec(True, False, DdrSegmentation, released={"train": 383, "val": 149, "test": 225}),
+    "ddr_d": DatasetSpec(False, True, DdrGrading, released={"train": 6835, "val": 2733, "test": 4105}),
+    "folder_s": DatasetSpec(True, False, FolderSegmentation),
+    "folder_d": DatasetSpec(False, True, FolderGrading),
+    "synthetic_s": DatasetSpec(True, False, SyntheticSegmentation),
+    "synthetic_d": DatasetSpec(False, True, SyntheticGrading),
 }
 
 

@@ -1,0 +1,58 @@
+"""One's own photographs, masks and grades, with the recommended setting.
+
+Purpose:   a network of one's own data, small enough to be tried on two CPU cores.
+Paper:     no row of it: recommended losses and rates.
+Launch:    python main.py check --config=configs/folder.py --config.data.folder_root=FOLDER
+           python main.py --config=configs/folder.py --config.data.folder_root=FOLDER --config.model.weights=FILE
+           python main.py predict --checkpoint=runs/folder --input=PHOTOGRAPHS
+           FOLDER holds images/, masks/ and grades.csv (README, "Your own photographs"); FILE is torchvision's VGG16, .pth or
+           .safetensors. `check` says what is wrong in the folder, and which of these settings fit it.
+Expected:  a fifth of the photographs is held out and scored (where images/test is there:
+           --config.data.split=official --config.data.grading_split=official).
+Hardware:  2 CPU cores, 4 GiB. With a GPU: --config.data.size_px=1024 --config.train.max_rounds=100, or what `check` says.
+"""
+
+from pldmlt_jax.config import (
+    AugmentConfig,
+    Config,
+    DataConfig,
+    GraderConfig,
+    LossConfig,
+    MetaConfig,
+    ModelConfig,
+    OptimConfig,
+    TrainConfig,
+)
+
+
+def get_config() -> Config:
+    return Config(
+        name="folder",
+        data=DataConfig(
+            segmentation="folder_s",
+            grading="folder_d",
+            size_px=256,
+            mask_reduction="area",
+            split="folds",
+            grading_split="folds",
+            augment=AugmentConfig(photometric=0.1),
+        ),
+        grader=GraderConfig(
+            architectures=("vgg16",), weights=("encoder",), size_px=224, batch_size=8, epochs=6, frozen_stages=3
+        ),
+        model=ModelConfig(norm_momentum=0.9),
+        loss=LossConfig(segmentation="dice_ce", reduction="pixel_mean"),
+        meta=MetaConfig(
+            loss="anchored", inner_learning_rate=1e-2, optimizer="adam", learning_rate=1e-3, hierarchy="ordinal"
+        ),
+        optim=OptimConfig(learning_rate=1e-4, decoder_factor=10.0, schedule="cosine"),
+        train=TrainConfig(
+            unit="step",
+            theta_units=20,
+            label_units=2,
+            max_rounds=10,
+            eval_every_rounds=2,
+            log_every_steps=20,
+            monitor="dice",
+        ),
+    )
