@@ -17,15 +17,8 @@ from jaxtyping import Bool, Int, UInt8
 from pldmlt_jax.config import DataConfig
 from pldmlt_jax.data.annotation import read_annotation
 from pldmlt_jax.data.contents import content_hashes
-from pldmlt_jax.data.fundus import (
-    FOV_MIN_SHARE,
-    apply_rule,
-    brightest,
-    field_of_view,
-    mask_levels,
-    read_image,
-    read_mask_pixels,
-)
+from pldmlt_jax.data.field_of_view import MIN_SHARE, field_of_view
+from pldmlt_jax.data.fundus import apply_rule, brightest, mask_levels, read_image, read_mask_pixels
 from pldmlt_jax.data.leakage import difference_hash, same_photographs
 from pldmlt_jax.data.records import RawRecord
 from pldmlt_jax.data.specs import dataset_spec
@@ -199,7 +192,7 @@ def _image_findings(record: RawRecord, image: np.ndarray, fov: np.ndarray) -> It
     if brightness < DARK:
         found = f"mean brightness {brightness:.0f} of 255"
         yield Finding(str(record.image), "dark", "warning", found, "a lit photograph", "look at it")
-    if fov.mean() < 2 * FOV_MIN_SHARE:
+    if fov.mean() < 2 * MIN_SHARE:
         found = f"a field of view of {100 * fov.mean():.0f} % of the picture"
         yield Finding(str(record.image), "field_of_view", "warning", found, "a fundus photograph", "look at it")
 

@@ -1,4 +1,4 @@
-"""A fundus photograph: reading it and its masks, its field of view, and the way to the network's square and back."""
+"""A fundus photograph: reading it and its masks, and the way to the network's square and back."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,14 +8,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8, UInt16
 
 from pldmlt_jax.config import DataConfig
+from pldmlt_jax.data.field_of_view import field_of_view
 from pldmlt_jax.errors import DataError
 from pldmlt_jax.types import Geometry
-
-FOV_WORKING_PX = 512
-"""The field of view is found at this length of the longer side: it is smooth, and specks of noise are gone."""
-
-FOV_MIN_SHARE = 0.05
-"""A bright region smaller than this is no field of view: the whole image is taken."""
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
 
@@ -130,22 +125,6 @@ those of at least half the greatest value, for masks with grey edges or lossy co
 
 SOFT_MASK_MIN = 32
 """A mask of several values has to be this bright somewhere, of 255: one that is not holds indices, or noise around 0."""
-
-
-def field_of_view(image: UInt8[np.ndarray, "h w 3"]) -> Bool[np.ndarray, "h w"]:
-    """The lit part of the photograph: the largest bright region, without holes."""
-    height, width = image.shape[:2]
-    scale = min(FOV_WORKING_PX / max(height, width), 1.0)
-    small_size = (max(round(width * scale), 1), max(round(height * scale), 1))
-    brightness = cv2.medianBlur(cv2.resize(image, small_size, interpolation=cv2.INTER_AREA).max(axis=-1), 5)
-    lit = (brightness > max(10.0, 0.08 * float(np.percentile(brightness, 99)))).astype(np.uint8)
-    contours, _ = cv2.findContours(lit, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    region = np.zeros_like(lit)
-    if contours:
-        cv2.drawContours(region, [max(contours, key=cv2.contourArea)], -1, 1, cv2.FILLED)
-    if region.mean() < FOV_MIN_SHARE:
-        return np.ones((height, width), bool)
-    return cv2.resize(region.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR) > 0.5
 
 
 def make_geometry(fov: Bool[np.ndarray, "h w"], config: DataConfig, size_px: int) -> Geometry:

@@ -18,20 +18,14 @@ import numpy as np
 from pldmlt_jax.config import DataConfig
 from pldmlt_jax.data.annotation import read_annotation
 from pldmlt_jax.data.contents import content_hashes
-from pldmlt_jax.data.fundus import (
-    field_of_view,
-    fuse,
-    image_to_network,
-    make_geometry,
-    mask_to_network,
-    read_image,
-)
+from pldmlt_jax.data.field_of_view import field_of_view
+from pldmlt_jax.data.fundus import fuse, image_to_network, make_geometry, mask_to_network, read_image
 from pldmlt_jax.data.leakage import difference_hash
 from pldmlt_jax.data.records import Listing, RawRecord
 from pldmlt_jax.errors import UserError, raise_all
 from pldmlt_jax.types import LESIONS, MASK_BITS
 
-PREPARATION_VERSION = 2
+PREPARATION_VERSION = 3
 """Part of every key: raised when the same input would be prepared differently."""
 
 JPEG_QUALITY = 95

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pldmlt_jax.config import DataConfig
+from pldmlt_jax.data.field_of_view import field_of_view
 from pldmlt_jax.data.folds import split_indices, stratified_folds
-from pldmlt_jax.data.fundus import field_of_view
 from pldmlt_jax.data.leakage import difference_hash, same_photographs
 from pldmlt_jax.data.selection import choose_splits
 from pldmlt_jax.data.synthetic import draw_fundus

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from pldmlt_jax.config import DataConfig
+from pldmlt_jax.data.field_of_view import field_of_view
 from pldmlt_jax.data.fundus import (
-    field_of_view,
     fuse,
     image_to_network,
     make_geometry,
@@ -102,28 +102,7 @@ def test_mask_of_another_size_or_unreadable_names_file_and_both_sizes(tmp_path):
         read_mask(tmp_path / "m.tif", (20, 30))
 
 
-# The field of view and the geometry
-
-
-def test_field_of_view_is_the_lit_circle():
-    image = disc_photograph()
-    found, truth = field_of_view(image), image.any(axis=-1)
-    assert (found & truth).sum() / (found | truth).sum() > 0.98
-
-
-def test_field_of_view_ignores_dark_holes_specks_and_noise():
-    image = disc_photograph()
-    truth = image.any(axis=-1)
-    cv2.circle(image, (160, 100), 15, (0, 0, 0), -1)  # a haemorrhage as dark as the ground
-    image[5:8, 5:8] = 255  # a label in the corner
-    noise = np.random.default_rng(0).integers(0, 6, image.shape).astype(np.uint8)
-    found = field_of_view(image + np.where(image > 200, 0, noise))
-    assert (found & truth).sum() / (found | truth).sum() > 0.98
-
-
-@pytest.mark.parametrize("level", [0, 120])
-def test_image_without_a_border_is_taken_whole(level):
-    assert field_of_view(np.full((50, 80, 3), level, np.uint8)).all()
+# The geometry
 
 
 def test_padding_keeps_the_aspect_ratio_and_is_symmetric():

@@ -9,7 +9,7 @@ import pytest
 from data.mask_statistics import recorded, statistics
 
 from pldmlt_jax.config import SyntheticConfig
-from pldmlt_jax.data.fundus import field_of_view
+from pldmlt_jax.data.field_of_view import field_of_view
 from pldmlt_jax.data.idrid import list_grading, list_segmentation
 from pldmlt_jax.data.lesion_drawing import Findings, grade_from_findings
 from pldmlt_jax.data.synthetic import corrupted, draw_fundus, ensure_written
