@@ -51,7 +51,8 @@ class DataConfig:
     size_px: int = 1024  # side of the square that the multi-task network sees
     fov_crop: bool = True  # crop to the field of view first
     resize: str = "pad"  # "pad": keep the aspect ratio, pad with zeros; "stretch": literal reading of 1024x1024
-    mask_reduction: str = "max"  # how training masks are reduced: "max" keeps a lesion of a few pixels; "area" keeps areas
+    enhance: str = "none"  # contrast of the network's view: "none", "clahe" or "ben_graham"
+    mask_reduction: str = "max"  # of training masks: "max" loses no lesion, "area" keeps areas, "area_keep" does both
     fusion: str = "close"  # morphology on the union of the four lesions: "close", "dilate" or "none"
     fusion_px: int = 3  # diameter of its elliptical structuring element at the original size
     agreement: float = 0.75  # DiaRetDB1: share of the experts' votes from which a pixel is of a lesion (the set's own)

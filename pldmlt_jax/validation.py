@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from pldmlt_jax.config import NO_SET, Config, fields
+from pldmlt_jax.data.enhance import ENHANCEMENTS
+from pldmlt_jax.data.masks import REDUCTIONS
 from pldmlt_jax.data.specs import DATASETS, set_names
 from pldmlt_jax.errors import ConfigError, UserError, nearest, raise_all
 from pldmlt_jax.method.losses import BINARY_ALPHAS, SEGMENTATION_LOSSES, TARGETS
@@ -19,7 +21,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "data.grading": tuple(name for name, spec in DATASETS.items() if spec.has_grades),
     "data.on_bad_file": ("stop", "skip"),
     "data.resize": ("pad", "stretch"),
-    "data.mask_reduction": ("max", "area"),
+    "data.enhance": tuple(ENHANCEMENTS),
+    "data.mask_reduction": tuple(REDUCTIONS),
     "data.fusion": ("close", "dilate", "none"),
     "data.image_format": ("png", "jpeg"),
     "data.split": ("official", "folds", "all_folds"),

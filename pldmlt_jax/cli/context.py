@@ -90,7 +90,7 @@ SPLITS = (
 )
 """Fields that say which images a network is trained on: under others it would be scored on images that it has seen."""
 
-SEEN_BY_NETWORK = ("data.size_px", "data.fov_crop", "data.resize", "model.", "loss.target")
+SEEN_BY_NETWORK = ("data.size_px", "data.fov_crop", "data.resize", "data.enhance", "model.", "loss.target")
 """Beginnings of the fields that a network is trained for; under others it answers something else, often in silence."""
 
 

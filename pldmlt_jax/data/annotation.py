@@ -6,8 +6,8 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from pldmlt_jax.config import DataConfig
-from pldmlt_jax.data.fundus import read_mask
 from pldmlt_jax.data.markings import DISC_AGREEMENT, PLANES, read_markings, votes, votes_needed
+from pldmlt_jax.data.masks import read_mask
 from pldmlt_jax.data.records import RawRecord
 from pldmlt_jax.types import EVIDENCE, LESIONS
 

@@ -78,6 +78,7 @@ class FundusBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             "evidence_px": tfds.features.Tensor(shape=(len(EVIDENCE),), dtype=np.int64),
             "lesion_px": tfds.features.Tensor(shape=(len(LESIONS),), dtype=np.int64),
             "reduced_px": tfds.features.Tensor(shape=(len(LESIONS),), dtype=np.int64),
+            "components": tfds.features.Tensor(shape=(len(LESIONS), 3), dtype=np.int64),
             "fused_px": tfds.features.Tensor(shape=(2,), dtype=np.int64),
             "geometry": tfds.features.Tensor(shape=(NUM_GEOMETRY,), dtype=np.int64),
             "dhash": tfds.features.Tensor(shape=(HASH_BYTES,), dtype=np.uint8),

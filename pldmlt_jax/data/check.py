@@ -18,8 +18,9 @@ from pldmlt_jax.config import DataConfig
 from pldmlt_jax.data.annotation import read_annotation
 from pldmlt_jax.data.contents import content_hashes
 from pldmlt_jax.data.field_of_view import MIN_SHARE, field_of_view
-from pldmlt_jax.data.fundus import apply_rule, brightest, mask_levels, read_image, read_mask_pixels
+from pldmlt_jax.data.fundus import read_image
 from pldmlt_jax.data.leakage import difference_hash, same_photographs
+from pldmlt_jax.data.masks import apply_rule, brightest, mask_levels, read_mask_pixels
 from pldmlt_jax.data.records import RawRecord
 from pldmlt_jax.data.specs import dataset_spec
 from pldmlt_jax.errors import ErrorGroup, UserError

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from pldmlt_jax.config import DataConfig
+from pldmlt_jax.data.masks import Components
 from pldmlt_jax.data.selection import (
     Selection,
     folds_of,
@@ -37,6 +38,14 @@ def describe(segmented: dict[str, Selection], graded: dict[str, Selection], data
                 lesion: float(np.mean(values))
                 for lesion in LESIONS
                 if (values := [row.inflation[lesion] for row in rows if row.inflation.get(lesion) is not None])
+            },
+            "lesions": {
+                lesion: {
+                    "area_px": int(sum(row.lesion_px[i] for row in rows)),
+                    "area_px_reduced": round(sum(row.reduced_px[i] * row.geometry.area_scale for row in rows)),
+                    "components": Components(*(int(sum(row.components[i, k] for row in rows)) for k in range(3)))._asdict(),
+                }
+                for i, lesion in enumerate(LESIONS)
             },
             "fused_px": {
                 "before": int(sum(row.fused_px[0] for row in rows)),

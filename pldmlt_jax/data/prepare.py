@@ -14,25 +14,37 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
+from jaxtyping import Bool, UInt8
 
 from pldmlt_jax.config import DataConfig
 from pldmlt_jax.data.annotation import read_annotation
 from pldmlt_jax.data.contents import content_hashes
+from pldmlt_jax.data.enhance import ENHANCEMENTS
 from pldmlt_jax.data.field_of_view import field_of_view
-from pldmlt_jax.data.fundus import fuse, image_to_network, make_geometry, mask_to_network, read_image
+from pldmlt_jax.data.fundus import image_to_network, make_geometry, read_image
 from pldmlt_jax.data.leakage import difference_hash
+from pldmlt_jax.data.masks import Components, count_components, fuse, mask_to_network
 from pldmlt_jax.data.records import Listing, RawRecord
 from pldmlt_jax.errors import UserError, raise_all
-from pldmlt_jax.types import LESIONS, MASK_BITS
+from pldmlt_jax.types import LESIONS, MASK_BITS, Geometry
 
-PREPARATION_VERSION = 3
+PREPARATION_VERSION = 4
 """Part of every key: raised when the same input would be prepared differently."""
 
 JPEG_QUALITY = 95
 
-PREPARATION_FIELDS = ("fov_crop", "resize", "mask_reduction", "fusion", "fusion_px", "image_format")
+PREPARATION_FIELDS = ("fov_crop", "resize", "enhance", "mask_reduction", "fusion", "fusion_px", "image_format")
 
 OnProgress = Callable[[int, int, str], None]
+
+
+class NetworkView(NamedTuple):
+    """A photograph as the network sees it."""
+
+    image: UInt8[np.ndarray, "s s 3"]
+    valid: Bool[np.ndarray, "s s"]  # inside the field of view
+    fov: Bool[np.ndarray, "h w"]  # the same at the original size
+    geometry: Geometry
 
 
 def prepare_one(record: RawRecord, data: DataConfig, size_px: int) -> dict[str, Any]:
@@ -43,13 +55,12 @@ def prepare_one(record: RawRecord, data: DataConfig, size_px: int) -> dict[str, 
     """
     image = read_image(record.image)
     shape = image.shape[:2]
-    fov = field_of_view(image)
-    geometry = make_geometry(fov, data, size_px)
+    square, valid, fov, geometry = prepare_image(image, data, size_px)
     annotation = read_annotation(record, shape, data)
     masks = annotation.masks
     fused, before_px, after_px = fuse(masks, shape, data)
     planes = {
-        "valid": mask_to_network(fov, geometry, "area"),
+        "valid": valid,
         "fused": mask_to_network(fused, geometry, data.mask_reduction),
     }
     lesions = {lesion: masks[lesion] for lesion in LESIONS if lesion in masks}
@@ -60,7 +71,7 @@ def prepare_one(record: RawRecord, data: DataConfig, size_px: int) -> dict[str, 
     for name, plane in planes.items():
         bits |= np.where(plane, MASK_BITS[name], 0).astype(np.uint8)
     return {
-        "image": _encode(cv2.cvtColor(image_to_network(image, geometry), cv2.COLOR_RGB2BGR), data.image_format),
+        "image": _encode(cv2.cvtColor(square, cv2.COLOR_RGB2BGR), data.image_format),
         "mask_bits": _encode(bits, "png"),
         "image_id": np.array(record.image_id),
         "grade": np.int64(record.grade),
@@ -68,10 +79,24 @@ def prepare_one(record: RawRecord, data: DataConfig, size_px: int) -> dict[str, 
         "evidence_px": annotation.evidence_px,
         "lesion_px": np.array([lesions[k].sum() if k in lesions else 0 for k in LESIONS], np.int64),
         "reduced_px": np.array([planes[k].sum() if k in lesions else 0 for k in LESIONS], np.int64),
+        "components": np.array([_components(k, lesions, planes, geometry) for k in LESIONS], np.int64),
         "fused_px": np.array([before_px, after_px], np.int64),
         "geometry": geometry.as_array(),
         "dhash": difference_hash(image, fov),
     }
+
+
+def prepare_image(image: UInt8[np.ndarray, "h w 3"], config: DataConfig, size_px: int) -> NetworkView:
+    """The network's view of a photograph."""
+    fov = field_of_view(image)
+    geometry = make_geometry(fov, config, size_px)
+    valid = mask_to_network(fov, geometry, "area")
+    square = ENHANCEMENTS[config.enhance](image_to_network(image, geometry), valid)
+    return NetworkView(square, valid, fov, geometry)
+
+
+def _components(lesion: str, masks: dict, planes: dict, geometry: Geometry) -> Components:
+    return count_components(masks[lesion], planes[lesion], geometry) if lesion in masks else Components(0, 0, 0)
 
 
 def _encode(pixels: np.ndarray, image_format: str) -> np.ndarray:

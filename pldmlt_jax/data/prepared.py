@@ -38,6 +38,7 @@ class Metadata:
     evidence_px: np.ndarray  # int64 [5], see Sample
     lesion_px: np.ndarray  # int64 [4], of the masks at the original size
     reduced_px: np.ndarray  # int64 [4], of the masks at the network's size
+    components: np.ndarray  # int64 [4, 3], see masks.Components
     fused_px: np.ndarray  # int64 [2], before and after the morphological operation, at the original size
     geometry: Geometry
     dhash: np.ndarray  # uint8 [32]
@@ -93,7 +94,7 @@ class PreparedSplit:
         rows = []
         for i, record in enumerate(self.records):
             stored = self.source[i]
-            names = ("evidence_px", "lesion_px", "reduced_px", "fused_px", "dhash")
+            names = ("evidence_px", "lesion_px", "reduced_px", "components", "fused_px", "dhash")
             arrays = {name: np.asarray(stored[name]) for name in names}
             geometry = Geometry.from_array(stored["geometry"])
             rows.append(

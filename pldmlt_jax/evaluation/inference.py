@@ -13,7 +13,8 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from pldmlt_jax.config import Config, from_dict
-from pldmlt_jax.data.fundus import prepare_image, to_original
+from pldmlt_jax.data.fundus import to_original
+from pldmlt_jax.data.prepare import prepare_image
 from pldmlt_jax.errors import CheckpointError
 from pldmlt_jax.method import losses
 from pldmlt_jax.method.state import Method, MethodState, init_method_state
@@ -105,9 +106,9 @@ def predict_images(
     for start in range(0, len(images), batch_size):
         chunk = images[start : start + batch_size]
         prepared = [prepare_image(image, network.config.data, network.config.data.size_px) for image in chunk]
-        segmentation, grades = network(np.stack([image for image, _, _ in prepared]), batch_size)
-        for row, (_, valid, geometry) in enumerate(prepared):
-            yield Prediction(at_original_size(segmentation[row], valid, geometry), grades[row])
+        segmentation, grades = network(np.stack([view.image for view in prepared]), batch_size)
+        for row, view in enumerate(prepared):
+            yield Prediction(at_original_size(segmentation[row], view.valid, view.geometry), grades[row])
 
 
 def at_original_size(

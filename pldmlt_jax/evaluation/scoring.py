@@ -8,7 +8,8 @@ from jaxtyping import Float, UInt8
 from pldmlt_jax.config import DataConfig
 from pldmlt_jax.data.annotation import read_annotation
 from pldmlt_jax.data.field_of_view import field_of_view
-from pldmlt_jax.data.fundus import fuse, read_image
+from pldmlt_jax.data.fundus import read_image
+from pldmlt_jax.data.masks import fuse
 from pldmlt_jax.data.records import RawRecord
 from pldmlt_jax.evaluation.inference import at_original_size
 from pldmlt_jax.evaluation.segmentation_metrics import SegmentationCounts, dice, iou, segmentation_counts

@@ -1,4 +1,4 @@
-"""Reading photographs and masks, the field of view, and the way to the network's square and back."""
+"""Reading photographs, and the way to the network's square and back."""
 
 import dataclasses
 
@@ -8,16 +8,9 @@ import pytest
 
 from pldmlt_jax.config import DataConfig
 from pldmlt_jax.data.field_of_view import field_of_view
-from pldmlt_jax.data.fundus import (
-    fuse,
-    image_to_network,
-    make_geometry,
-    mask_to_network,
-    prepare_image,
-    read_image,
-    read_mask,
-    to_original,
-)
+from pldmlt_jax.data.fundus import image_to_network, make_geometry, read_image, to_original
+from pldmlt_jax.data.masks import mask_to_network
+from pldmlt_jax.data.prepare import prepare_image
 from pldmlt_jax.errors import DataError
 
 DATA = DataConfig(size_px=64)
@@ -68,45 +61,11 @@ def test_missing_empty_and_foreign_files_are_told_apart(tmp_path, content, found
         read_image(path)
 
 
-@pytest.mark.parametrize("value", [1, 76, 255])
-def test_any_value_above_zero_is_a_lesion(tmp_path, value):
-    truth = np.zeros((20, 30), bool)
-    truth[3:5, 7:9] = True
-    cv2.imwrite(str(tmp_path / "m.tif"), truth.astype(np.uint8) * value)
-    np.testing.assert_array_equal(read_mask(tmp_path / "m.tif", (20, 30)), truth)
-
-
-def test_red_palette_mask_is_read(tmp_path):
-    """Red is 76 in OpenCV's grey: below the usual threshold at 127."""
-    truth = np.zeros((20, 30), bool)
-    truth[3:5, 7:9] = True
-    cv2.imwrite(str(tmp_path / "m.tif"), np.dstack([np.zeros((20, 30, 2), np.uint8), truth * np.uint8(255)]))
-    assert cv2.imread(str(tmp_path / "m.tif"), cv2.IMREAD_GRAYSCALE).max() == 76
-    np.testing.assert_array_equal(read_mask(tmp_path / "m.tif", (20, 30)), truth)
-
-
-def test_alpha_of_a_mask_is_ignored(tmp_path):
-    truth = np.zeros((20, 30), bool)
-    truth[3:5, 7:9] = True
-    rgba = np.dstack([truth * np.uint8(255)] * 3 + [np.full((20, 30), 255, np.uint8)])
-    cv2.imwrite(str(tmp_path / "m.tif"), rgba)
-    np.testing.assert_array_equal(read_mask(tmp_path / "m.tif", (20, 30)), truth)
-
-
-def test_mask_of_another_size_or_unreadable_names_file_and_both_sizes(tmp_path):
-    cv2.imwrite(str(tmp_path / "m.tif"), np.zeros((10, 30), np.uint8))
-    with pytest.raises(DataError, match=r"m\.tif: a mask 10 px high, 30 px wide\n.*20 px high, 30 px wide"):
-        read_mask(tmp_path / "m.tif", (20, 30))
-    (tmp_path / "m.tif").write_bytes(b"II*\x00 and nothing more")
-    with pytest.raises(DataError, match="not a readable mask"):
-        read_mask(tmp_path / "m.tif", (20, 30))
-
-
 # The geometry
 
 
 def test_padding_keeps_the_aspect_ratio_and_is_symmetric():
-    image, valid, geometry = prepare_image(disc_photograph(radius=140), DATA, 64)
+    image, valid, _, geometry = prepare_image(disc_photograph(radius=140), DATA, 64)
     g = geometry
     assert max(g.resized_height_px, g.resized_width_px) == 64
     assert abs(g.resized_height_px / g.resized_width_px - g.crop_height_px / g.crop_width_px) < 0.5 / 64
@@ -162,58 +121,3 @@ def test_mask_lands_on_its_lesion():
     reduced = mask_to_network(mask.astype(bool), geometry, "max")
     centres = [np.average(np.argwhere(np.ones((64, 64))), axis=0, weights=w.ravel()) for w in (bright, reduced)]
     np.testing.assert_allclose(centres[0], centres[1], atol=0.35)
-
-
-# Reduction of masks
-
-
-@pytest.mark.parametrize("size_px", [32, 50, 64, 100])
-def test_max_reduction_loses_no_lesion_and_matches_a_loop(size_px):
-    rng = np.random.default_rng(size_px)
-    mask = rng.random((127, 101)) < 0.01
-    geometry = make_geometry(np.ones(mask.shape, bool), DATA, size_px)
-    expected = np.zeros((size_px, size_px), bool)
-    scale_y, scale_x = geometry.resized_height_px / 127, geometry.resized_width_px / 101
-    for y, x in np.argwhere(mask):
-        expected[int((y + 0.5) * scale_y) + geometry.pad_top_px, int((x + 0.5) * scale_x) + geometry.pad_left_px] = True
-    np.testing.assert_array_equal(mask_to_network(mask, geometry, "max"), expected)
-
-
-def test_area_reduction_keeps_areas_and_loses_specks_where_max_inflates():
-    mask = np.zeros((400, 400), bool)
-    mask[100:200, 100:200] = True
-    mask[300:302, 300:302] = True
-    geometry = make_geometry(np.ones(mask.shape, bool), DATA, 40)
-    by_area, by_max = (mask_to_network(mask, geometry, name) for name in ("area", "max"))
-    assert by_area.sum() == 100
-    assert by_max.sum() == 101
-    assert by_max[30, 30]
-
-
-def test_reduction_by_one_changes_nothing():
-    mask = np.random.default_rng(0).random((64, 64)) < 0.2
-    geometry = make_geometry(np.ones(mask.shape, bool), DATA, 64)
-    for reduction in ("max", "area"):
-        np.testing.assert_array_equal(mask_to_network(mask, geometry, reduction), mask)
-
-
-# The fused mask
-
-
-def test_fusion_is_the_union_and_then_the_closing():
-    masks = {"MA": np.zeros((9, 9), bool), "EX": np.zeros((9, 9), bool)}
-    masks["MA"][4, (3, 5)] = masks["EX"][(3, 5), 4] = True  # around one pixel, which the closing by a cross fills
-    fused, before, after = fuse(masks, (9, 9), DATA)
-    assert (before, after) == (4, 5)
-    assert fused[4, 4]
-    plain, before, after = fuse(masks, (9, 9), dataclasses.replace(DATA, fusion="none"))
-    assert (before, after) == (4, 4)
-    assert not plain[4, 4]
-    _, _, dilated = fuse(masks, (9, 9), dataclasses.replace(DATA, fusion="dilate"))
-    assert dilated == 13  # every pixel within two steps of the centre
-
-
-def test_overlapping_lesions_count_once_and_none_at_all_is_empty():
-    one = np.ones((3, 3), bool)
-    assert fuse({"HE": one, "EX": one}, (3, 3), DATA)[1] == 9
-    assert not fuse({}, (3, 3), DATA)[0].any()

@@ -12,8 +12,9 @@ from data.idrid_files import SHAPE, write_grading, write_segmentation
 from pldmlt_jax.config import DataConfig, SyntheticConfig
 from pldmlt_jax.data.builder import FundusConfig
 from pldmlt_jax.data.description import describe
-from pldmlt_jax.data.fundus import fuse, mask_to_network, read_image, read_mask
+from pldmlt_jax.data.fundus import read_image
 from pldmlt_jax.data.idrid import IdridSegmentation
+from pldmlt_jax.data.masks import fuse, mask_to_network, read_mask
 from pldmlt_jax.data.prepared import open_prepared
 from pldmlt_jax.data.selection import known_grades, leaking_pairs, select_graded, select_segmented
 from pldmlt_jax.data.synthetic import SyntheticGrading
