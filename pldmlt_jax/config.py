@@ -22,6 +22,8 @@ class AugmentConfig:
     rotation_deg: float = 180.0  # uniform in [-rotation_deg, rotation_deg]
     min_scale: float = 0.8  # side of the random crop relative to the image, uniform in [min_scale, 1], rescaled to full
     photometric: float = 0.0  # strength of brightness, contrast and saturation jitter, 0 = off
+    blur_px: float = 0.0  # standard deviation of a Gaussian blur, uniform in [0, blur_px]; 0 = off
+    elastic: float = 0.0  # standard deviation of a smooth deformation, as a share of the image's side; 0 = off
 
 
 @dataclass(unsafe_hash=True)
@@ -106,6 +108,7 @@ class GraderConfig:
     learning_rate: float = 1e-4
     weight_decay: float = 1e-4  # without effect where stages are frozen
     class_weights: bool = False  # weigh grades by their inverse frequency
+    oversample: float = 0.0  # rarer grades are drawn more often: 0 = as they are, 1 = all grades equally often
     focal_alpha: float = 0.25
     focal_gamma: float = 2.0
 
@@ -172,6 +175,9 @@ class OptimConfig:
 @dataclass(unsafe_hash=True)
 class TrainConfig:
     batch_size: int = 2
+    crop_px: int = 0  # train on windows of this side of the prepared images; 0 = on whole images
+    crop_lesion_share: float = 0.5  # share of the windows that are chosen to hold a lesion
+    oversample: float = 0.0  # as grader.oversample, by pseudo-label
     unit: str = "epoch"  # of theta_units and label_units: "epoch" or "step"
     theta_units: int = 1  # (A) of a round
     label_units: int = 1  # (B) of a round

@@ -64,6 +64,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "data.augment.rotation_deg": (0, 180),
     "data.augment.min_scale": (0.1, 1),
     "data.augment.photometric": (0, 1),
+    "data.augment.blur_px": (0, 20),
+    "data.augment.elastic": (0, 0.05),
     "data.synthetic.height_px": (64, 4096),
     "data.synthetic.num_segmentation_train": (2, 10**6),
     "data.synthetic.num_segmentation_test": (1, 10**6),
@@ -84,6 +86,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "grader.batch_size": (1, 4096),
     "grader.epochs": (1, 10**5),
     "grader.patience_epochs": (1, 10**5),
+    "grader.oversample": (0, 1),
     "grader.learning_rate": (0, 10),
     "grader.weight_decay": (0, 10),
     "grader.focal_alpha": (1e-6, 1),
@@ -106,6 +109,9 @@ RANGES: dict[str, tuple[float, float]] = {
     "optim.clip_norm": (0, 10**6),
     "optim.ema_decay": (0, 0.99999),
     "train.batch_size": (1, 4096),
+    "train.crop_px": (0, 8192),
+    "train.crop_lesion_share": (0, 1),
+    "train.oversample": (0, 1),
     "train.theta_units": (1, 10**6),
     "train.label_units": (1, 10**6),
     "train.max_rounds": (1, 10**6),
@@ -189,6 +195,13 @@ def _relation_errors(config: Config) -> Iterator[UserError]:
             f"{config.data.size_px}",
             f"a multiple of {multiple}, for the network halves it {len(model.encoder_filters)} times",
             f"use {max(round(config.data.size_px / multiple), 1) * multiple}",
+        )
+    if config.train.crop_px % multiple or config.train.crop_px > config.data.size_px:
+        yield ConfigError(
+            "train.crop_px",
+            f"{config.train.crop_px}",
+            f"a multiple of {multiple}, data.size_px = {config.data.size_px} at most, or 0",
+            "a window is a part of the prepared image",
         )
     if grader.size_px % 32:
         yield ConfigError("grader.size_px", f"{grader.size_px}", "a multiple of 32", "round it to one")

@@ -8,7 +8,8 @@ import numpy as np
 from pldmlt_jax.cli.context import Context
 from pldmlt_jax.cli.pseudo_label import read_table
 from pldmlt_jax.config import NO_SET, Config, to_dict
-from pldmlt_jax.data.loader import Labels, eval_batches, steps_per_epoch, train_batches, true_labels
+from pldmlt_jax.data.augment import Window
+from pldmlt_jax.data.loader import Labels, eval_batches, oversampled, steps_per_epoch, train_batches, true_labels
 from pldmlt_jax.data.prepared import PreparedSplit
 from pldmlt_jax.data.selection import Selection
 from pldmlt_jax.errors import DataError
@@ -33,13 +34,16 @@ def train(context: Context) -> None:
     """Runs Algorithm 1; the best and the latest state go to `checkpoints/`."""
     config, selections = context.config, context.segmented
     training, validation = selections["train"], selections["val"]
-    rounds = make_rounds(config, len(training))
-    method = make_method(config, rounds.phase_steps("theta"))
     table = context.workdir / "pseudo_labels.csv"
     graded = config.data.grading != NO_SET
     labels, validation_labels = (
         pseudo_labels(table, part.split) if graded else true_labels(part.split) for part in (training, validation)
     )
+    indices = oversampled(training.indices, labels.grade[training.indices], config.train.oversample)
+    rounds = make_rounds(config, len(indices))
+    method = make_method(config, rounds.phase_steps("theta"))
+    crop = config.train.crop_px
+    window = Window(crop, config.train.crop_lesion_share) if crop else None
     state = start_state(context, method)
     with (
         progress("train", rounds.total_steps) as task,
@@ -56,12 +60,13 @@ def train(context: Context) -> None:
             },
             batches=lambda step: train_batches(
                 training.split,
-                training.indices,
+                indices,
                 labels,
                 batch_size=config.train.batch_size,
                 config=config.data,
                 seed=config.seed,
                 start_step=step,
+                window=window,
             ),
             validate=lambda state: validate(state, method, validation, validation_labels, config),
             checkpoints=checkpoints,

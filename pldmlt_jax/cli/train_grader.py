@@ -8,7 +8,7 @@ import numpy as np
 
 from pldmlt_jax.cli.context import Context
 from pldmlt_jax.config import Config, GraderConfig, to_dict
-from pldmlt_jax.data.loader import eval_batches, steps_per_epoch, train_batches, true_labels
+from pldmlt_jax.data.loader import eval_batches, oversampled, steps_per_epoch, train_batches, true_labels
 from pldmlt_jax.data.selection import Selection, held_out
 from pldmlt_jax.evaluation.grading_metrics import grading_figures
 from pldmlt_jax.files import write_json
@@ -35,7 +35,9 @@ def train_one(context: Context, name: str) -> None:
     directory = context.workdir / "graders" / name
     grader = make_grader(config.grader, name, selections["train"])
     state, weights = start_state(context, grader, name)
-    rounds = Rounds((("grader", _steps_per_epoch(config.grader, selections["train"])),), config.grader.epochs)
+    training = selections["train"]
+    indices = drawn_indices(training, config.grader)
+    rounds = Rounds((("grader", steps_per_epoch(len(indices), config.grader.batch_size)),), config.grader.epochs)
 
     def validate(state: TrainState) -> tuple[float, dict]:
         logits, loss = predict(state, grader, selections["val"])
@@ -54,9 +56,9 @@ def train_one(context: Context, name: str) -> None:
             steps={"grader": partial(grader_step, grader=grader)},
             diagnostics={},
             batches=lambda step: train_batches(
-                selections["train"].split,
-                selections["train"].indices,
-                true_labels(selections["train"].split),
+                training.split,
+                indices,
+                true_labels(training.split),
                 batch_size=config.grader.batch_size,
                 config=config.data,
                 seed=config.seed,
@@ -84,13 +86,18 @@ def _write_figures(context: Context, grader: Grader, name: str, weights: dict) -
     write_json(context.workdir / "graders" / name / "metrics.json", figures | weights)
 
 
+def drawn_indices(train: Selection, config: GraderConfig) -> np.ndarray:
+    """The positions of an epoch, those of rarer grades more than once where the config asks for it."""
+    return oversampled(train.indices, given_grades(train), config.oversample)
+
+
 def make_grader(config: GraderConfig, name: str, train: Selection) -> Grader:
     """The static part of a grader; grade weights are inverse frequencies of mean 1 where the config asks for them."""
     weights = np.ones(NUM_GRADES)
     if config.class_weights:
         counts = np.bincount(given_grades(train), minlength=NUM_GRADES)
         weights = np.where(counts > 0, len(train) / np.maximum(counts, 1) / max((counts > 0).sum(), 1), 0.0)
-    total_steps = config.epochs * _steps_per_epoch(config, train)
+    total_steps = config.epochs * steps_per_epoch(len(drawn_indices(train, config)), config.batch_size)
     return Grader(build_grader(name, config), config, total_steps, tuple(float(w) for w in weights))
 
 
@@ -118,10 +125,6 @@ def restore_best(context: Context, grader: Grader, name: str) -> TrainState:
         like = jax.eval_shape(lambda: init_grader_state(grader, init_grader(grader, jax.random.key(0))))
         state, _ = checkpoints.restore(checkpoints.require_best_step(), like)
     return state
-
-
-def _steps_per_epoch(config: GraderConfig, train: Selection) -> int:
-    return steps_per_epoch(len(train), config.batch_size)
 
 
 def given_grades(selection: Selection) -> np.ndarray:

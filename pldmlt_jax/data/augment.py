@@ -1,11 +1,27 @@
-"""The paper's augmentation: flips, rotation, crop and rescale, in one warp of image and masks by one geometry."""
+"""The paper's augmentation: flips, rotation, crop and rescale, in one warp of image and masks by one geometry.
+
+Options beyond it: elastic deformation, photometric jitter, blur, and windows that hold lesions.
+"""
+
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from pldmlt_jax.config import AugmentConfig
-from pldmlt_jax.types import MASK_BITS
+from pldmlt_jax.types import LESIONS, MASK_BITS
+
+ELASTIC_CELLS = 6
+"""The deformation is random at a grid of this many points a side, and smooth in between."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """Training on parts of an image."""
+
+    size_px: int  # side
+    lesion_share: float  # share of the windows that are chosen to hold a lesion, of images that have one
 
 
 def augment(
@@ -13,7 +29,8 @@ def augment(
     mask_bits: UInt8[np.ndarray, "s s"],
     config: AugmentConfig,
     rng: np.random.Generator,
-) -> tuple[UInt8[np.ndarray, "s s 3"], UInt8[np.ndarray, "s s"]]:
+    window: Window | None = None,
+) -> tuple[UInt8[np.ndarray, "t t 3"], UInt8[np.ndarray, "t t"]]:
     """Warps an image and its masks by one random geometry; what comes from outside is black and not valid.
 
     The mask bits are taken from the nearest pixel: a lesion of a single pixel may vanish or double, and keeps its area
@@ -22,32 +39,95 @@ def augment(
     Args:
         image: RGB, 0..255.
         mask_bits: See MASK_BITS.
-        config: Ranges of the random geometry and of the photometric jitter.
+        config: Ranges of the random geometry, the photometric jitter and the blur.
         rng: Source of all randomness.
+        window: None: the whole image.
 
     Returns:
-        New arrays of the same shapes; the inputs stay as they are.
+        New arrays, of the window's size or the image's; the inputs stay as they are.
     """
-    size_px = image.shape[0]
-    affine = random_affine(size_px, config, rng)
-    size = (size_px, size_px)
-    warped = cv2.warpAffine(image, affine, size, flags=cv2.INTER_LINEAR)
-    warped_bits = cv2.warpAffine(mask_bits, affine, size, flags=cv2.INTER_NEAREST)
+    source_px = image.shape[0]
+    target_px = window.size_px if window else source_px
+    focus = window_centre(mask_bits, window, rng) if window else None
+    affine = random_affine(source_px, config, rng, target_px, focus)
+    size = (target_px, target_px)
+    if config.elastic:
+        x, y = elastic_maps(affine, target_px, config.elastic * source_px, rng)
+        warped = cv2.remap(image, x, y, cv2.INTER_LINEAR)
+        warped_bits = cv2.remap(mask_bits, x, y, cv2.INTER_NEAREST)
+    else:
+        warped = cv2.warpAffine(image, affine, size, flags=cv2.INTER_LINEAR)
+        warped_bits = cv2.warpAffine(mask_bits, affine, size, flags=cv2.INTER_NEAREST)
     if config.photometric:
         warped = jitter(warped, np.bitwise_and(warped_bits, MASK_BITS["valid"]) > 0, config.photometric, rng)
+    if config.blur_px and (sigma := rng.uniform(0.0, config.blur_px)) > 0.1:  # less changes nothing
+        warped = cv2.GaussianBlur(warped, (0, 0), sigma)
     return warped, warped_bits
 
 
-def random_affine(size_px: int, config: AugmentConfig, rng: np.random.Generator) -> Float[np.ndarray, "2 3"]:
-    """A random map from source to target pixels (x, y): crop and rescale, then rotation about the centre, then flips."""
-    side = rng.uniform(config.min_scale, 1.0)  # of the crop, relative to the image
+def window_centre(mask_bits: UInt8[np.ndarray, "s s"], window: Window, rng: np.random.Generator) -> Float[np.ndarray, "2"]:
+    """Where a window's centre (x, y) lies: a random pixel of the field of view, or of a lesion, near which it then lies.
+
+    Of the lesions that the image has each kind is as likely; the window stays inside the image.
+    """
+    kinds = [bit for name in LESIONS if (mask_bits & (bit := MASK_BITS[name])).any()]
+    kinds = kinds or ([MASK_BITS["fused"]] if (mask_bits & MASK_BITS["fused"]).any() else [])
+    on_lesion = bool(kinds) and rng.random() < window.lesion_share
+    bit = kinds[rng.integers(len(kinds))] if on_lesion else MASK_BITS["valid"]
+    places = np.flatnonzero(mask_bits & bit)
+    side = mask_bits.shape[0]
+    place = int(places[rng.integers(len(places))]) if len(places) else (side // 2) * (side + 1)
+    centre = np.array([place % side, place // side], float)
+    if on_lesion:  # not always in the middle
+        centre += rng.uniform(-0.25, 0.25, size=2) * window.size_px
+    half = (window.size_px - 1) / 2.0
+    return centre.clip(half, side - 1 - half)
+
+
+def random_affine(
+    source_px: int,
+    config: AugmentConfig,
+    rng: np.random.Generator,
+    target_px: int | None = None,
+    focus: Float[np.ndarray, "2"] | None = None,
+) -> Float[np.ndarray, "2 3"]:
+    """A random map from source to target pixels (x, y): crop and rescale, then rotation about the centre, then flips.
+
+    Args:
+        source_px: Side of the image.
+        config: Ranges.
+        rng: Source of all randomness.
+        target_px: Side of the result; None: the same.
+        focus: Source pixel (x, y) that becomes the target's centre; None: such that the crop lies inside the image.
+    """
+    side = rng.uniform(config.min_scale, 1.0)  # of the crop, relative to the target
     angle = np.deg2rad(rng.uniform(-config.rotation_deg, config.rotation_deg))
     flips = np.where(rng.random(2) < 0.5, -1.0, 1.0) if config.flip else np.ones(2)
-    centre = (size_px - 1) / 2.0
-    crop_centre = centre + rng.uniform(-0.5, 0.5, size=2) * (1.0 - side) * size_px
+    if focus is None:
+        focus = (source_px - 1) / 2.0 + rng.uniform(-0.5, 0.5, size=2) * (1.0 - side) * source_px
     rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     linear = np.diag(flips) @ rotation / side
-    return np.column_stack([linear, centre - linear @ crop_centre])
+    return np.column_stack([linear, ((target_px or source_px) - 1) / 2.0 - linear @ focus])
+
+
+def elastic_maps(
+    affine: Float[np.ndarray, "2 3"], target_px: int, sigma_px: float, rng: np.random.Generator
+) -> tuple[Float[np.ndarray, "t t"], Float[np.ndarray, "t t"]]:
+    """For each target pixel the source's x and y: the inverse of the affine map, and a smooth random displacement.
+
+    Args:
+        affine: From source to target pixels.
+        target_px: Side of the result.
+        sigma_px: Standard deviation of the displacement at the grid's points, in source pixels.
+        rng: Source of the displacement.
+    """
+    inverse = cv2.invertAffineTransform(affine)
+    coarse = rng.normal(0.0, sigma_px, (ELASTIC_CELLS, ELASTIC_CELLS, 2)).astype(np.float32)
+    moved = cv2.resize(coarse, (target_px, target_px), interpolation=cv2.INTER_CUBIC)
+    along = np.arange(target_px)
+    x = inverse[0, 0] * along[None, :] + inverse[0, 1] * along[:, None] + inverse[0, 2] + moved[..., 0]
+    y = inverse[1, 0] * along[None, :] + inverse[1, 1] * along[:, None] + inverse[1, 2] + moved[..., 1]
+    return x.astype(np.float32), y.astype(np.float32)
 
 
 def jitter(

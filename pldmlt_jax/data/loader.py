@@ -4,6 +4,7 @@ The randomness of sample i in epoch e depends on the seed, e and i alone: not on
 """
 
 import dataclasses
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from pldmlt_jax.config import DataConfig
-from pldmlt_jax.data.augment import augment
+from pldmlt_jax.data.augment import Window, augment
 from pldmlt_jax.data.prepared import PreparedSplit
 from pldmlt_jax.errors import DataError
 from pldmlt_jax.types import NUM_GRADES, UNKNOWN_GRADE, Batch, Sample
@@ -49,17 +50,19 @@ def train_batches(
     config: DataConfig,
     seed: int,
     start_step: int = 0,
+    window: Window | None = None,
 ) -> Iterator[Batch]:
     """An endless stream of augmented batches, shuffled anew in each epoch; a batch may span two epochs.
 
     Args:
         split: Of the images.
-        indices: Positions to draw from, each once an epoch.
+        indices: Positions to draw from, each as often as it stands here in an epoch.
         labels: Of the whole split.
         batch_size: Images a batch.
         config: Augmentation and threads.
         seed: Of order and augmentation.
         start_step: Batches to leave out: the stream goes on exactly as an uninterrupted one would.
+        window: Parts of the images in place of whole ones.
 
     Raises:
         DataError: There is no image to draw from.
@@ -68,19 +71,50 @@ def train_batches(
         raise DataError("data.split", "no training image", "at least one", "check the split and what leakage excludes")
     cv2.setNumThreads(1)  # the pipeline's own threads work on one image each
 
-    def load(place: int, position: int) -> tuple[int, Sample]:
-        epoch = place // len(indices)
+    def load(place: int, drawn: tuple[int, int]) -> tuple[int, Sample]:
+        epoch, (position, repetition) = place // len(indices), drawn
         sample = split[position]
-        rng = np.random.default_rng((seed, epoch, position))
-        image, mask_bits = augment(sample.image, sample.mask_bits, config.augment, rng)
+        rng = np.random.default_rng((seed, epoch, position, repetition) if repetition else (seed, epoch, position))
+        image, mask_bits = augment(sample.image, sample.mask_bits, config.augment, rng, window)
         return position, dataclasses.replace(sample, image=image, mask_bits=mask_bits)
 
-    samples = grain.MapDataset.source([int(i) for i in indices]).seed(seed).shuffle().repeat().map_with_index(load)
+    samples = grain.MapDataset.source(with_repetitions(indices)).seed(seed).shuffle().repeat().map_with_index(load)
     buffer_size = max(PREFETCH_BATCHES * batch_size, config.num_threads)  # a smaller one would leave threads idle
     stream = samples[start_step * batch_size :].to_iter_dataset(
         grain.ReadOptions(num_threads=config.num_threads, prefetch_buffer_size=buffer_size)
     )
     return iter(stream.batch(batch_size, batch_fn=lambda chunk: _batch(chunk, labels, batch_size)))
+
+
+def with_repetitions(indices: Int[np.ndarray, "m"]) -> list[tuple[int, int]]:
+    """Each position, and how often it stood before."""
+    seen: Counter[int] = Counter()
+    drawn = []
+    for position in map(int, indices):
+        drawn.append((position, seen[position]))
+        seen[position] += 1
+    return drawn
+
+
+def oversampled(indices: Int[np.ndarray, "m"], grades: Int[np.ndarray, "m"], strength: float) -> Int[np.ndarray, "k"]:
+    """The positions, those of rarer grades more than once.
+
+    Args:
+        indices: Positions.
+        grades: Of each position.
+        strength: 0: as they are; 1: every grade as often as the most frequent one; a grade that is r times as rare is drawn
+            r ** strength times as often as it stands there.
+
+    Returns:
+        Each position at least once; which ones stand once more than others follows from their order.
+    """
+    counts = Counter(grades.tolist())
+    most = max(counts.values(), default=0)
+    repeated = []
+    for grade, count in sorted(counts.items()):
+        members = indices[grades == grade]
+        repeated.append(np.resize(members, round(count * (most / count) ** strength)))
+    return np.concatenate(repeated) if repeated and strength else indices
 
 
 def eval_batches(split: PreparedSplit, indices: Int[np.ndarray, "m"], labels: Labels, *, batch_size: int) -> Iterator[Batch]:

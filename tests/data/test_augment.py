@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pldmlt_jax.config import AugmentConfig
-from pldmlt_jax.data.augment import augment, jitter, random_affine
+from pldmlt_jax.data.augment import Window, augment, elastic_maps, jitter, random_affine, window_centre
 from pldmlt_jax.types import MASK_BITS
 
 IDENTITY = AugmentConfig(flip=False, rotation_deg=0.0, min_scale=1.0)
@@ -155,3 +155,94 @@ def test_weak_jitter_does_not_darken() -> None:
     """Rounding, not truncation: a factor of 1 is the identity."""
     image, _ = _noise()
     np.testing.assert_array_equal(jitter(image, np.ones(image.shape[:2], bool), 0.0, _rng()), image)
+
+
+# ---- elastic deformation and blur
+
+
+def test_elastic_deformation_moves_image_and_masks_alike_and_smoothly() -> None:
+    image, bits = np.zeros((128, 128, 3), np.uint8), np.full((128, 128), MASK_BITS["valid"], np.uint8)
+    for x in range(24, 120, 20):
+        cv2.circle(image, (x, 64), 5, (255, 255, 255), -1)
+    bits[image[..., 0] > 0] |= MASK_BITS["MA"]
+    config = dataclasses.replace(IDENTITY, elastic=0.02)
+    for seed in range(5):
+        warped, warped_bits = augment(image, bits, config, _rng(seed))
+        marked = warped_bits & MASK_BITS["MA"] != 0
+        assert (warped != image).any()
+        np.testing.assert_array_equal(marked[warped[..., 0] > 200], True)
+        np.testing.assert_array_equal(marked[warped[..., 0] < 55], False)
+        count, _, statistics, _ = cv2.connectedComponentsWithStats(marked.astype(np.uint8))
+        assert count == 6  # no dot is torn or merged
+        assert abs(statistics[1:, cv2.CC_STAT_AREA].mean() / 81 - 1) < 0.3
+
+
+def test_elastic_deformation_of_no_strength_is_the_affine_map() -> None:
+    image, _ = _noise(64)
+    affine = random_affine(64, FULL, _rng(3))
+    x, y = elastic_maps(affine, 64, 0.0, _rng(0))
+    expected = cv2.warpAffine(image, affine, (64, 64), flags=cv2.INTER_LINEAR).astype(int)
+    found = cv2.remap(image, x, y, cv2.INTER_LINEAR).astype(int)
+    assert np.abs(found - expected)[1:-1, 1:-1].mean() < 2  # OpenCV rounds positions to 1/32 of a pixel
+
+
+def test_displacements_have_the_strength_that_was_asked_for() -> None:
+    identity = np.eye(2, 3)
+    shifts = [elastic_maps(identity, 60, 3.0, _rng(seed))[0] - np.arange(60)[None, :] for seed in range(40)]
+    assert np.std(shifts) == pytest.approx(3.0, rel=0.25)  # smaller between the grid's points
+    assert np.abs(np.diff(shifts, axis=-1)).max() < 3  # and smooth
+
+
+def test_blur_smooths_the_image_and_leaves_the_masks() -> None:
+    image, bits = _noise(64)
+    config = dataclasses.replace(IDENTITY, blur_px=2.0)
+    spread = []
+    for seed in range(20):
+        blurred, same = augment(image, bits, config, _rng(seed))
+        np.testing.assert_array_equal(same, bits)
+        spread.append(blurred.std())
+    assert min(spread) < 0.3 * image.std() < max(spread)
+
+
+# ---- windows
+
+
+def _two_lesions() -> tuple[np.ndarray, np.ndarray]:
+    """A large exudate and one microaneurysm in a field that fills the image."""
+    image, bits = np.full((256, 256, 3), 90, np.uint8), np.full((256, 256), MASK_BITS["valid"], np.uint8)
+    bits[20:60, 20:60] |= MASK_BITS["EX"] | MASK_BITS["fused"]
+    bits[200, 220] |= MASK_BITS["MA"] | MASK_BITS["fused"]
+    return image, bits
+
+
+def test_windows_hold_lesions_as_often_as_asked_for_and_each_kind_alike() -> None:
+    image, bits = _two_lesions()
+    shares = {}
+    for share in (0.0, 1.0):
+        found = [augment(image, bits, IDENTITY, _rng(seed), Window(64, share))[1] for seed in range(200)]
+        assert {window.shape for window in found} == {(64, 64)}
+        shares[share] = [np.mean([(window & MASK_BITS[kind]).any() for window in found]) for kind in ("EX", "MA")]
+    assert 0.35 < shares[1.0][0] < 0.65 and 0.35 < shares[1.0][1] < 0.65
+    assert sum(shares[1.0]) > 0.99  # every window holds one
+    assert sum(shares[0.0]) < 0.35
+
+
+def test_windows_stay_inside_and_keep_their_scale() -> None:
+    image, bits = _two_lesions()
+    for seed in range(50):
+        window, window_bits = augment(image, bits, IDENTITY, _rng(seed), Window(96, 0.5))
+        assert (window_bits & MASK_BITS["valid"]).all()
+        assert (window == 90).all()
+
+
+def test_a_window_is_the_part_of_the_image_around_its_centre() -> None:
+    image, bits = _noise(80)
+    centre = window_centre(bits | MASK_BITS["valid"], Window(16, 0.0), _rng(5))
+    affine = random_affine(80, IDENTITY, _rng(5), 16, np.round(centre) + 0.5)
+    x, y = (np.round(centre) + 0.5 - 7.5).astype(int)
+    np.testing.assert_array_equal(cv2.warpAffine(image, affine, (16, 16)), image[y : y + 16, x : x + 16])
+
+
+def test_an_image_without_lesions_has_windows_too() -> None:
+    image, bits = np.full((64, 64, 3), 90, np.uint8), np.zeros((64, 64), np.uint8)
+    assert augment(image, bits, FULL, _rng(), Window(32, 1.0))[0].shape == (32, 32, 3)

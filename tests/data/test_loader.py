@@ -13,6 +13,7 @@ from pldmlt_jax.config import AugmentConfig, DataConfig
 from pldmlt_jax.data.loader import (
     Labels,
     eval_batches,
+    oversampled,
     steps_per_epoch,
     train_batches,
     true_labels,
@@ -167,3 +168,19 @@ def test_labels_of_a_split(split: PreparedSplit) -> None:
 @pytest.mark.parametrize(("num_images", "batch_size", "steps"), [(7, 3, 3), (6, 3, 2), (1, 4, 1), (43, 2, 22)])
 def test_an_epoch_is_rounded_up(num_images: int, batch_size: int, steps: int) -> None:
     assert steps_per_epoch(num_images, batch_size) == steps
+
+
+def test_repeated_positions_are_augmented_apart(split, labels) -> None:
+    batches = train_batches(split, np.array([2, 2, 5]), labels, batch_size=3, config=DataConfig(num_threads=2), seed=0)
+    batch = next(batches)
+    first, second = (batch.image[i] for i in np.flatnonzero(batch.index == 2))
+    assert (first != second).any()
+    assert sorted(batch.index.tolist()) == [2, 2, 5]
+
+
+@pytest.mark.parametrize(("strength", "counts"), [(0.0, [8, 2, 1]), (0.5, [8, 4, 3]), (1.0, [8, 8, 8])])
+def test_rarer_grades_are_drawn_more_often(strength, counts) -> None:
+    grades = np.array([0] * 8 + [1] * 2 + [3])
+    drawn = oversampled(np.arange(11) + 100, grades, strength)
+    assert [int((grades[drawn - 100] == grade).sum()) for grade in (0, 1, 3)] == counts
+    assert set(drawn.tolist()) == set(range(100, 111))
