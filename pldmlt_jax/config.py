@@ -132,6 +132,7 @@ class LossConfig:
     segmentation: str = "focal"  # L_S: "focal" (literal) or "dice_ce" (recommended)
     grading: bool = True  # False: L_S alone (ablation row 1)
     beta: float = 0.8  # weight of the grading loss
+    graded_weight: float = 0.0  # weight of a grading loss on truly graded images beside L, which the paper lacks; 0 = none
     alpha: float = 0.25
     gamma: float = 2.0
     reduction: str = "keras"  # "keras": mean over pixels and classes (literal); "pixel_mean": mean over pixels
@@ -145,7 +146,7 @@ class MetaConfig:
     """The label-update network and its meta step (Algorithm 1, lines 15 to 22)."""
 
     enabled: bool = True  # False: the pseudo-labels stay as they are (ablation row 2)
-    loss: str = "paper"  # J: "paper", "indirect", "anchored" or "maxl"
+    loss: str = "paper"  # J: "paper", "indirect", "anchored", "maxl", or "trusted" (on truly graded images, not the paper's)
     inner_optimizer: str = "sgd"  # of theta*: "sgd" or "adam" (from theta's own optimiser state)
     inner_learning_rate: float = 5e-5  # epsilon of line 20
     optimizer: str = "sgd"  # of theta_1: "sgd" (literal) or "adam"

@@ -25,6 +25,7 @@ from pldmlt_jax.data.prepare import PREPARATION_VERSION
 from pldmlt_jax.data.specs import dataset_spec, set_names
 from pldmlt_jax.data.synthetic import DRAWING_VERSION
 from pldmlt_jax.errors import CheckpointError, ConfigError, UserError, gathered, raise_all
+from pldmlt_jax.method.virtual_step import uses_graded_images
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Stage:
         name: The verb.
         run: Does it.
         leaves: Files of the workdir that it makes, without which it is not complete.
-        sets: Fields of the config that name the sets whose raw files it depends on.
+        sets: Gives the fields of the config that name the sets whose raw files it depends on.
         parts: Beginnings of the names of the fields that it depends on.
         without: Fields among them that it does not depend on.
         weights: The weight files that it reads, "" for none, as the config names them.
@@ -49,7 +50,7 @@ class Stage:
     name: str
     run: Callable[[Context], None]
     leaves: tuple[str, ...]
-    sets: tuple[str, ...] = ("segmentation", "grading")
+    sets: Callable[[Config], tuple[str, ...]] = lambda config: ("segmentation", "grading")
     parts: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
     weights: Callable[[Config], list[str]] = lambda config: []
@@ -58,6 +59,12 @@ class Stage:
     goes_on: bool = False
     describes: bool = False
     of_grades: bool = False
+
+
+def sets_of_training(config: Config) -> tuple[str, ...]:
+    """The graded set acts on stage 2 by the pseudo-labels alone, unless its images are trained on as well."""
+    graded = uses_graded_images(config.meta, config.loss)
+    return ("segmentation", "grading") if graded else ("segmentation",)
 
 
 METHOD = ("data.", "model.", "loss.", "meta.", "optim.", "train.", "seed")
@@ -78,7 +85,7 @@ STAGES = (
         stale=("pseudo_labels.csv", "pseudo_labels.json", "cams"), of_grades=True,
     ),
     Stage(
-        "train", train, leaves=("checkpoints", "log.jsonl"), sets=("segmentation",), parts=METHOD,
+        "train", train, leaves=("checkpoints", "log.jsonl"), sets=sets_of_training, parts=METHOD,
         weights=lambda config: [config.model.weights], reads=("pseudo_labels.csv",),
         stale=("checkpoints", "log.jsonl", "events.*", "weights.json", "metrics.json", "per_image.csv", "examples",
                "predictions", "report.html"),
@@ -212,7 +219,7 @@ def fingerprint_of(stage: Stage, context: Context, raw: Mapping[str, str]) -> Fi
     config, workdir = context.config, context.workdir
     read = sorted(path for pattern in stage.reads for path in workdir.glob(pattern))
     facts = [
-        *(raw[name] for name in stage.sets),
+        *(raw[name] for name in stage.sets(config)),
         *(described(path, str(path.relative_to(workdir))) for path in read),
         *(described(Path(name), "weights") if name else "no weights" for name in stage.weights(config)),
         context.arguments.split if stage.describes else "",

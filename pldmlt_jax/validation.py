@@ -95,6 +95,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "pseudo.candidate_ratio": (0, 1),
     "pseudo.coverage_top": (0.001, 1),
     "loss.beta": (0, 1000),
+    "loss.graded_weight": (0, 1000),
     "loss.alpha": (1e-6, 1),
     "loss.gamma": (0, 10),
     "meta.inner_learning_rate": (0, 100),
@@ -245,6 +246,9 @@ def _relation_errors(config: Config) -> Iterator[UserError]:
             "the network that the weights belong to, which has no normalisation",
             "switch one of the two off",
         )
+    if loss.graded_weight and not loss.grading:
+        found = f"{loss.graded_weight} while loss.grading is off"
+        yield ConfigError("loss.graded_weight", found, "0, or grades that are learnt", "switch one of the two")
     if meta.inner_optimizer == "adam" and config.optim.optimizer != "adam":
         yield ConfigError(
             "meta.inner_optimizer",

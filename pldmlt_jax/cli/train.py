@@ -1,7 +1,9 @@
 """`train`: Algorithm 1 on the pixel-labelled images with their pseudo-labels; goes on from its latest checkpoint."""
 
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -9,7 +11,15 @@ from pldmlt_jax.cli.context import Context
 from pldmlt_jax.cli.pseudo_label import read_table
 from pldmlt_jax.config import NO_SET, Config, to_dict
 from pldmlt_jax.data.augment import Window
-from pldmlt_jax.data.loader import Labels, eval_batches, oversampled, steps_per_epoch, train_batches, true_labels
+from pldmlt_jax.data.loader import (
+    Labels,
+    eval_batches,
+    oversampled,
+    steps_per_epoch,
+    train_batches,
+    true_labels,
+    with_graded,
+)
 from pldmlt_jax.data.prepared import PreparedSplit
 from pldmlt_jax.data.selection import Selection
 from pldmlt_jax.errors import DataError
@@ -19,12 +29,14 @@ from pldmlt_jax.method.diagnostics import gradient_balance, meta_gradient_paths
 from pldmlt_jax.method.pseudo_labels import admissible_grades
 from pldmlt_jax.method.state import Method, MethodState, init_method_state
 from pldmlt_jax.method.steps import eval_step, meta_step, train_step
+from pldmlt_jax.method.virtual_step import uses_graded_images
 from pldmlt_jax.models.build import build_label_network, build_network
 from pldmlt_jax.models.pretrained import load_vgg16
 from pldmlt_jax.progress import progress
 from pldmlt_jax.training.checkpoint import Checkpoints
 from pldmlt_jax.training.log import RunLog
 from pldmlt_jax.training.loop import Rounds, Stopping, algorithm_rounds, fit
+from pldmlt_jax.types import Batch
 
 MONITOR_THRESHOLD = 0.5
 """Of the Dice that early stopping looks at: `evaluation.threshold` can change without another training."""
@@ -45,6 +57,16 @@ def train(context: Context) -> None:
     crop = config.train.crop_px
     window = Window(crop, config.train.crop_lesion_share) if crop else None
     state = start_state(context, method)
+
+    def batches(step: int) -> Iterator[Batch]:
+        shared: Any = {"batch_size": config.train.batch_size, "config": config.data, "start_step": step}
+        stream = train_batches(training.split, indices, labels, seed=config.seed, window=window, **shared)
+        if not uses_graded_images(config.meta, config.loss):
+            return stream
+        graded = context.graded_for_network["train"]
+        beside = train_batches(graded.split, graded.indices, true_labels(graded.split), seed=config.seed + 1, **shared)
+        return with_graded(stream, beside)
+
     with (
         progress("train", rounds.total_steps) as task,
         Checkpoints(context.workdir / "checkpoints", to_dict(config)) as checkpoints,
@@ -58,16 +80,7 @@ def train(context: Context) -> None:
                 "theta": partial(gradient_balance, method=method),
                 "label": partial(meta_gradient_paths, method=method),
             },
-            batches=lambda step: train_batches(
-                training.split,
-                indices,
-                labels,
-                batch_size=config.train.batch_size,
-                config=config.data,
-                seed=config.seed,
-                start_step=step,
-                window=window,
-            ),
+            batches=batches,
             validate=lambda state: validate(state, method, validation, validation_labels, config),
             checkpoints=checkpoints,
             make_log=lambda step: RunLog(context.workdir, step),

@@ -86,6 +86,12 @@ def train_batches(
     return iter(stream.batch(batch_size, batch_fn=lambda chunk: _batch(chunk, labels, batch_size)))
 
 
+def with_graded(batches: Iterator[Batch], graded: Iterator[Batch]) -> Iterator[Batch]:
+    """Each batch with a batch of truly graded images beside it."""
+    for batch, beside in zip(batches, graded, strict=False):
+        yield dataclasses.replace(batch, graded=beside)
+
+
 def with_repetitions(indices: Int[np.ndarray, "m"]) -> list[tuple[int, int]]:
     """Each position, and how often it stood before."""
     seen: Counter[int] = Counter()

@@ -48,16 +48,20 @@ def apply_gradients(
 
 @partial(jax.jit, static_argnames="method")
 def train_step(state: MethodState, batch: Batch, *, method: Method) -> tuple[MethodState, StepMetrics]:
-    """(A) of Algorithm 1, lines 11 to 13: theta <- Adam(theta, grad [L_S + beta L_C(soft labels)]), labels constant."""
+    """(A) of Algorithm 1, lines 11 to 13: theta <- Adam(theta, grad [L_S + beta L_C(soft labels)]), labels constant.
+
+    Differs from the paper: with `loss.graded_weight` L_C on truly graded images is added (joint training).
+    """
 
     def loss_fn(params: Params):
         output, batch_stats = apply_network(params, state.network.batch_stats, batch, method)
         labels = jax.lax.stop_gradient(soft_labels(state.label.params, output.pooled, batch, method))
         parts = losses.total_loss(output, labels, batch, method.loss)
-        return parts.total, (parts, batch_stats)
+        graded = graded_loss(params, state, batch, method)
+        return parts.total + method.loss.graded_weight * graded, (parts, graded, batch_stats)
 
-    (_, (parts, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.network.params)
-    grads, batch_stats, parts = device_mean((grads, batch_stats, parts), method.axis_name)
+    (_, (parts, graded, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.network.params)
+    grads, batch_stats, parts, graded = device_mean((grads, batch_stats, parts, graded), method.axis_name)
     network = apply_gradients(
         dataclasses.replace(state.network, batch_stats=batch_stats),
         grads,
@@ -71,7 +75,23 @@ def train_step(state: MethodState, batch: Batch, *, method: Method) -> tuple[Met
         "grade_loss": parts.grading,
         "grad_norm": optax.tree.norm(grads),
     }
+    if method.loss.graded_weight:
+        metrics["graded_loss"] = graded
     return dataclasses.replace(state, step=state.step + 1, network=network), metrics
+
+
+def graded_loss(params: Params, state: MethodState, batch: Batch, method: Method) -> Float[Array, ""]:
+    """L_C on the truly graded images of the batch; 0 where the config does not use them.
+
+    The running statistics are those of the pixel-labelled images alone, on which the decoder works.
+    """
+    if not method.loss.graded_weight:
+        return jnp.zeros(())
+    if batch.graded is None:
+        raise ValueError("loss.graded_weight needs truly graded images: Batch.graded")
+    output, _ = apply_network(params, state.network.batch_stats, batch.graded, method)
+    true = jax.nn.one_hot(batch.graded.grade, NUM_GRADES, dtype=output.grade_logits.dtype)
+    return losses.grading_loss(output.grade_logits, true, batch.graded, method.loss)
 
 
 @partial(jax.jit, static_argnames="method")

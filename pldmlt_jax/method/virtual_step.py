@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from pldmlt_jax.config import LossConfig, MetaConfig
 from pldmlt_jax.method import losses
 from pldmlt_jax.method.optim import virtual_optimizer
 from pldmlt_jax.method.state import Method, MethodState, Params, TrainState
@@ -59,10 +60,10 @@ def virtual_params(network: TrainState, labels: Float[Array, "b c"], batch: Batc
 class MetaInputs(NamedTuple):
     """What a meta loss may look at."""
 
-    output: NetworkOutput  # of f_theta*
+    output: NetworkOutput  # of f_theta*, on the images of `outer_batch`
     labels: Float[Array, "b c"]  # the soft labels, in their second role as the outer target
     label_mean: Float[Array, "c"]  # running mean of the soft labels before this batch
-    batch: Batch
+    batch: Batch  # see `outer_batch`
     method: Method
 
 
@@ -81,7 +82,11 @@ def _indirect(inputs: MetaInputs) -> Array:
 
 
 def _anchored(inputs: MetaInputs) -> Array:
-    """L_C(f_theta*(x), pseudo-label): a target that the label network cannot rewrite."""
+    """L_C(f_theta*(x), given grade): a target that the label network cannot rewrite.
+
+    The given grade is the pseudo-label; or the true one, which guides the labels, at truly graded images (`trusted`, meta
+    label correction: not the paper's).
+    """
     return _grading_at(inputs, jax.nn.one_hot(inputs.batch.grade, NUM_GRADES, dtype=inputs.labels.dtype))
 
 
@@ -102,9 +107,32 @@ META_LOSSES: dict[str, Callable[[MetaInputs], Array]] = {
     "indirect": _indirect,
     "anchored": _anchored,
     "maxl": _maxl,
+    "trusted": _anchored,
 }
 """J. With psi = full and one alpha, `paper`, `indirect` and `maxl` do not change when the outputs of the label network
 and of the head are permuted together: only the start ties a class to its grade."""
+
+
+ON_GRADED_IMAGES = ("trusted",)
+"""Meta losses that look at the truly graded images of a batch; the others look at its pixel-labelled ones."""
+
+
+def uses_graded_images(meta: MetaConfig, loss: LossConfig) -> bool:
+    """Whether a step needs `Batch.graded`."""
+    return (meta.enabled and meta.loss in ON_GRADED_IMAGES) or loss.graded_weight > 0
+
+
+def outer_batch(batch: Batch, method: Method) -> Batch:
+    """The images at which J looks.
+
+    Raises:
+        ValueError: The meta loss needs truly graded images and the batch has none.
+    """
+    if method.meta.loss not in ON_GRADED_IMAGES:
+        return batch
+    if batch.graded is None:
+        raise ValueError(f"the meta loss {method.meta.loss!r} needs truly graded images: Batch.graded")
+    return batch.graded
 
 
 def mean_label(labels: Float[Array, "b c"], batch: Batch) -> Float[Array, "c"]:
@@ -136,7 +164,7 @@ def meta_loss(
     Args:
         label_params: theta_1.
         state: Gives theta, its running statistics and optimiser state; `state.label` is not read.
-        batch: One batch of pixel-labelled images with their pseudo-labels.
+        batch: Pixel-labelled images with their pseudo-labels, and truly graded ones where J looks at them.
         method: Static.
         detach: For diagnosis: "direct" holds the outer labels constant and leaves the path through theta*, "indirect"
             holds theta* constant and leaves the direct path.
@@ -149,6 +177,7 @@ def meta_loss(
         outer_labels = jax.lax.stop_gradient(labels)
     if detach == "indirect":
         theta_star = jax.lax.stop_gradient(theta_star)
-    output_star, _ = apply_network(theta_star, state.network.batch_stats, batch, method)
-    inputs = MetaInputs(output_star, outer_labels, state.label_mean, batch, method)
+    outer = outer_batch(batch, method)
+    output_star, _ = apply_network(theta_star, state.network.batch_stats, outer, method)
+    inputs = MetaInputs(output_star, outer_labels, state.label_mean, outer, method)
     return META_LOSSES[method.meta.loss](inputs), MetaAux(labels, output.grade_logits)

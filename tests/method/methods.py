@@ -1,5 +1,7 @@
 """A tiny method in float64 and one batch, shared by the tests of `method/`."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -69,3 +71,17 @@ def tiny_batch(num: int = 2) -> Batch:
         index=np.arange(num, dtype=np.int32),
     )
     return jax.tree.map(jnp.asarray, batch)
+
+
+def graded_beside(batch: Batch, num: int = 3) -> Batch:
+    """The batch with truly graded images beside it: other images, without masks, in another number."""
+    other = tiny_batch(4)
+    graded = Batch(
+        image=255 - other.image[:num],
+        mask_bits=jnp.ones_like(other.mask_bits[:num]),
+        grade=jnp.asarray([0, 4, 1][:num], jnp.int32),
+        admissible=jnp.ones((num, 5), bool),
+        weight=other.weight[:num],
+        index=other.index[:num],
+    )
+    return dataclasses.replace(batch, graded=graded)

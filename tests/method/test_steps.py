@@ -14,7 +14,7 @@ from pldmlt_jax.method.gradcam import grad_cam
 from pldmlt_jax.method.steps import eval_step, meta_step, train_step
 from pldmlt_jax.method.virtual_step import apply_network, soft_labels
 from pldmlt_jax.models.build import build_grader
-from tests.method.methods import tiny_batch, tiny_method, tiny_state
+from tests.method.methods import graded_beside, tiny_batch, tiny_method, tiny_state
 
 
 def test_train_step_is_one_gradient_step_with_the_labels_held_constant(float64):
@@ -33,6 +33,28 @@ def test_train_step_is_one_gradient_step_with_the_labels_held_constant(float64):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12), new.network.params, expected)
     jax.tree.map(np.testing.assert_array_equal, new.label, state.label)
     assert float(metrics["loss"]) == pytest.approx(float(metrics["seg_loss"] + 0.8 * metrics["grade_loss"]))
+
+
+def test_joint_training_adds_the_weighted_loss_on_truly_graded_images(float64):
+    """And leaves the running statistics to the pixel-labelled images."""
+    plain = tiny_method(loss=LossConfig(reduction="pixel_mean"))
+    joint = tiny_method(loss=LossConfig(reduction="pixel_mean", graded_weight=0.7))
+    state, batch = tiny_state(plain), graded_beside(tiny_batch())
+
+    def loss(params):
+        output, _ = apply_network(params, state.network.batch_stats, batch.graded, joint)
+        true = jnp.eye(5)[batch.graded.grade]
+        return losses.grading_loss(output.grade_logits, true, batch.graded, joint.loss)
+
+    alone, _ = train_step(state, batch, method=plain)
+    both, metrics = train_step(state, batch, method=joint)
+    slope = jax.jit(jax.grad(loss))(state.network.params)
+    expected = jax.tree.map(lambda p, g: p - 0.1 * 0.7 * g, alone.network.params, slope)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12), both.network.params, expected)
+    jax.tree.map(np.testing.assert_array_equal, both.network.batch_stats, alone.network.batch_stats)
+    assert float(metrics["graded_loss"]) == pytest.approx(float(loss(state.network.params)))
+    with pytest.raises(ValueError, match="truly graded"):
+        train_step(state, tiny_batch(), method=joint)
 
 
 def test_a_row_of_weight_zero_changes_nothing_but_the_norms(float64):

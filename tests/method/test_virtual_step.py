@@ -21,7 +21,7 @@ from pldmlt_jax.method.virtual_step import (
     virtual_params,
 )
 from pldmlt_jax.types import NUM_GRADES
-from tests.method.methods import tiny_batch, tiny_method, tiny_state
+from tests.method.methods import graded_beside, tiny_batch, tiny_method, tiny_state
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -45,8 +45,9 @@ def closed_form_indirect(state, batch, *, method):
     theta_star = virtual_params(state.network, labels, batch, method=method)
 
     def outer(params):
-        star, _ = apply_network(params, stats, batch, method)
-        return META_LOSSES[method.meta.loss](MetaInputs(star, labels, state.label_mean, batch, method))
+        images = batch.graded if method.meta.loss == "trusted" else batch
+        star, _ = apply_network(params, stats, images, method)
+        return META_LOSSES[method.meta.loss](MetaInputs(star, labels, state.label_mean, images, method))
 
     v = jax.grad(outer)(theta_star)
     config = method.loss
@@ -73,7 +74,7 @@ def relative_error(tree, expected) -> float:
 def test_path_through_theta_star_equals_closed_form(name, epsilon, reduction):
     meta = MetaConfig(loss=name, inner_learning_rate=epsilon, hidden=(16,), entropy_weight=0.0)
     method = tiny_method(meta=meta, loss=LossConfig(reduction=reduction))
-    state, batch = tiny_state(method), tiny_batch()
+    state, batch = tiny_state(method), graded_beside(tiny_batch())
     indirect = meta_gradient(state, batch, method=method, detach="direct")
     expected = closed_form_indirect(state, batch, method=method)
     assert float(optax.tree.norm(expected)) > 0
@@ -95,6 +96,16 @@ def test_direct_path_of_paper_equals_softmax_formula():
     assert relative_error(direct, pull(slope_z)[0]) < 1e-9
 
 
+def test_true_grades_act_through_theta_star_alone_and_on_the_graded_images():
+    method = tiny_method(meta=MetaConfig(loss="trusted", inner_learning_rate=1e-1, hidden=(16,)))
+    state, batch = tiny_state(method), graded_beside(tiny_batch())
+    assert float(optax.tree.norm(meta_gradient(state, batch, method=method, detach="indirect"))) == 0.0
+    other = dataclasses.replace(batch, graded=dataclasses.replace(batch.graded, grade=batch.graded.grade * 0))
+    assert relative_error(*(meta_gradient(state, b, method=method) for b in (other, batch))) > 0.1
+    with pytest.raises(ValueError, match="truly graded"):
+        meta_gradient(state, tiny_batch(), method=method)
+
+
 @pytest.mark.parametrize("name", ["paper", "maxl"])
 def test_paths_add_up_to_the_whole(name):
     method = tiny_method(meta=MetaConfig(loss=name, inner_learning_rate=1e-1, hidden=(16,)))
@@ -105,10 +116,10 @@ def test_paths_add_up_to_the_whole(name):
     assert relative_error(jax.tree.map(jnp.add, direct, indirect), whole) < 1e-9
 
 
-@pytest.mark.parametrize("name", ["indirect", "anchored"])
+@pytest.mark.parametrize("name", ["indirect", "anchored", "trusted"])
 def test_inner_step_zero_leaves_no_meta_gradient(name):
     method = tiny_method(meta=MetaConfig(loss=name, inner_learning_rate=0.0, hidden=(16,)))
-    state, batch = tiny_state(method), tiny_batch()
+    state, batch = tiny_state(method), graded_beside(tiny_batch())
     grads = meta_gradient(state, batch, method=method)
     assert float(optax.tree.norm(grads)) == 0.0
 
