@@ -1,0 +1,131 @@
+"""The program on other sets than IDRiD's: one's own folder without grades, and truly graded images beside the others."""
+
+import csv
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from pldmlt_jax.cli.app import run
+from pldmlt_jax.data.synthetic import draw_fundus
+
+SMALL = (
+    "--config.data.size_px=64",
+    "--config.model.encoder_filters=(4,4,8,8,8)",
+    "--config.model.encoder_convs=(1,1,1,1,1)",
+    "--config.model.decoder_filters=(8,8,4,4,4)",
+    "--config.train.theta_units=2",
+    "--config.train.label_units=1",
+    "--config.train.max_rounds=2",
+    "--config.train.eval_every_rounds=1",
+    "--config.train.log_every_steps=1",
+    "--config.evaluation.batch_size=2",
+    "--config.evaluation.num_examples=2",
+)
+LESIONS_ALONE = ("--config.data.grading=none", "--config.loss.grading=False", "--config.meta.enabled=False")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Twelve drawn photographs with masks of three lesions, in a folder whose name has a blank."""
+    root = tmp_path_factory.mktemp("own") / "my photographs"
+    for i in range(12):
+        fundus = draw_fundus((7, i), 2 + i % 3, 96)
+        (root / "images").mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(root / "images" / f"eye {i}.png"), cv2.cvtColor(fundus.image, cv2.COLOR_RGB2BGR))
+        for lesion in ("MA", "HE", "EX"):
+            (root / "masks" / lesion).mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(root / "masks" / lesion / f"eye {i}.png"), fundus.masks[lesion].astype(np.uint8) * 255)
+    return root
+
+
+def own(folder: Path, *more: str, verb: str | None = None) -> list[str]:
+    return [
+        "main.py", *([verb] if verb else []), "--config=configs/folder.py", f"--config.data.folder_root={folder}",
+        f"--config.data.cache_dir={folder.parent / 'cache'}", f"--workdir={folder.parent / 'run'}", *SMALL, *more,
+    ]  # fmt: skip
+
+
+def test_folder_without_grades_learns_lesions_alone(folder, capsys):
+    """`check` says what is lacking and how to go on; the run then makes no claim about grades."""
+    assert run(own(folder, verb="check")) == 2
+    out = capsys.readouterr().out
+    assert "no grades in it" in out
+    for flag in LESIONS_ALONE:
+        assert flag in out
+    assert run(own(folder, *LESIONS_ALONE)) == 0
+    out = capsys.readouterr().out
+    assert "grades are not scored: the network has not learnt them" in out
+    assert "grades, accuracy" not in out
+    workdir = folder.parent / "run"
+    metrics = json.loads((workdir / "metrics.json").read_text())
+    assert metrics["seg/split"] == "test"
+    assert "seg/foreground/dice_original_size" in metrics
+    assert not [name for name in metrics if name.startswith(("grade/", "pseudo/"))]
+    assert not (workdir / "pseudo_labels.csv").exists()
+    assert not (workdir / "graders").exists()
+    with open(workdir / "per_image.csv", newline="") as file:
+        assert {row["predicted_grade"] for row in csv.DictReader(file)} == {""}
+    with open(workdir / "folds.csv", newline="") as file:
+        assert len(list(csv.DictReader(file))) == 12
+    assert "<html" in (workdir / "report.html").read_text()
+
+    assert run(["main.py", "predict", f"--checkpoint={workdir}", f"--input={folder / 'images'}"]) == 0
+    with open(workdir / "predictions" / "predictions.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 12
+    assert "grade" not in rows[0]
+    assert run(own(folder, *LESIONS_ALONE)) == 0
+    assert capsys.readouterr().out.count("skipped") == 5
+
+
+def test_stages_of_grades_are_refused_without_them_and_lesions_alone_must_be_said(folder, capsys):
+    assert run(own(folder, *LESIONS_ALONE, verb="train-grader")) == 2
+    assert "nothing to do for train-grader" in capsys.readouterr().err
+    assert run(own(folder, LESIONS_ALONE[0])) == 2
+    assert "--config.loss.grading=False --config.meta.enabled=False" in capsys.readouterr().err
+
+
+def test_bad_files_can_be_left_out_and_are_counted(folder, capsys):
+    """One truncated photograph and one mask of another size, of twelve."""
+    damaged = folder.parent / "damaged"
+    for source in folder.rglob("*.png"):
+        target = damaged / source.relative_to(folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(source.read_bytes())
+    broken = damaged / "images" / "eye 3.png"
+    broken.write_bytes(broken.read_bytes()[:500])
+    cv2.imwrite(str(damaged / "masks" / "HE" / "eye 5.png"), np.zeros((5, 7), np.uint8))
+    workdir = folder.parent / "damaged_run"
+    command = [*own(damaged, *LESIONS_ALONE, f"--workdir={workdir}", verb="prepare")]
+    assert run(command) == 2
+    assert "eye 3.png: a truncated image" in (error := capsys.readouterr().err)
+    assert "eye 5.png: a mask 5 px high" in error
+    assert run([*command, "--config.data.on_bad_file=skip"]) == 0
+    assert capsys.readouterr().out.count("left out") == 2
+    facts = json.loads((workdir / "data.json").read_text())["segmentation"]
+    assert sum(len(facts["splits"][name]) for name in ("train", "val", "test")) == 10
+    assert len(facts["bad_files"]) == 2
+
+
+def test_truly_graded_images_beside_windows_that_hold_lesions(tmp_path, capsys):
+    """The options together: `trusted`, joint training, windows, rarer grades more often, elastic deformation and blur."""
+    command = [
+        "main.py", f"--workdir={tmp_path / 'run'}", f"--config.data.cache_dir={tmp_path / 'cache'}", *SMALL,
+        "--config.data.synthetic.height_px=96", "--config.data.synthetic.num_segmentation_train=12",
+        "--config.data.synthetic.num_segmentation_test=4", "--config.data.synthetic.num_grading_train=20",
+        "--config.data.synthetic.num_grading_test=6", "--config.grader.size_px=64",
+        "--config.grader.architectures=('vgg16',)", "--config.grader.weights=('',)", "--config.grader.epochs=1",
+        "--config.meta.loss=trusted", "--config.loss.graded_weight=0.5", "--config.train.crop_px=32",
+        "--config.train.crop_lesion_share=0.8", "--config.train.oversample=1", "--config.grader.oversample=0.5",
+        "--config.data.augment.elastic=0.01", "--config.data.augment.blur_px=1", "--config.data.enhance=clahe",
+    ]  # fmt: skip
+    assert run(command) == 0
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert all(line["graded_loss"] > 0 for line in lines if line["phase"] == "theta")
+    assert any(line["phase"] == "label" and line["indirect_norm"] > 0 and line["direct_norm"] == 0 for line in lines)
+    capsys.readouterr()
+    assert run(command) == 0
+    assert capsys.readouterr().out.count("skipped") == 7
