@@ -1,9 +1,16 @@
 """Small files that are written whole or not at all."""
 
+import contextlib
 import csv
 import json
+import os
+import platform
+import shutil
+import time
 from pathlib import Path
 from typing import Any
+
+PARTIAL = ".part"
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -22,6 +29,21 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
         writer.writeheader()
         writer.writerows(rows)
     temporary.replace(path)
+
+
+def partial_path(path: Path) -> Path:
+    """A sibling to write to before it is renamed: its name says which process of which machine writes it."""
+    return path.with_name(f"{path.stem}.{platform.node()}.{os.getpid()}{PARTIAL}{path.suffix}")
+
+
+def remove_leftovers(directory: Path, max_age_s: float = 86400.0) -> None:
+    """Removes what killed processes have left half written: those of this machine, and of any that are a day old."""
+    for path in directory.glob(f"*{PARTIAL}*"):
+        *_, machine, process = path.name.partition(PARTIAL)[0].rsplit(".", 2)
+        with contextlib.suppress(OSError):  # another process removes it, or has finished it, at the same time
+            dead = machine == platform.node() and not Path(f"/proc/{process}").exists()
+            if dead or time.time() - path.stat().st_mtime > max_age_s:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _jsonable(value: Any) -> Any:

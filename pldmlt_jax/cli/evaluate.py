@@ -11,6 +11,7 @@ from pldmlt_jax.cli.context import Context
 from pldmlt_jax.cli.pseudo_label import read_table, summary
 from pldmlt_jax.cli.train import load_trained
 from pldmlt_jax.cli.train_grader import majority_grade, true_grades
+from pldmlt_jax.data.description import leakage_report
 from pldmlt_jax.data.selection import Selection, choose_splits
 from pldmlt_jax.evaluation.baselines import (
     NO_PIXELS,
@@ -62,12 +63,23 @@ def evaluate(context: Context) -> None:
             print(f"  {what} are not scored: their set has no split {context.arguments.split!r} on disk")
         elif key not in chosen:
             print(f"  {what} are not scored: the network has not learnt them")
-    figures |= stage_1_figures(context.workdir)
+    figures |= stage_1_figures(context.workdir) | leakage_figures(context)
     context.write_json("metrics.json", figures)
     if rows:
         write_rows(context.workdir / "per_image.csv", rows)
     else:
         (context.workdir / "per_image.csv").unlink(missing_ok=True)
+
+
+def leakage_figures(context: Context) -> dict[str, Any]:
+    """How many photographs stand in both sets or in one more than once, and how many of the former were left out."""
+    report = leakage_report(context.segmented, context.graded_for_network, context.config.data)
+    repeated = {
+        f"leakage/repeated_in_{key}": sum(len(images) for images in found.values())
+        for key, found in report["repeated"].items()
+    }
+    counts = {"leakage/rule": report["rule"], "leakage/images": report["images"], "leakage/excluded": report["excluded"]}
+    return counts | repeated
 
 
 def parameter_counts(context: Context, network: TrainedNetwork) -> dict[str, int]:

@@ -14,6 +14,7 @@ from pldmlt_jax.errors import ConfigError, UserError, nearest, raise_all
 
 VERBS_OF = {
     "checkpoint": ("evaluate", "predict"), "split": ("run", "evaluate"), "input": ("predict",), "output": ("predict",),
+    "augmented": ("prepare",),
 }  # fmt: skip
 """The verbs that a flag has an effect on."""
 
@@ -45,6 +46,7 @@ flags
                            (default: test, or val where no test images are on disk)
   --input=PATH             predict: an image file or a folder
   --output=DIR             predict: where results go (default: WORKDIR/predictions)
+  --augmented=NUMBER       prepare: a contact sheet of so many training images, as training sees them
   --debug                  show a traceback with an error
   --help                   this text
 """
@@ -62,6 +64,7 @@ class Arguments:
     split: str = ""  # "" = test, or val where no test images are on disk
     input: str = ""
     output: str = ""
+    augmented: int = 0
     overrides: tuple[str, ...] = ()  # config fields that it set, dotted
     workdir_given: bool = False
 
@@ -70,6 +73,7 @@ def _define(values: flags.FlagValues, config_file: str) -> None:
     config_flags.DEFINE_config_file("config", default=config_file, flag_values=values)
     for name, default in (("workdir", ""), ("checkpoint", ""), ("split", ""), ("input", ""), ("output", "")):
         flags.DEFINE_string(name, default, "", flag_values=values)
+    flags.DEFINE_integer("augmented", 0, "", lower_bound=0, flag_values=values)
     flags.DEFINE_bool("debug", False, "", flag_values=values)
 
 
@@ -126,7 +130,7 @@ def _explain(argument: str, error: Exception, config: Config) -> UserError:
     known = (
         list(_field_paths(config))
         if name.startswith("config.")
-        else ["config", "workdir", "checkpoint", "split", "input", "output", "debug", "help"]
+        else ["config", "workdir", "checkpoint", "split", "input", "output", "augmented", "debug", "help"]
     )
     if name in known:
         detail = str(error).splitlines()[0]
@@ -186,7 +190,7 @@ def parse(argv: list[str], verbs: tuple[str, ...]) -> Arguments | None:
     workdir = Path(values.workdir or config.workdir or f"runs/{config.name}")
     return Arguments(
         verb, config, config_given, workdir, values.checkpoint, values.split, values.input, values.output,
-        overrides=tuple(_overrides(_joined(rest))), workdir_given=bool(values.workdir),
+        values.augmented, overrides=tuple(_overrides(_joined(rest))), workdir_given=bool(values.workdir),
     )  # fmt: skip
 
 

@@ -1,20 +1,24 @@
 """`prepare`: raw files -> prepared sets, and `data.json` with who is in which split."""
 
+import cv2
 import numpy as np
 
 from pldmlt_jax.cli.context import Context
 from pldmlt_jax.config import NO_SET, SyntheticConfig
+from pldmlt_jax.data.augment import augment, training_window
 from pldmlt_jax.data.description import describe, fold_rows
 from pldmlt_jax.data.folds import write_folds
+from pldmlt_jax.data.loader import sample_rng
 from pldmlt_jax.data.prepared import open_prepared
 from pldmlt_jax.data.selection import choose_splits
 from pldmlt_jax.data.synthetic import draw_fundus, ensure_written
 from pldmlt_jax.errors import UserError, gathered, raise_all
 from pldmlt_jax.evaluation.figures import captioned, overlay, write_picture
 from pldmlt_jax.progress import progress
-from pldmlt_jax.types import NUM_GRADES
+from pldmlt_jax.types import LESIONS, MASK_BITS, NUM_GRADES
 
 SHEET_COLUMNS = 3
+AUGMENTED_COLUMNS, AUGMENTED_PX = 5, 320
 
 
 def prepare(context: Context) -> None:
@@ -36,11 +40,37 @@ def prepare(context: Context) -> None:
     choose_splits(sets, context.arguments.split)  # a split that is not there is told now, not after training
     facts = describe(context.segmented, context.graded_for_graders, data)
     context.write_json("data.json", facts)
+    if context.arguments.augmented:
+        write_picture(context.workdir / "augmented", augmented_sheet(context))
+        print(f"  training images as training sees them: {context.workdir / 'augmented.jpg'}")
     if folds := fold_rows(context.segmented, data):
         write_folds(context.workdir / "folds.csv", folds)
     for key in ("segmentation", "grading"):
         for message in facts[key]["bad_files"]:
             print(f"  left out: {message}")
+
+
+def augmented_sheet(context: Context) -> np.ndarray:
+    """A row for each image: as it is, and as training sees it in its first epochs, lesions outlined."""
+    config, training = context.config, context.segmented["train"]
+    window = training_window(config.train)
+    rows = []
+    for index in map(int, training.indices[: context.arguments.augmented]):
+        sample = training.split[index]
+        panels = [captioned(_with_lesions(sample.image, sample.mask_bits), sample.image_id)]
+        for epoch in range(AUGMENTED_COLUMNS):
+            rng = sample_rng(config.seed, epoch, index)
+            drawn = augment(sample.image, sample.mask_bits, config.data.augment, rng, window)
+            panels.append(captioned(_with_lesions(*drawn), f"epoch {epoch}"))
+        rows.append(np.concatenate(panels, axis=1))
+    return np.concatenate(rows)
+
+
+def _with_lesions(image: np.ndarray, mask_bits: np.ndarray) -> np.ndarray:
+    masks = {lesion: (mask_bits & MASK_BITS[lesion]) > 0 for lesion in LESIONS}
+    if not any(mask.any() for mask in masks.values()):  # a set that does not tell them apart
+        masks = {"lesion": (mask_bits & MASK_BITS["fused"]) > 0}
+    return cv2.resize(overlay(image, masks), (AUGMENTED_PX, AUGMENTED_PX), interpolation=cv2.INTER_AREA)
 
 
 def contact_sheet(config: SyntheticConfig) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 from pldmlt_jax.cli.context import Context
 from pldmlt_jax.cli.pseudo_label import read_table
 from pldmlt_jax.config import NO_SET, Config, to_dict
-from pldmlt_jax.data.augment import Window
+from pldmlt_jax.data.augment import training_window
 from pldmlt_jax.data.loader import (
     Labels,
     eval_batches,
@@ -54,8 +54,7 @@ def train(context: Context) -> None:
     indices = oversampled(training.indices, labels.grade[training.indices], config.train.oversample)
     rounds = make_rounds(config, len(indices))
     method = make_method(config, rounds.phase_steps("theta"))
-    crop = config.train.crop_px
-    window = Window(crop, config.train.crop_lesion_share) if crop else None
+    window = training_window(config.train)
     state = start_state(context, method)
 
     def batches(step: int) -> Iterator[Batch]:

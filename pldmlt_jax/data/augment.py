@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from pldmlt_jax.config import AugmentConfig
+from pldmlt_jax.config import AugmentConfig, TrainConfig
 from pldmlt_jax.types import LESIONS, MASK_BITS
 
 ELASTIC_CELLS = 6
@@ -22,6 +22,11 @@ class Window:
 
     size_px: int  # side
     lesion_share: float  # share of the windows that are chosen to hold a lesion, of images that have one
+
+
+def training_window(config: TrainConfig) -> Window | None:
+    """The windows that the config trains on; None: whole images."""
+    return Window(config.crop_px, config.crop_lesion_share) if config.crop_px else None
 
 
 def augment(

@@ -74,7 +74,7 @@ def train_batches(
     def load(place: int, drawn: tuple[int, int]) -> tuple[int, Sample]:
         epoch, (position, repetition) = place // len(indices), drawn
         sample = split[position]
-        rng = np.random.default_rng((seed, epoch, position, repetition) if repetition else (seed, epoch, position))
+        rng = sample_rng(seed, epoch, position, repetition)
         image, mask_bits = augment(sample.image, sample.mask_bits, config.augment, rng, window)
         return position, dataclasses.replace(sample, image=image, mask_bits=mask_bits)
 
@@ -84,6 +84,11 @@ def train_batches(
         grain.ReadOptions(num_threads=config.num_threads, prefetch_buffer_size=buffer_size)
     )
     return iter(stream.batch(batch_size, batch_fn=lambda chunk: _batch(chunk, labels, batch_size)))
+
+
+def sample_rng(seed: int, epoch: int, position: int, repetition: int = 0) -> np.random.Generator:
+    """All randomness of one image in one epoch; `repetition` counts where an epoch holds it more than once."""
+    return np.random.default_rng((seed, epoch, position, repetition) if repetition else (seed, epoch, position))
 
 
 def with_graded(batches: Iterator[Batch], graded: Iterator[Batch]) -> Iterator[Batch]:

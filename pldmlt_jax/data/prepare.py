@@ -6,7 +6,6 @@ parallel; the TFDS builder packs them. A run that was interrupted goes on where 
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,6 +25,7 @@ from pldmlt_jax.data.leakage import difference_hash
 from pldmlt_jax.data.masks import Components, count_components, fuse, mask_to_network
 from pldmlt_jax.data.records import Listing, RawRecord
 from pldmlt_jax.errors import UserError, raise_all
+from pldmlt_jax.files import partial_path, remove_leftovers
 from pldmlt_jax.types import LESIONS, MASK_BITS, Geometry
 
 PREPARATION_VERSION = 4
@@ -157,6 +157,7 @@ def prepare_records(
     cv2.setNumThreads(1)  # one image a thread is faster than one image over all threads
     directory = Path(data.cache_dir) / "photographs"
     directory.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(directory)
     everything = [record for split in records.values() for record in split]
     hashes = content_hashes((path for record in everything for path in record.files), data.cache_dir, data.num_threads)
     done, outcomes = 0, {}
@@ -178,7 +179,7 @@ def _prepare_to_file(
     try:
         path = directory / f"{_key(record, hashes, data, size_px)}.npz"
         if not path.exists():
-            temporary = path.with_name(f"{path.stem}.{os.getpid()}.part.npz")
+            temporary = partial_path(path)
             np.savez(temporary, **prepare_one(record, data, size_px))
             temporary.replace(path)
     except UserError as error:

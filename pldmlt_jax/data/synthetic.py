@@ -29,6 +29,7 @@ from pldmlt_jax.data.idrid import (
 )
 from pldmlt_jax.data.lesion_drawing import Findings, draw_findings, grade_from_findings
 from pldmlt_jax.data.records import Listing
+from pldmlt_jax.files import partial_path, remove_leftovers
 from pldmlt_jax.types import LESIONS, NUM_GRADES
 
 DRAWING_VERSION = 3
@@ -85,7 +86,8 @@ def ensure_written(config: SyntheticConfig, cache_dir: str, progress: Callable[[
     root = Path(cache_dir) / f"synthetic-{hashlib.sha256(facts.encode()).hexdigest()[:12]}"
     if root.is_dir():
         return root
-    partial = root.with_name(f"{root.name}.{os.getpid()}.part")
+    remove_leftovers(root.parent)
+    partial = partial_path(root)
     shutil.rmtree(partial, ignore_errors=True)
     _write(config, partial, progress)
     partial.rename(root)

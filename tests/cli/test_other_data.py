@@ -72,6 +72,10 @@ def test_folder_without_grades_learns_lesions_alone(folder, capsys):
         assert len(list(csv.DictReader(file))) == 12
     assert "<html" in (workdir / "report.html").read_text()
 
+    assert run(own(folder, *LESIONS_ALONE, "--augmented=3", verb="prepare")) == 0
+    sheet = cv2.imread(str(workdir / "augmented.jpg"))
+    assert sheet.shape[0] // 3 > 300 and sheet.shape[1] == 6 * 320
+
     assert run(["main.py", "predict", f"--checkpoint={workdir}", f"--input={folder / 'images'}"]) == 0
     with open(workdir / "predictions" / "predictions.csv", newline="") as file:
         rows = list(csv.DictReader(file))

@@ -1,6 +1,11 @@
 """From raw files to array_record and back: bits, counts, reuse, and every bad file at once."""
 
 import dataclasses
+import os
+import platform
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -19,6 +24,7 @@ from pldmlt_jax.data.prepared import open_prepared
 from pldmlt_jax.data.selection import known_grades, leaking_pairs, select_graded, select_segmented
 from pldmlt_jax.data.synthetic import SyntheticGrading
 from pldmlt_jax.errors import DataError, ErrorGroup
+from pldmlt_jax.files import partial_path, remove_leftovers
 from pldmlt_jax.types import LESIONS, MASK_BITS
 
 LESION_FILES = {
@@ -223,3 +229,48 @@ def test_drawn_set_has_a_builder_that_needs_no_folder(tmp_path):
     builder = SyntheticGrading(config=config, data_dir=tmp_path / "tfds")
     builder.download_and_prepare(file_format="array_record")
     assert [len(builder.as_data_source(split=name)) for name in ("train", "test")] == [5, 1]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from pldmlt_jax.config import DataConfig
+from pldmlt_jax.data import prepare, prepared
+
+done = prepare.np.savez
+def savez(file, **arrays):
+    if len(list(Path(file).parent.glob("*.npz"))) >= 3:
+        Path(file).write_bytes(b"half of it")
+        os.kill(os.getpid(), signal.SIGKILL)
+    done(file, **arrays)
+prepare.np.savez = savez
+prepared.open_prepared("idrid_s", DataConfig(root=sys.argv[1], cache_dir=sys.argv[2], num_threads=1), 48)
+"""
+
+
+def test_killed_preparation_goes_on_and_leaves_nothing_behind(data):
+    """Killed while it writes the fourth of six photographs."""
+    killed = subprocess.run([sys.executable, "-c", KILLED, data.root, data.cache_dir], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    photographs = Path(data.cache_dir) / "photographs"
+    before = {path.name: path.stat().st_mtime_ns for path in photographs.iterdir()}
+    assert len([name for name in before if ".part" in name]) == 1
+    assert len(before) == 4
+    split = open_prepared("idrid_s", data, 48)["train"]
+    assert len(split) == 6
+    assert not list(photographs.glob("*.part*"))
+    after = {path.name: path.stat().st_mtime_ns for path in photographs.iterdir()}
+    assert len(after) == 6
+    kept = set(before) & set(after)
+    assert len(kept) == 3
+    assert all(before[name] == after[name] for name in kept)
+
+
+def test_leftovers_of_running_processes_stay(tmp_path):
+    running, finished = partial_path(tmp_path / "a.npz"), tmp_path / f"b.{platform.node()}.999999999.part.npz"
+    elsewhere, old = tmp_path / "c.other.host.5.part.npz", tmp_path / "d.other.7.part.npz"
+    for path in (running, finished, elsewhere, old):
+        path.write_bytes(b"x")
+    os.utime(old, (0, 0))
+    remove_leftovers(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([running.name, elsewhere.name])
