@@ -147,8 +147,9 @@ def jitter(
         rng: Source of the three factors.
     """
     brightness, contrast, saturation = rng.uniform(1.0 - strength, 1.0 + strength, size=3)
-    mean = float(np.mean(cv2.mean(image, valid.astype(np.uint8))[:3]))
+    inside = valid.astype(np.uint8)
+    mean = float(np.mean(cv2.mean(image, inside)[:3]))
     # The three operations compose to one affine map of a pixel's RGB, since none of the first two moves the mean.
     matrix = brightness * contrast * (saturation * np.eye(3) + (1.0 - saturation) / 3.0)
     offset = np.full((3, 1), brightness * (1.0 - contrast) * mean)
-    return np.where(valid[..., None], cv2.transform(image, np.hstack([matrix, offset])), image)
+    return cv2.copyTo(cv2.transform(image, np.hstack([matrix, offset])), inside, image.copy())

@@ -41,27 +41,32 @@ def steps_per_epoch(num_images: int, batch_size: int) -> int:
     return -(-num_images // batch_size)
 
 
-def train_batches(
+@dataclass(frozen=True)
+class Shard:
+    """The part of the images that one of several processes takes."""
+
+    process: int  # from 0
+    num_processes: int
+
+
+ONLY_SHARD = Shard(0, 1)
+
+
+def train_samples(
     split: PreparedSplit,
     indices: Int[np.ndarray, "m"],
-    labels: Labels,
     *,
-    batch_size: int,
     config: DataConfig,
     seed: int,
-    start_step: int = 0,
     window: Window | None = None,
-) -> Iterator[Batch]:
-    """An endless stream of augmented batches, shuffled anew in each epoch; a batch may span two epochs.
+) -> grain.MapDataset[tuple[int, Sample]]:
+    """An endless series of positions and augmented samples, shuffled anew in each epoch; each is made when it is asked for.
 
     Args:
         split: Of the images.
         indices: Positions to draw from, each as often as it stands here in an epoch.
-        labels: Of the whole split.
-        batch_size: Images a batch.
-        config: Augmentation and threads.
+        config: Augmentation.
         seed: Of order and augmentation.
-        start_step: Batches to leave out: the stream goes on exactly as an uninterrupted one would.
         window: Parts of the images in place of whole ones.
 
     Raises:
@@ -78,12 +83,43 @@ def train_batches(
         image, mask_bits = augment(sample.image, sample.mask_bits, config.augment, rng, window)
         return position, dataclasses.replace(sample, image=image, mask_bits=mask_bits)
 
-    samples = grain.MapDataset.source(with_repetitions(indices)).seed(seed).shuffle().repeat().map_with_index(load)
+    return grain.MapDataset.source(with_repetitions(indices)).seed(seed).shuffle().repeat().map_with_index(load)
+
+
+def train_batches(
+    split: PreparedSplit,
+    indices: Int[np.ndarray, "m"],
+    labels: Labels,
+    *,
+    batch_size: int,
+    config: DataConfig,
+    seed: int,
+    start_step: int = 0,
+    window: Window | None = None,
+    shard: Shard = ONLY_SHARD,
+) -> Iterator[Batch]:
+    """An endless stream of batches of `train_samples`, which see; a batch may span two epochs.
+
+    Args:
+        split: Of the images.
+        indices: Positions to draw from.
+        labels: Of the whole split.
+        batch_size: Images a batch, of this process.
+        config: Augmentation and threads.
+        seed: Of order and augmentation, the same in all processes.
+        start_step: Batches to leave out: the stream goes on exactly as an uninterrupted one would.
+        window: Parts of the images in place of whole ones.
+        shard: Batch s of all processes together holds the images of batch s of a single process with as many times the
+            batch size: no image twice, and none left out.
+
+    Raises:
+        DataError: There is no image to draw from.
+    """
+    samples = train_samples(split, indices, config=config, seed=seed, window=window)
+    own = samples[start_step * batch_size * shard.num_processes + shard.process :: shard.num_processes]
     buffer_size = max(PREFETCH_BATCHES * batch_size, config.num_threads)  # a smaller one would leave threads idle
-    stream = samples[start_step * batch_size :].to_iter_dataset(
-        grain.ReadOptions(num_threads=config.num_threads, prefetch_buffer_size=buffer_size)
-    )
-    return iter(stream.batch(batch_size, batch_fn=lambda chunk: _batch(chunk, labels, batch_size)))
+    stream = own.to_iter_dataset(grain.ReadOptions(num_threads=config.num_threads, prefetch_buffer_size=buffer_size))
+    return iter(stream.batch(batch_size, batch_fn=lambda chunk: stacked(chunk, labels, batch_size)))
 
 
 def sample_rng(seed: int, epoch: int, position: int, repetition: int = 0) -> np.random.Generator:
@@ -128,14 +164,30 @@ def oversampled(indices: Int[np.ndarray, "m"], grades: Int[np.ndarray, "m"], str
     return np.concatenate(repeated) if repeated and strength else indices
 
 
-def eval_batches(split: PreparedSplit, indices: Int[np.ndarray, "m"], labels: Labels, *, batch_size: int) -> Iterator[Batch]:
-    """Batches in order, without augmentation; the last is filled up with rows of weight 0."""
-    for start in range(0, len(indices), batch_size):
-        chunk = [(int(i), split[int(i)]) for i in indices[start : start + batch_size]]
-        yield _batch(chunk, labels, batch_size)
+def eval_batches(
+    split: PreparedSplit, indices: Int[np.ndarray, "m"], labels: Labels, *, batch_size: int, shard: Shard = ONLY_SHARD
+) -> Iterator[Batch]:
+    """Batches in order, without augmentation, as many in each process; filled up with rows of weight 0.
+
+    Args:
+        split: Of the images.
+        indices: Positions, of all processes together.
+        labels: Of the whole split.
+        batch_size: Images a batch, of this process.
+        shard: Every `num_processes`-th image from `process` on.
+    """
+    own = [int(i) for i in indices[shard.process :: shard.num_processes]]
+    longest = -(-len(indices) // shard.num_processes)
+    for start in range(0, longest, batch_size):
+        chunk = [(i, split[i]) for i in own[start : start + batch_size]]
+        if chunk:
+            yield stacked(chunk, labels, batch_size)
+        else:
+            filler = stacked([(i := int(indices[0]), split[i])], labels, batch_size)
+            yield dataclasses.replace(filler, weight=np.zeros_like(filler.weight))
 
 
-def _batch(samples: Sequence[tuple[int, Sample]], labels: Labels, batch_size: int) -> Batch:
+def stacked(samples: Sequence[tuple[int, Sample]], labels: Labels, batch_size: int) -> Batch:
     """Stacks samples; missing rows are black, of no known grade and of weight 0."""
     positions = np.array([position for position, _ in samples], np.int32)
     missing = batch_size - len(samples)
