@@ -116,7 +116,7 @@ def parts(split: PreparedSplit) -> Iterator[dict[str, Any]]:
         "warp masks": lambda: cv2.warpAffine(sample.mask_bits, affine, size, flags=cv2.INTER_NEAREST),
         "jitter": lambda: jitter(sample.image, valid, 0.1, rng),
     }
-    rows = [{"what": what} | timed(job) for what, job in jobs.items()]
+    rows: list[dict[str, Any]] = [{"what": what} | timed(job) for what, job in jobs.items()]
     whole = timed(lambda: augment((fresh := split[0]).image, fresh.mask_bits, AUGMENT, rng))
     for row in rows:
         yield row | {"share": row["seconds_median"] / whole["seconds_median"]}

@@ -16,14 +16,14 @@ PARTIAL = ".part"
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON through a temporary sibling, so that a half-written file is never read as whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
+    temporary = partial_path(path)
     temporary.write_text(json.dumps(value, indent=1, default=_jsonable) + "\n", encoding="utf-8")
     temporary.replace(path)
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     """Writes a CSV whole or not at all."""
-    temporary = path.with_name(path.name + ".part")
+    temporary = partial_path(path)
     with open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()

@@ -248,7 +248,7 @@ def raw_files(name: str, data: DataConfig) -> str:
     if name.startswith("synthetic"):
         return f"{name} drawn {DRAWING_VERSION}, prepared {PREPARATION_VERSION}"
     listing = dataset_spec(name).listing(data)
-    if data.on_bad_file == "stop":
+    if data.on_bad_file == "stop" or not listing.records.get("train"):
         raise_all(listing.errors)
     records = [(split, record) for split, found in listing.records.items() for record in found]
     hashes = content_hashes((path for _, record in records for path in record.files), data.cache_dir, data.num_threads)

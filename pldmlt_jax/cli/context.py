@@ -8,7 +8,7 @@ from typing import Any
 
 from pldmlt_jax.cli.flags import Arguments
 from pldmlt_jax.config import NO_SET, Config, fields, to_dict
-from pldmlt_jax.data.selection import Selection, known_grades, select_graded, select_segmented
+from pldmlt_jax.data.selection import Selection, known_grades, require_lesion_kinds, select_graded, select_segmented
 from pldmlt_jax.errors import CheckpointError
 from pldmlt_jax.files import write_json
 from pldmlt_jax.progress import progress
@@ -32,7 +32,10 @@ class Context:
     def segmented(self) -> dict[str, Selection]:
         """Splits of the pixel-labelled set at the network's size."""
         with progress(f"prepare {self.config.data.segmentation}") as task:
-            return select_segmented(self.config.data, task)
+            selections = select_segmented(self.config.data, task)
+        if self.config.loss.target != "fused":
+            require_lesion_kinds(selections)
+        return selections
 
     @cached_property
     def graded_for_graders(self) -> dict[str, Selection]:

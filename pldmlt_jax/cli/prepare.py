@@ -43,8 +43,10 @@ def prepare(context: Context) -> None:
     if context.arguments.augmented:
         write_picture(context.workdir / "augmented", augmented_sheet(context))
         print(f"  training images as training sees them: {context.workdir / 'augmented.jpg'}")
+    folds_file = context.workdir / "folds.csv"
+    folds_file.unlink(missing_ok=True)
     if folds := fold_rows(context.segmented, data):
-        write_folds(context.workdir / "folds.csv", folds)
+        write_folds(folds_file, folds)
     for key in ("segmentation", "grading"):
         for message in facts[key]["bad_files"]:
             print(f"  left out: {message}")

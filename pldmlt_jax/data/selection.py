@@ -174,6 +174,19 @@ def known_grades(segmented: dict[str, Selection], graded: dict[str, Selection], 
     return {image: grades.pop() for image, grades in found.items() if len(grades) == 1} | given
 
 
+def require_lesion_kinds(segmented: dict[str, Selection]) -> None:
+    """For networks that tell lesions apart.
+
+    Raises:
+        DataError: Some masks do not say which lesion they show, and would be learnt as background.
+    """
+    untyped = EVIDENCE.index("untyped")
+    found = [row.image_id for split in official_splits(segmented) for row in split.metadata if row.evidence_px[untyped] > 0]
+    if found:
+        what = f"{len(found)} images whose masks do not say which lesion they show, the first {found[0]}"
+        raise DataError("loss.target", what, "masks of MA, HE, EX and SE", "take --config.loss.target=fused")
+
+
 def official_splits(selections: dict[str, Selection]) -> list[PreparedSplit]:
     """The prepared splits that the selections are of, each once."""
     return list({id(selection.split): selection.split for selection in selections.values()}.values())

@@ -8,6 +8,7 @@ from data.idrid_files import SHAPE, photograph
 from pldmlt_jax.config import DataConfig
 from pldmlt_jax.data.folder import list_grading, list_segmentation
 from pldmlt_jax.data.prepared import open_prepared
+from pldmlt_jax.data.selection import require_lesion_kinds, whole
 from pldmlt_jax.errors import DataError, ErrorGroup
 from pldmlt_jax.method.pseudo_labels import admissible_grades
 from pldmlt_jax.types import MASK_BITS
@@ -85,6 +86,8 @@ def test_masks_of_no_kind_are_any_lesion(tmp_path):
     assert row.evidence_px.tolist() == [0, 0, 0, 0, 12]
     assert row.fused_px[0] == 12
     assert np.flatnonzero(admissible_grades(row.evidence_px)).tolist() == [1, 2, 3, 4]
+    with pytest.raises(DataError, match="1 images whose masks do not say"):
+        require_lesion_kinds({"train": whole(split)})
     bits = split[0].mask_bits
     assert ((bits & MASK_BITS["fused"]) != 0).any()
     assert not (bits & sum(MASK_BITS[lesion] for lesion in ("MA", "HE", "EX", "SE"))).any()
