@@ -7,10 +7,16 @@ import os
 import platform
 import shutil
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 PARTIAL = ".part"
+
+
+def visible(paths: Iterable[Path]) -> list[Path]:
+    """Sorted, without hidden files: archives made on a Mac hold one of the same suffix beside each photograph."""
+    return sorted(path for path in paths if not path.name.startswith("."))
 
 
 def write_json(path: Path, value: Any) -> None:

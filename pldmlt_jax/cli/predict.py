@@ -20,7 +20,7 @@ from pldmlt_jax.evaluation.inference import (
     predict_images,
 )
 from pldmlt_jax.evaluation.segmentation_metrics import foreground_score, lesion_scores
-from pldmlt_jax.files import write_rows
+from pldmlt_jax.files import visible, write_rows
 from pldmlt_jax.method.losses import EXCLUSIVE_ORDER
 from pldmlt_jax.progress import Task, progress
 from pldmlt_jax.types import LESIONS
@@ -73,7 +73,7 @@ def find_images(path: Path) -> list[Path]:
     """
     if path.is_file():
         return [path]
-    found = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES) if path.is_dir() else []
+    found = visible(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES) if path.is_dir() else []
     if not found:
         what = "no images in it" if path.is_dir() else "no such file or folder"
         raise DataError(path, what, "images named *" + ", *".join(IMAGE_SUFFIXES), "check --input")

@@ -10,6 +10,7 @@ from pldmlt_jax.config import DataConfig
 from pldmlt_jax.data.builder import FundusBuilder, FundusConfig
 from pldmlt_jax.data.records import Listing, RawRecord
 from pldmlt_jax.errors import DataError, UserError
+from pldmlt_jax.files import visible
 from pldmlt_jax.types import LESIONS, NUM_GRADES
 
 LAYOUT = """the layout of DDR (https://github.com/nkicsl/DDR-dataset):
@@ -90,7 +91,7 @@ def _masks_without_image(labels: Path, names: set[str], images: Path) -> list[Us
     return [
         DataError(path, "a mask without its image", f"{path.stem}.jpg in {images}", "restore it or remove the mask")
         for lesion in LESIONS
-        for path in sorted((labels / lesion).glob("*.tif"))
+        for path in visible((labels / lesion).glob("*.tif"))
         if path.stem not in names
     ]
 
@@ -155,7 +156,7 @@ def read_list(path: Path) -> tuple[dict[str, int | None], list[UserError]]:
 
 
 def _images(folder: Path, root: Path, *, required: bool) -> list[Path]:
-    images = sorted(folder.glob("*.jpg")) if folder.is_dir() else []
+    images = visible(folder.glob("*.jpg")) if folder.is_dir() else []
     if required and not images:
         found = f"no images in {folder}" if root.is_dir() else "no such folder"
         action = "set --config.data.root to the folder that holds DDR-dataset/, or --config.data.ddr_root to that itself"

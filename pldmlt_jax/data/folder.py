@@ -11,6 +11,7 @@ from pldmlt_jax.data.builder import FundusBuilder, FundusConfig
 from pldmlt_jax.data.fundus import IMAGE_SUFFIXES
 from pldmlt_jax.data.records import Listing, RawRecord
 from pldmlt_jax.errors import DataError, UserError
+from pldmlt_jax.files import visible
 from pldmlt_jax.types import NUM_GRADES, UNKNOWN_GRADE
 
 LAYOUT = """a folder of one's own photographs:
@@ -77,9 +78,6 @@ def list_segmentation(root: Path) -> Listing:
         DataError: There is no such folder, no image or no mask in it.
     """
     folder = read_folder(root)
-    if not folder.masks and not folder.errors:
-        action = "add masks/: the lesions are learnt from them"
-        raise DataError(f"data.folder_root: {root}", "no masks in it", LAYOUT, action)
     records: dict[str, list[RawRecord]] = defaultdict(list)
     for name, masks in sorted(folder.masks.items()):
         lesions = {lesion: path for lesion, path in masks.items() if lesion != "OD"}
@@ -90,6 +88,9 @@ def list_segmentation(root: Path) -> Listing:
                     true_grade=folder.grades.get(name, UNKNOWN_GRADE),
                 )
             )  # fmt: skip
+    if not records and not folder.errors:
+        action = "add masks/: the lesions are learnt from them"
+        raise DataError(f"data.folder_root: {root}", "no masks in it", LAYOUT, action)
     return Listing(_with_training(records, root, "a mask"), folder.errors)
 
 
@@ -127,7 +128,7 @@ def read_folder(root: Path) -> Folder:
     """
     base = root / "images" if (root / "images").is_dir() else root
     recursive = base != root
-    found = sorted(base.rglob("*") if recursive else base.glob("*")) if root.is_dir() else []
+    found = visible(base.rglob("*") if recursive else base.glob("*")) if root.is_dir() else []
     paths = [path for path in found if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
     if not recursive:  # masks may lie beside the images then
         stems = {path.stem for path in paths}
@@ -164,9 +165,9 @@ def _mask_name(text: str) -> str | None:
 
 def _masks(root: Path, images: dict[str, Path], errors: list[UserError], *, beside: bool) -> dict[str, dict[str, Path]]:
     base = root / "masks"
-    found = sorted(base.rglob("*")) if base.is_dir() else []
+    found = visible(base.rglob("*")) if base.is_dir() else []
     if beside:
-        found += sorted(path for path in root.glob("*") if (parts := _suffix_of(path.stem)) and parts[0] in images)
+        found += visible(path for path in root.glob("*") if (parts := _suffix_of(path.stem)) and parts[0] in images)
     masks: dict[str, dict[str, Path]] = defaultdict(dict)
     for path in found:
         if path.suffix.lower() not in IMAGE_SUFFIXES or not path.is_file():
@@ -194,7 +195,7 @@ def _masks(root: Path, images: dict[str, Path], errors: list[UserError], *, besi
 
 
 def _grades(root: Path, images: dict[str, Path], errors: list[UserError]) -> dict[str, int]:
-    tables = [root / "grades.csv"] if (root / "grades.csv").is_file() else sorted(root.glob("*.csv"))
+    tables = [root / "grades.csv"] if (root / "grades.csv").is_file() else visible(root.glob("*.csv"))
     if not tables:
         return {}
     if len(tables) > 1:

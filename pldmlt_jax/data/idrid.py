@@ -12,6 +12,7 @@ from pldmlt_jax.config import DataConfig
 from pldmlt_jax.data.builder import FundusBuilder, FundusConfig
 from pldmlt_jax.data.records import Listing, RawRecord
 from pldmlt_jax.errors import DataError, UserError, raise_all
+from pldmlt_jax.files import visible
 from pldmlt_jax.types import NUM_GRADES, UNKNOWN_GRADE
 
 LAYOUT = """the official layout of IDRiD (https://ieee-dataport.org/open-access/indian-diabetic-retinopathy-image-dataset-idrid):
@@ -103,7 +104,7 @@ def _masks_without_image(masks: Path, images: list[Path]) -> list[UserError]:
     return [
         DataError(path, "a mask without its image", f"{image_id}.jpg in {images[0].parent}", "restore it or remove the mask")
         for lesion, folder in LESION_FOLDERS.items()
-        for path in sorted((masks / folder).glob(f"*_{lesion}.tif"))
+        for path in visible((masks / folder).glob(f"*_{lesion}.tif"))
         if (image_id := path.stem.removesuffix(f"_{lesion}")) not in names
     ]
 
@@ -201,7 +202,7 @@ def _true_grades(path: Path, split: str | None = None) -> dict[str, int]:
 
 
 def _images(folder: Path, *, required: bool, root: Path) -> list[Path]:
-    images = sorted(folder.glob("*.jpg")) if folder.is_dir() else []
+    images = visible(folder.glob("*.jpg")) if folder.is_dir() else []
     if required and not images:
         found = f"no images in {folder}" if root.is_dir() else "no such folder"
         raise DataError(f"data.root: {root}", found, LAYOUT, "set --config.data.root to the folder that holds IDRiD/")

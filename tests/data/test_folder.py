@@ -61,6 +61,14 @@ def test_only_some_images_have_grades(root):
     assert {record.image_id: record.grade for record in records} == {"a": 2, "b": 3, "d": 0, "f": 4}
 
 
+def test_what_a_mac_leaves_beside_each_file_is_no_image(root):
+    expected = [record.image_id for record in list_segmentation(root).checked()["train"]]
+    for path in list(root.rglob("*.*")):
+        path.with_name(f"._{path.name}").write_bytes(b"\x00\x05\x16\x07")
+    assert [record.image_id for record in list_segmentation(root).checked()["train"]] == expected
+    assert len(list_grading(root).checked()["train"]) == 4
+
+
 def test_prepared_images_carry_their_masks(root):
     split = open_prepared("folder_s", data_of(root), 64)["train"]
     assert [row.lesion_px.tolist() for row in split.metadata] == [[12, 0, 12, 0], [0, 12, 0, 0], [0, 0, 0, 0]]
@@ -162,6 +170,9 @@ def test_what_is_lacking_altogether_is_explained(tmp_path):
     with pytest.raises(DataError, match="no images in it"):
         list_segmentation(tmp_path)
     write_image(tmp_path / "a.png", 0)
+    with pytest.raises(DataError, match="no masks in it"):
+        list_segmentation(tmp_path)
+    write_mask(tmp_path / "masks" / "OD" / "a.png")  # of which no lesion can be learnt
     with pytest.raises(DataError, match="no masks in it"):
         list_segmentation(tmp_path)
     with pytest.raises(DataError, match=r"data\.grading=none"):
