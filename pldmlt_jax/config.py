@@ -115,6 +115,7 @@ class GraderConfig:
 
 @dataclass(unsafe_hash=True)
 class PseudoLabelConfig:
+    source: str = "graders"  # stage 1; or "given": the grades that a pixel-labelled set has, without stage 1
     ensemble: str = "most_confident"  # the paper's; or "mean" of the probabilities
     temperature: bool = False  # scale each grader's logits by a temperature fitted on its validation images first
     refine: bool = True  # refine by Grad-CAM and the lesion masks
@@ -213,6 +214,11 @@ class Config:
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+
+def has_stage_1(config: Config) -> bool:
+    """Whether graders label the pixel-labelled images."""
+    return config.data.grading != NO_SET and config.pseudo.source == "graders"
 
 
 def to_dict(config: Config) -> dict:

@@ -19,7 +19,7 @@ from pldmlt_jax.cli.pseudo_label import pseudo_label
 from pldmlt_jax.cli.report import report
 from pldmlt_jax.cli.train import train
 from pldmlt_jax.cli.train_grader import train_graders, weight_files
-from pldmlt_jax.config import NO_SET, Config, DataConfig, fields
+from pldmlt_jax.config import NO_SET, Config, DataConfig, fields, has_stage_1
 from pldmlt_jax.data.contents import content_hashes
 from pldmlt_jax.data.prepare import PREPARATION_VERSION
 from pldmlt_jax.data.specs import dataset_spec, set_names
@@ -44,7 +44,7 @@ class Stage:
         stale: Patterns of what must be neither gone on from, overwritten nor shown when what it depends on changes.
         goes_on: Whether it goes on from what it has begun.
         describes: Whether it only describes what is there, and so leaves the workdir's `config.json`.
-        of_grades: Whether there is nothing for it to do without a graded set.
+        of_stage_1: Whether it is one of stage 1's, which a run without graders leaves out.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Stage:
     stale: tuple[str, ...] = ()
     goes_on: bool = False
     describes: bool = False
-    of_grades: bool = False
+    of_stage_1: bool = False
 
 
 def sets_of_training(config: Config) -> tuple[str, ...]:
@@ -76,13 +76,13 @@ STAGES = (
     Stage(
         "train-grader", train_graders, leaves=("graders",), parts=("data.", "grader.", "seed"),
         without=("data.size_px", "data.mask_reduction", "data.fusion", "data.fusion_px"),
-        weights=weight_files, stale=("graders",), goes_on=True, of_grades=True,
+        weights=weight_files, stale=("graders",), goes_on=True, of_stage_1=True,
     ),
     Stage(
         "pseudo-label", pseudo_label, leaves=("pseudo_labels.csv", "pseudo_labels.json"),
         parts=("data.", "grader.", "pseudo."), without=("data.size_px", "data.mask_reduction"),
         reads=("graders/*/metrics.json", f"graders/*/{CHECKPOINTS}"),
-        stale=("pseudo_labels.csv", "pseudo_labels.json", "cams"), of_grades=True,
+        stale=("pseudo_labels.csv", "pseudo_labels.json", "cams"), of_stage_1=True,
     ),
     Stage(
         "train", train, leaves=("checkpoints", "log.jsonl"), sets=sets_of_training, parts=METHOD,
@@ -135,14 +135,14 @@ def main(arguments: Arguments) -> None:
     started = time.monotonic()
     context = Context(arguments)
     whole = arguments.verb == "run"
-    graded = context.config.data.grading != NO_SET
-    stages = [stage for stage in STAGES if stage.name == arguments.verb or (whole and (graded or not stage.of_grades))]
+    graders = has_stage_1(context.config)
+    stages = [stage for stage in STAGES if stage.name == arguments.verb or (whole and (graders or not stage.of_stage_1))]
     errors: list[UserError] = missing_weights(context.config, stages)
-    if not whole and stages[0].of_grades and not graded:
-        found = f"{NO_SET!r}, and so nothing to do for {arguments.verb}"
+    if not whole and stages[0].of_stage_1 and not graders:
+        found = f"no graded set, or pseudo.source = 'given', and so nothing to do for {arguments.verb}"
         errors.append(ConfigError("data.grading", found, "a graded set", "name one, or run another verb"))
     raw: dict[str, str] = {"grading": NO_SET}
-    for field in ("segmentation", "grading") if graded else ("segmentation",):
+    for field in ("segmentation", "grading") if context.config.data.grading != NO_SET else ("segmentation",):
         for name in set_names(getattr(context.config.data, field)):
             with gathered(errors):
                 raw[field] = raw.get(field, "") + raw_files(name, context.config.data)

@@ -32,6 +32,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "model.decoder": tuple(DECODERS),
     "model.dtype": ("float32", "bfloat16", "float64"),
     "grader.architectures": tuple(GRADERS),
+    "pseudo.source": ("graders", "given"),
     "pseudo.ensemble": tuple(ENSEMBLES),
     "loss.target": tuple(TARGETS),
     "loss.segmentation": tuple(SEGMENTATION_LOSSES),
@@ -225,12 +226,21 @@ def _relation_errors(config: Config) -> Iterator[UserError]:
             f"less than data.num_folds = {config.data.num_folds}",
             "folds are counted from 0",
         )
-    if config.data.grading == NO_SET and (loss.grading or meta.enabled):
+    given = config.pseudo.source == "given"
+    if given and (meta.enabled or not loss.grading):
+        yield ConfigError(
+            "pseudo.source",
+            f"'given' with loss.grading = {loss.grading} and meta.enabled = {meta.enabled}",
+            "a grading loss against the given grades, which no label network rewrites",
+            "add --config.meta.enabled=False",
+        )
+    if config.data.grading == NO_SET and not given and (loss.grading or meta.enabled):
         yield ConfigError(
             "data.grading",
             f"{NO_SET!r} with loss.grading = {loss.grading} and meta.enabled = {meta.enabled}",
             "a graded set, or lesions alone",
-            "for lesions alone add --config.loss.grading=False --config.meta.enabled=False",
+            "for lesions alone add --config.loss.grading=False --config.meta.enabled=False; where the pixel-labelled "
+            "photographs have grades, --config.pseudo.source=given --config.meta.enabled=False",
         )
     elif meta.enabled and not loss.grading:
         yield ConfigError(

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ def main(arguments: Arguments) -> None:
     segmented = [report for name, report in reports.items() if DATASETS[name].has_masks]
     graded = [report for name, report in reports.items() if DATASETS[name].has_grades]
     pairs = [found for a in segmented for b in graded for found in leaking(a, b, data.leakage_distance)]
+    pairs += list(nothing_left(segmented, graded, pairs)) if config.pseudo.source == "graders" else []
     findings = list(dict.fromkeys([*(found for report in reports.values() for found in report.findings), *pairs]))
     findings.sort(key=lambda found: (SEVERITIES.index(found.severity), found.kind, found.file))
     show(findings)
@@ -60,6 +61,18 @@ def main(arguments: Arguments) -> None:
         raise DataError(f"data: {data.segmentation}, {data.grading}", found, "none", action)
     write_json(path, content | {"plan": plan(config, segmented)})
     print(f"no errors; all that was found: {path}")
+
+
+def nothing_left(segmented: Sequence[SetReport], graded: Sequence[SetReport], pairs: Sequence[Finding]) -> Iterator[Finding]:
+    """An error where every graded photograph is pixel-labelled as well: there is nothing to train graders on."""
+    photographs = {str(p.record.image) for report in graded for p in report.photographs}
+    if photographs and photographs <= {found.file for found in pairs}:
+        yield Finding(
+            segmented[0].name, "no_graders", "error", "every graded photograph is pixel-labelled as well",
+            "graded photographs that the multi-task network does not see, to train graders on",
+            "learn from the given grades: "
+            "--config.pseudo.source=given --config.data.grading=none --config.meta.enabled=False",
+        )  # fmt: skip
 
 
 def show(findings: Sequence[Finding]) -> None:

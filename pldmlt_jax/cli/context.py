@@ -7,8 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from pldmlt_jax.cli.flags import Arguments
-from pldmlt_jax.config import NO_SET, Config, fields, to_dict
-from pldmlt_jax.data.selection import Selection, known_grades, require_lesion_kinds, select_graded, select_segmented
+from pldmlt_jax.config import Config, fields, has_stage_1, to_dict
+from pldmlt_jax.data.selection import (
+    Selection,
+    known_grades,
+    require_lesion_kinds,
+    select_graded,
+    select_segmented,
+    with_true_grade,
+)
 from pldmlt_jax.errors import CheckpointError
 from pldmlt_jax.files import write_json
 from pldmlt_jax.progress import progress
@@ -39,8 +46,8 @@ class Context:
 
     @cached_property
     def graded_for_graders(self) -> dict[str, Selection]:
-        """Splits of the graded set at the graders' size, without photographs that stage 2 sees; none without a set."""
-        if self.config.data.grading == NO_SET:
+        """Splits of the graded set at the graders' size, without photographs that stage 2 sees; none without graders."""
+        if not has_stage_1(self.config):
             return {}
         with progress(f"prepare {self.config.data.grading} for the graders") as task:
             return select_graded(self.config.data, self.config.grader.size_px, self.segmented, task)
@@ -62,9 +69,14 @@ class Context:
 
     @cached_property
     def graded_for_network(self) -> dict[str, Selection]:
-        """Splits of the graded set at the network's size, to evaluate its grades; none where it has learnt none."""
-        if self.config.data.grading == NO_SET or not self.config.loss.grading:
+        """Truly graded images at the network's size, to evaluate its grades; none where it has learnt none.
+
+        Without graders these are the pixel-labelled images whose grade is given: held-out ones among them.
+        """
+        if not self.config.loss.grading:
             return {}
+        if self.config.pseudo.source == "given":
+            return {name: with_true_grade(selection) for name, selection in self.segmented.items()}
         with progress(f"prepare {self.config.data.grading} for the network") as task:
             return select_graded(self.config.data, self.config.data.size_px, self.segmented, task)
 

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 
 from pldmlt_jax.cli.context import Context
-from pldmlt_jax.config import NO_SET, SyntheticConfig
+from pldmlt_jax.config import SyntheticConfig, has_stage_1
 from pldmlt_jax.data.augment import augment, training_window
 from pldmlt_jax.data.description import describe, fold_rows
 from pldmlt_jax.data.folds import write_folds
@@ -32,7 +32,7 @@ def prepare(context: Context) -> None:
     errors: list[UserError] = []
     with gathered(errors):
         _ = context.segmented
-    if errors and data.grading != NO_SET:  # what is wrong with the other set's photographs is told together with it
+    if errors and has_stage_1(context.config):  # what is wrong with the other set's photographs is told together with it
         with gathered(errors), progress(f"prepare {data.grading} for the graders") as task:
             open_prepared(data.grading, data, context.config.grader.size_px, task)
     raise_all(errors)

@@ -9,7 +9,7 @@ import numpy as np
 
 from pldmlt_jax.cli.context import Context
 from pldmlt_jax.cli.pseudo_label import read_table
-from pldmlt_jax.config import NO_SET, Config, to_dict
+from pldmlt_jax.config import Config, has_stage_1, to_dict
 from pldmlt_jax.data.augment import training_window
 from pldmlt_jax.data.loader import (
     Labels,
@@ -47,9 +47,9 @@ def train(context: Context) -> None:
     config, selections = context.config, context.segmented
     training, validation = selections["train"], selections["val"]
     table = context.workdir / "pseudo_labels.csv"
-    graded = config.data.grading != NO_SET
     labels, validation_labels = (
-        pseudo_labels(table, part.split) if graded else true_labels(part.split) for part in (training, validation)
+        pseudo_labels(table, part.split) if has_stage_1(config) else true_labels(part.split)
+        for part in (training, validation)
     )
     indices = oversampled(training.indices, labels.grade[training.indices], config.train.oversample)
     rounds = make_rounds(config, len(indices))

@@ -128,8 +128,9 @@ def restore_best(context: Context, grader: Grader, name: str) -> TrainState:
 
 
 def given_grades(selection: Selection) -> np.ndarray:
-    """Grades of a selection as the set gives them, int [n]."""
-    return np.array([selection.split.metadata[i].grade for i in selection.indices])
+    """Grades of a selection as the set gives them, to be learnt, int [n]; those of pixel-labelled images are true ones."""
+    rows = [selection.split.metadata[i] for i in selection.indices]
+    return np.array([row.true_grade if row.grade == UNKNOWN_GRADE else row.grade for row in rows], np.int64)
 
 
 def true_grades(selection: Selection) -> np.ndarray:

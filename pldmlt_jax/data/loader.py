@@ -31,8 +31,8 @@ class Labels:
 
 
 def true_labels(split: PreparedSplit) -> Labels:
-    """The set's own grades; every grade is admissible."""
-    grades = np.array([record.grade for record in split.records], np.int32)
+    """The set's own grades, of pixel-labelled images the true ones where they are given; every grade is admissible."""
+    grades = np.array([r.true_grade if r.grade == UNKNOWN_GRADE else r.grade for r in split.records], np.int32)
     return Labels(grades, np.ones((len(grades), NUM_GRADES), bool))
 
 

@@ -88,6 +88,12 @@ def without(selection: Selection, image_ids: set[str]) -> Selection:
     return Selection(selection.split, np.array(kept, int))
 
 
+def with_true_grade(selection: Selection) -> Selection:
+    """Those images whose true grade the set gives."""
+    known = [int(i) for i in selection.indices if selection.split.metadata[i].true_grade != UNKNOWN_GRADE]
+    return Selection(selection.split, np.array(known, int))
+
+
 class SamePhotograph(NamedTuple):
     """An image of the graded set whose photograph stands in the pixel-labelled set as well."""
 

@@ -92,6 +92,33 @@ def test_stages_of_grades_are_refused_without_them_and_lesions_alone_must_be_sai
     assert "--config.loss.grading=False --config.meta.enabled=False" in capsys.readouterr().err
 
 
+def test_photographs_with_masks_and_grades_are_learnt_from_without_graders(folder, capsys):
+    """Every photograph has both: no grader can be trained, and none is needed. One grade is not known."""
+    (table := folder / "grades.csv").write_text(
+        "image,grade\n" + "".join(f"eye {i}.png,{2 + i % 3}\n" for i in range(1, 12))
+    )
+    workdir = folder.parent / "given"
+    given = ("--config.pseudo.source=given", "--config.data.grading=none", "--config.meta.enabled=False")
+    try:
+        assert run(own(folder, f"--workdir={workdir}", verb="check")) == 2
+        out = capsys.readouterr().out
+        assert "every graded photograph is pixel-labelled as well" in out
+        assert " ".join(given) in out
+        assert run(own(folder, *given, f"--workdir={workdir}", verb="check")) == 0
+        assert run(own(folder, *given, f"--workdir={workdir}")) == 0
+        metrics = json.loads((workdir / "metrics.json").read_text())
+        assert 2 <= metrics["grade/n"] <= 3  # the held-out fifth
+        assert metrics["leakage/images"] == 0
+        lines = [json.loads(line) for line in (workdir / "log.jsonl").read_text().splitlines()]
+        assert all(line["grade_loss"] > 0 for line in lines if line["phase"] == "theta")
+        with open(workdir / "per_image.csv", newline="") as file:
+            assert {row["predicted_grade"] for row in csv.DictReader(file)} <= set("01234")
+        assert run(own(folder, *given[:2], f"--workdir={workdir}")) == 2
+        assert "no label network rewrites" in capsys.readouterr().err
+    finally:
+        table.unlink()
+
+
 def test_bad_files_can_be_left_out_and_are_counted(folder, capsys):
     """One truncated photograph and one mask of another size, of twelve."""
     damaged = folder.parent / "damaged"
