@@ -35,6 +35,9 @@ MASK_NAMES = {
 """What folders and suffixes of masks may be called, without capitals, digits, blanks and punctuation."""
 
 IMAGE_COLUMNS = ("image", "imagename", "imageid", "filename", "file", "name", "idcode", "id")
+DELIMITERS = (",", ";", "\t")
+"""Of CSV files, as spreadsheets of several languages write them."""
+
 GRADE_COLUMNS = ("grade", "drgrade", "retinopathygrade", "level", "diagnosis", "label", "dr")
 
 
@@ -204,7 +207,9 @@ def _grades(root: Path, images: dict[str, Path], errors: list[UserError]) -> dic
     path = tables[0]
     grades: dict[str, int] = {}
     with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
-        reader = csv.reader(file)
+        first = file.readline()
+        file.seek(0)
+        reader = csv.reader(file, delimiter=max(DELIMITERS, key=first.count))
         header = [re.sub(r"[^a-z]", "", cell.lower()) for cell in next(reader, [])]
         image_column = next((header.index(name) for name in IMAGE_COLUMNS if name in header), None)
         grade_column = next((header.index(name) for name in GRADE_COLUMNS if name in header), None)
@@ -212,7 +217,7 @@ def _grades(root: Path, images: dict[str, Path], errors: list[UserError]) -> dic
             raise DataError(path, f"columns {', '.join(header) or 'none'}", "the columns image and grade", "add a header")
         for row in reader:
             cells = [*row, *[""] * len(header)]
-            given, text = cells[image_column].strip(), cells[grade_column].strip()
+            given, text = cells[image_column].strip(), cells[grade_column].strip().removesuffix(".0")
             where = f"{path}, line {reader.line_num}"
             if not given or not text:
                 continue

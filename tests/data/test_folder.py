@@ -61,6 +61,14 @@ def test_only_some_images_have_grades(root):
     assert {record.image_id: record.grade for record in records} == {"a": 2, "b": 3, "d": 0, "f": 4}
 
 
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_tables_are_read_as_spreadsheets_and_pandas_write_them(root, delimiter):
+    lines = ("image,dr grade,remark", "a,2.0,old", "d.JPG,0.0,", "e,,", "f.jpeg,4.0,")
+    (root / "grades.csv").write_text("\n".join(lines).replace(",", delimiter), encoding="utf-8-sig")
+    found = {record.image_id: record.grade for record in list_grading(root).checked()["train"]}
+    assert found == {"a": 2, "d": 0, "f": 4}
+
+
 def test_what_a_mac_leaves_beside_each_file_is_no_image(root):
     expected = [record.image_id for record in list_segmentation(root).checked()["train"]]
     for path in list(root.rglob("*.*")):
