@@ -9,7 +9,8 @@ Launch:    python main.py check --config=configs/folder.py --config.data.folder_
            .safetensors. `check` says what is wrong in the folder, and which of these settings fit it.
 Expected:  a fifth of the photographs is held out and scored (where images/test is there:
            --config.data.split=official --config.data.grading_split=official).
-Hardware:  2 CPU cores, 4 GiB. With a GPU: --config.data.size_px=1024 --config.train.max_rounds=100, or what `check` says.
+Hardware:  2 CPU cores, 6 GiB; 10 minutes for 30 photographs with masks and 80 with grades. With a GPU:
+           --config.data.size_px=1024 --config.train.max_rounds=100, or what `check` says.
 """
 
 from pldmlt_jax.config import (
