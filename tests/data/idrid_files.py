@@ -39,7 +39,13 @@ def write_segmentation(root: Path, lesions: Mapping[str, Iterable[str]], split: 
             cv2.imwrite(str(masks / suffixes[kind] / f"{name}_{kind}.tif"), mask)
 
 
-def write_grading(root: Path, grades: Mapping[str, object], split: str = "train", first_seed: int = 100) -> Path:
+def write_grading(
+    root: Path,
+    grades: Mapping[str, object],
+    split: str = "train",
+    first_seed: int = 100,
+    shape: tuple[int, int] = SHAPE,
+) -> Path:
     """Writes photographs and their table; returns the table's path."""
     base = root / "B. Disease Grading"
     images = base / "1. Original Images" / SPLIT_FOLDERS[split]
@@ -47,7 +53,7 @@ def write_grading(root: Path, grades: Mapping[str, object], split: str = "train"
     for folder in (images, table.parent):
         folder.mkdir(parents=True, exist_ok=True)
     for i, name in enumerate(grades):
-        cv2.imwrite(str(images / f"{name}.jpg"), photograph(first_seed + i))
+        cv2.imwrite(str(images / f"{name}.jpg"), photograph(first_seed + i, shape))
     rows = [f"{name},{grade},0,,,,,,,,," for name, grade in grades.items()]
     table.write_text("\n".join([HEADER, *rows, ",,,,,,,,,,,"]) + "\n")
     return table
