@@ -86,9 +86,11 @@ class ModelConfig:
     decoder_filters: tuple[int, ...] = (256, 128, 64, 32, 16)
     centre_filters: int = 512
     full_res_skip: bool = False  # a skip connection at full resolution, which the reference U-Net lacks
+    decoder_norm: str = "batch"  # the paper's; or "group", which does not depend on the batch
     norm_momentum: float = 0.99  # decay of the decoder's running statistics
     norm_epsilon: float = 1e-3
     dtype: str = "float32"  # of activations: "float32", "bfloat16" or "float64" (tests); parameters stay float32
+    rematerialisation: str = "none"  # "blocks" or "convs": computed again in the backward pass, for less memory
     weights: str = ""  # file of ImageNet weights of the encoder (.safetensors), "" = He-normal start
 
 
@@ -148,6 +150,7 @@ class MetaConfig:
 
     enabled: bool = True  # False: the pseudo-labels stay as they are (ablation row 2)
     loss: str = "paper"  # J: "paper", "indirect", "anchored", "maxl", or "trusted" (on truly graded images, not the paper's)
+    gradient: str = "exact"  # of J: "exact", "forward" (equal); to compare: "first_order", "finite_difference", "none"
     inner_optimizer: str = "sgd"  # of theta*: "sgd" or "adam" (from theta's own optimiser state)
     inner_learning_rate: float = 5e-5  # epsilon of line 20
     optimizer: str = "sgd"  # of theta_1: "sgd" (literal) or "adam"
@@ -177,12 +180,14 @@ class OptimConfig:
 @dataclass(unsafe_hash=True)
 class TrainConfig:
     batch_size: int = 2
+    microbatches: int = 1  # parts that a batch is computed in, one after the other, for less memory
     crop_px: int = 0  # train on windows of this side of the prepared images; 0 = on whole images
     crop_lesion_share: float = 0.5  # share of the windows that are chosen to hold a lesion
     oversample: float = 0.0  # as grader.oversample, by pseudo-label
     unit: str = "epoch"  # of theta_units and label_units: "epoch" or "step"
     theta_units: int = 1  # (A) of a round
     label_units: int = 1  # (B) of a round
+    same_batch: bool = False  # (A) and (B) are one step on one batch and share a gradient: cheaper, not Algorithm 1
     max_rounds: int = 100
     max_minutes: float = 0.0  # stop after the round in which this time is over, 0 = no limit
     monitor: str = "loss"  # early stopping and best checkpoint: "loss" = L_S + beta L_C(pseudo-label), or "dice"

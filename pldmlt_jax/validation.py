@@ -11,10 +11,13 @@ from pldmlt_jax.data.masks import REDUCTIONS
 from pldmlt_jax.data.specs import DATASETS, set_names
 from pldmlt_jax.errors import ConfigError, UserError, nearest, raise_all
 from pldmlt_jax.method.losses import BINARY_ALPHAS, SEGMENTATION_LOSSES, TARGETS
+from pldmlt_jax.method.meta_gradient import META_GRADIENTS, WITHOUT_DIRECT_PATH
 from pldmlt_jax.method.pseudo_labels import ENSEMBLES
 from pldmlt_jax.method.virtual_step import META_LOSSES
 from pldmlt_jax.models.build import DECODERS, ENCODERS, GRADERS
 from pldmlt_jax.models.label_update import HIERARCHIES, SOFTMAXES
+from pldmlt_jax.models.layers import REMATERIALISATIONS
+from pldmlt_jax.models.unet import DECODER_NORMS
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "data.segmentation": tuple(name for name, spec in DATASETS.items() if spec.has_masks),
@@ -30,7 +33,9 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "data.leakage": ("exclude", "as_paper"),
     "model.encoder": tuple(ENCODERS),
     "model.decoder": tuple(DECODERS),
+    "model.decoder_norm": tuple(DECODER_NORMS),
     "model.dtype": ("float32", "bfloat16", "float64"),
+    "model.rematerialisation": tuple(REMATERIALISATIONS),
     "grader.architectures": tuple(GRADERS),
     "pseudo.source": ("graders", "given"),
     "pseudo.ensemble": tuple(ENSEMBLES),
@@ -39,6 +44,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "loss.reduction": ("keras", "pixel_mean"),
     "loss.binary_alpha": tuple(BINARY_ALPHAS),
     "meta.loss": tuple(META_LOSSES),
+    "meta.gradient": tuple(META_GRADIENTS),
     "meta.inner_optimizer": ("sgd", "adam"),
     "meta.optimizer": ("sgd", "adam"),
     "meta.label_init": ("pseudo_label", "random"),
@@ -111,6 +117,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "optim.clip_norm": (0, 10**6),
     "optim.ema_decay": (0, 0.99999),
     "train.batch_size": (1, 4096),
+    "train.microbatches": (1, 4096),
     "train.crop_px": (0, 8192),
     "train.crop_lesion_share": (0, 1),
     "train.oversample": (0, 1),
@@ -259,6 +266,31 @@ def _relation_errors(config: Config) -> Iterator[UserError]:
     if loss.graded_weight and not loss.grading:
         found = f"{loss.graded_weight} while loss.grading is off"
         yield ConfigError("loss.graded_weight", found, "0, or grades that are learnt", "switch one of the two")
+    if meta.enabled and meta.gradient == "first_order" and meta.loss in WITHOUT_DIRECT_PATH:
+        yield ConfigError(
+            "meta.gradient",
+            f"'first_order' with meta.loss = {meta.loss!r}",
+            "a meta loss that the label network reaches directly: 'paper' or 'maxl'",
+            "the gradient would be zero; take 'exact'",
+        )
+    train = config.train
+    if train.batch_size % train.microbatches:
+        yield ConfigError(
+            "train.microbatches",
+            f"{train.microbatches} for train.batch_size = {train.batch_size}",
+            "a divisor of it",
+            "microbatches are equally large",
+        )
+    if train.same_batch and (
+        not meta.enabled or meta.gradient == "first_order" or loss.graded_weight or train.theta_units != train.label_units
+    ):
+        yield ConfigError(
+            "train.same_batch",
+            f"True with meta.enabled = {meta.enabled}, meta.gradient = {meta.gradient!r}, loss.graded_weight = "
+            f"{loss.graded_weight}, theta_units = {train.theta_units} and label_units = {train.label_units}",
+            "the label update with a virtual step to share, no other stream, and as many (A) as (B)",
+            "set these, or same_batch to False",
+        )
     if meta.inner_optimizer == "adam" and config.optim.optimizer != "adam":
         yield ConfigError(
             "meta.inner_optimizer",

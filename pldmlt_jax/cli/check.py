@@ -19,7 +19,8 @@ from pldmlt_jax.data.plan import lesion_sizes, suggest
 from pldmlt_jax.data.specs import DATASETS, set_names
 from pldmlt_jax.errors import DataError
 from pldmlt_jax.files import write_json
-from pldmlt_jax.method.cost import step_memory
+from pldmlt_jax.method.cost import state_bytes, step_cost
+from pldmlt_jax.method.steps import meta_step, train_step
 from pldmlt_jax.progress import progress
 
 SHOWN_OF_A_KIND = 12
@@ -116,18 +117,17 @@ def plan(config: Config, segmented: Sequence[SetReport]) -> dict[str, Any]:
             f"  {name:<22}{lesion.number:>8}{lesion.median_px:>14.1f} px{lesion.tenth_px:>16.1f} px"
             f"{100 * lesion.below_1_px:>18.0f} %"
         )
-    memory = step_memory(make_method(config, total_steps=1), size_px, batch_size, label_update=config.meta.enabled)
+    method = make_method(config, total_steps=1)
+    state = state_bytes(method)
+    steps = {"a training step": train_step} | ({"a meta step": meta_step} if config.meta.enabled else {})
+    temporary = {what: step_cost(step, method, size_px, batch_size).temp_bytes for what, step in steps.items()}
     device = jax.local_devices()[0]
     available = available_bytes(device)
-    needed = memory.state + max(memory.train, memory.meta)
-    print(
-        f"a training step at {size_px} px and batch {batch_size} needs {(memory.state + memory.train) / GIB:.1f} GiB"
-        + (f", a meta step {(memory.state + memory.meta) / GIB:.1f} GiB" if memory.meta else "")
-        + f"; {available / GIB:.1f} GiB are there ({device.device_kind})"
-    )
+    needs = ", ".join(f"{what} {(state + temp) / GIB:.1f} GiB" for what, temp in temporary.items())
+    print(f"at {size_px} px and batch {batch_size}: {needs}; {available / GIB:.1f} GiB are there ({device.device_kind})")
     field_px = int(np.median([px for report in segmented for px in report.longer_sides_px]))
-    per_pixel = max(memory.train, memory.meta) / (batch_size * size_px**2)
-    chosen = suggest(diameters, field_px, memory.state, per_pixel, available, 2 ** len(config.model.encoder_filters))
+    per_pixel = max(temporary.values()) / (batch_size * size_px**2)
+    chosen = suggest(diameters, field_px, state, per_pixel, available, 2 ** len(config.model.encoder_filters))
     why = "nine of ten lesions are at least 2 px wide then" if chosen.wide_enough else "the largest that fits"
     print(f"suggested: --config.data.size_px={chosen.size_px} --config.train.batch_size={chosen.batch_size}, {why}")
     if device.platform == "cpu" and chosen.size_px > size_px:
@@ -137,7 +137,7 @@ def plan(config: Config, segmented: Sequence[SetReport]) -> dict[str, Any]:
         "size_px": size_px,
         "batch_size": batch_size,
         "lesions": {name: lesion._asdict() for name, lesion in sizes.items()},
-        "bytes_needed": needed,
+        "bytes_needed": state + max(temporary.values()),
         "bytes_available": available,
         "device": device.device_kind,
         "suggested": chosen._asdict(),

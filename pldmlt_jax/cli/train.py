@@ -25,10 +25,10 @@ from pldmlt_jax.data.selection import Selection
 from pldmlt_jax.errors import DataError
 from pldmlt_jax.evaluation.inference import TrainedNetwork, checkpoint_directory, load_network
 from pldmlt_jax.evaluation.segmentation_metrics import SegmentationCounts, segmentation_counts
-from pldmlt_jax.method.diagnostics import gradient_balance, meta_gradient_paths
+from pldmlt_jax.method.diagnostics import gradient_balance, meta_gradient_paths, round_diagnostics
 from pldmlt_jax.method.pseudo_labels import admissible_grades
 from pldmlt_jax.method.state import Method, MethodState, init_method_state
-from pldmlt_jax.method.steps import eval_step, meta_step, train_step
+from pldmlt_jax.method.steps import eval_step, meta_step, round_step, train_step
 from pldmlt_jax.method.virtual_step import uses_graded_images
 from pldmlt_jax.models.build import build_label_network, build_network
 from pldmlt_jax.models.pretrained import load_vgg16
@@ -40,6 +40,10 @@ from pldmlt_jax.types import Batch
 
 MONITOR_THRESHOLD = 0.5
 """Of the Dice that early stopping looks at: `evaluation.threshold` can change without another training."""
+
+STEPS = {"theta": train_step, "label": meta_step, "both": round_step}
+DIAGNOSTICS = {"theta": gradient_balance, "label": meta_gradient_paths, "both": round_diagnostics}
+"""By phase of a round."""
 
 
 def train(context: Context) -> None:
@@ -53,7 +57,7 @@ def train(context: Context) -> None:
     )
     indices = oversampled(training.indices, labels.grade[training.indices], config.train.oversample)
     rounds = make_rounds(config, len(indices))
-    method = make_method(config, rounds.phase_steps("theta"))
+    method = make_method(config, rounds.theta_steps)
     window = training_window(config.train)
     state = start_state(context, method)
 
@@ -74,11 +78,8 @@ def train(context: Context) -> None:
             state,
             rounds=rounds,
             stopping=Stopping.of_training(config.train),
-            steps={"theta": partial(train_step, method=method), "label": partial(meta_step, method=method)},
-            diagnostics={
-                "theta": partial(gradient_balance, method=method),
-                "label": partial(meta_gradient_paths, method=method),
-            },
+            steps={phase: partial(step, method=method) for phase, step in STEPS.items()},
+            diagnostics={phase: partial(diagnose, method=method) for phase, diagnose in DIAGNOSTICS.items()},
             batches=batches,
             validate=lambda state: validate(state, method, validation, validation_labels, config),
             checkpoints=checkpoints,
@@ -102,6 +103,7 @@ def make_method(config: Config, total_steps: int) -> Method:
         optim=config.optim,
         total_steps=total_steps,
         seed=config.seed,
+        microbatches=config.train.microbatches,
     )
 
 

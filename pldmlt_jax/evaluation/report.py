@@ -144,31 +144,26 @@ def _summary(workdir: Path) -> str:
     )
 
 
-def _series(lines: list[dict], phase: str, names: dict[str, str]) -> dict[str, tuple[list, list]]:
-    return {
-        label: (
-            [line["step"] for line in lines if line["phase"] == phase and line.get(name) is not None],
-            [line[name] for line in lines if line["phase"] == phase and line.get(name) is not None],
-        )
-        for name, label in names.items()
-    }
+def _series(lines: list[dict], names: dict[str, str]) -> dict[str, tuple[list, list]]:
+    found = {name: [line for line in lines if line.get(name) is not None] for name in names}
+    return {label: ([x["step"] for x in found[name]], [x[name] for x in found[name]]) for name, label in names.items()}
 
 
 def _training(workdir: Path) -> str:
     lines = read_log(workdir / "log.jsonl")
     if not lines:
         return _missing("train")
-    losses = _series(lines, "theta", {"loss": "L", "seg_loss": "L_S", "grade_loss": "L_C"})
-    validation = _series(lines, "val", {"val/loss": "L, fixed pseudo-labels", "val/loss_updated": "L, updated labels"})
+    losses = _series(lines, {"loss": "L", "seg_loss": "L_S", "grade_loss": "L_C"})
+    validation = _series(lines, {"val/loss": "L, fixed pseudo-labels", "val/loss_updated": "L, updated labels"})
     charts = [
         line_chart("training losses", losses),
         line_chart("validation losses", validation),
-        line_chart("validation lesion Dice", _series(lines, "val", {"val/dice": "foreground Dice"})),
+        line_chart("validation lesion Dice", _series(lines, {"val/dice": "foreground Dice"})),
     ]
     for folder in sorted(workdir.glob("graders/*")):
         log = read_log(folder / "log.jsonl")
         names = {"val/accuracy": "accuracy", "val/kappa": "kappa"}
-        charts.append(line_chart(f"grader {_escape(folder.name)}, validation", _series(log, "val", names)))
+        charts.append(line_chart(f"grader {_escape(folder.name)}, validation", _series(log, names)))
     return f'<div class="charts">{"".join(charts)}</div>'
 
 
@@ -251,19 +246,19 @@ def _accuracy_change(workdir: Path) -> str:
 
 def _label_update(workdir: Path) -> str:
     lines = read_log(workdir / "log.jsonl")
-    labels = [line for line in lines if line["phase"] == "label"]
+    labels = [line for line in lines if "label_histogram" in line]
     balance = {"grad_norm/seg_encoder": "L_S", "grad_norm/grade_encoder": "beta L_C"}
     charts = [
-        line_chart("gradient norms on the shared encoder", _series(lines, "theta", balance), log=True),
-        line_chart("their cosine", _series(lines, "theta", {"grad_cosine_encoder": "cosine"})),
+        line_chart("gradient norms on the shared encoder", _series(lines, balance), log=True),
+        line_chart("their cosine", _series(lines, {"grad_cosine_encoder": "cosine"})),
     ]
     if labels:
         paths = {"direct_norm": "direct", "indirect_norm": "through theta*"}
         agreements = {"agreement/pseudo_label": "with the pseudo-label", "agreement/head": "with the head"}
         charts += [
-            line_chart("meta-gradient norms", _series(lines, "label", paths)),
-            line_chart("agreement of the updated labels", _series(lines, "label", agreements)),
-            line_chart("entropy of the updated labels (nats)", _series(lines, "label", {"label_entropy": "entropy"})),
+            line_chart("meta-gradient norms", _series(lines, paths)),
+            line_chart("agreement of the updated labels", _series(lines, agreements)),
+            line_chart("entropy of the updated labels (nats)", _series(lines, {"label_entropy": "entropy"})),
             stacked_chart("updated labels", [x["step"] for x in labels], [x["label_histogram"] for x in labels]),
         ]
     return f'<div class="charts">{"".join(charts)}</div>' if lines else _missing("train")

@@ -6,25 +6,34 @@ import jax
 import numpy as np
 
 from pldmlt_jax.method.state import Method, init_method_state
-from pldmlt_jax.method.steps import meta_step, train_step
 from pldmlt_jax.types import NUM_GRADES, Batch
 
 
-class StepMemory(NamedTuple):
-    """Bytes on the device."""
+class StepCost(NamedTuple):
+    """Of one step on one device."""
 
-    state: int  # parameters and optimiser states of both networks
-    train: int  # temporaries of (A) at the given size and batch, nearly proportional to both
-    meta: int  # temporaries of (B); 0 where there is no label update
+    flops: float  # as XLA counts them in the program that it has optimised
+    temp_bytes: int  # beside inputs and outputs; nearly proportional to the images' size and number
 
 
-def step_memory(method: Method, size_px: int, batch_size: int, *, label_update: bool) -> StepMemory:
-    """Compiles both steps for a batch that is never made, which takes some seconds, and asks XLA."""
+def step_cost(step: Any, method: Method, size_px: int, batch_size: int) -> StepCost:
+    """Compiles a jitted step for a batch that is never made, which takes some seconds, and asks XLA."""
+    state = jax.eval_shape(lambda: init_method_state(method))
+    return cost_of(step.lower(state, batch_shape(size_px, batch_size), method=method).compile())
 
-    def array(*shape: int, dtype: type = np.uint8) -> jax.ShapeDtypeStruct:
+
+def cost_of(compiled: Any) -> StepCost:
+    """What XLA says of a compiled program."""
+    return StepCost(float(compiled.cost_analysis()["flops"]), int(compiled.memory_analysis().temp_size_in_bytes))
+
+
+def batch_shape(size_px: int, batch_size: int) -> Batch:
+    """Shapes and dtypes of a batch, without the arrays."""
+
+    def array(*shape: int, dtype: type = np.uint8) -> Any:
         return jax.ShapeDtypeStruct((batch_size, *shape), dtype)
 
-    batch = Batch(
+    return Batch(
         image=array(size_px, size_px, 3),
         mask_bits=array(size_px, size_px),
         grade=array(dtype=np.int32),
@@ -32,9 +41,9 @@ def step_memory(method: Method, size_px: int, batch_size: int, *, label_update: 
         weight=array(dtype=np.float32),
         index=array(dtype=np.int32),
     )
-    state = jax.eval_shape(lambda: init_method_state(method))
-    steps = (train_step, meta_step) if label_update else (train_step,)
-    analyses: list[Any] = [step.lower(state, batch, method=method).compile().memory_analysis() for step in steps]
-    temporaries = [int(analysis.temp_size_in_bytes) for analysis in analyses]
-    parameters = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
-    return StepMemory(int(parameters), temporaries[0], temporaries[1] if label_update else 0)
+
+
+def state_bytes(method: Method) -> int:
+    """Parameters, running statistics and optimiser states of both networks."""
+    leaves = jax.tree.leaves(jax.eval_shape(lambda: init_method_state(method)))
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)

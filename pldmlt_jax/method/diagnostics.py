@@ -45,3 +45,8 @@ def gradient_balance(state: MethodState, batch: Batch, *, method: Method) -> Ste
         "grad_norm/grade_encoder": grade_norm,
         "grad_cosine_encoder": jnp.asarray(cosine),
     }
+
+
+def round_diagnostics(state: MethodState, batch: Batch, *, method: Method) -> StepMetrics:
+    """Both, for a step that is both."""
+    return gradient_balance(state, batch, method=method) | meta_gradient_paths(state, batch, method=method)

@@ -59,6 +59,7 @@ class Method:
     optim: OptimConfig
     total_steps: int
     seed: int
+    microbatches: int = 1  # that a batch is computed in
     axis_name: str | None = None
 
     @property

@@ -14,14 +14,9 @@ import optax
 from jaxtyping import Array, Float
 
 from pldmlt_jax.method import losses
+from pldmlt_jax.method.meta_gradient import META_GRADIENTS
 from pldmlt_jax.method.state import Method, MethodState, Params, TrainState
-from pldmlt_jax.method.virtual_step import (
-    apply_network,
-    mean_label,
-    meta_loss,
-    next_label_mean,
-    soft_labels,
-)
+from pldmlt_jax.method.virtual_step import MetaAux, apply_network, mean_label, next_label_mean, soft_labels
 from pldmlt_jax.models.multitask import NetworkOutput
 from pldmlt_jax.types import NUM_GRADES, Batch
 
@@ -62,6 +57,16 @@ def train_step(state: MethodState, batch: Batch, *, method: Method) -> tuple[Met
 
     (_, (parts, graded, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.network.params)
     grads, batch_stats, parts, graded = device_mean((grads, batch_stats, parts, graded), method.axis_name)
+    network, metrics = updated_network(state, grads, parts, batch_stats, method)
+    if method.loss.graded_weight:
+        metrics["graded_loss"] = graded
+    return dataclasses.replace(state, step=state.step + 1, network=network), metrics
+
+
+def updated_network(
+    state: MethodState, grads: Params, parts: losses.LossParts, batch_stats: Params, method: Method
+) -> tuple[TrainState, StepMetrics]:
+    """theta after its optimiser's step, and what is logged of it."""
     network = apply_gradients(
         dataclasses.replace(state.network, batch_stats=batch_stats),
         grads,
@@ -75,9 +80,7 @@ def train_step(state: MethodState, batch: Batch, *, method: Method) -> tuple[Met
         "grade_loss": parts.grading,
         "grad_norm": optax.tree.norm(grads),
     }
-    if method.loss.graded_weight:
-        metrics["graded_loss"] = graded
-    return dataclasses.replace(state, step=state.step + 1, network=network), metrics
+    return network, metrics
 
 
 def graded_loss(params: Params, state: MethodState, batch: Batch, method: Method) -> Float[Array, ""]:
@@ -97,17 +100,40 @@ def graded_loss(params: Params, state: MethodState, batch: Batch, method: Method
 @partial(jax.jit, static_argnames="method")
 def meta_step(state: MethodState, batch: Batch, *, method: Method) -> tuple[MethodState, StepMetrics]:
     """(B) of Algorithm 1, lines 17 to 21: theta_1 <- theta_1 - vartheta grad J(theta*(theta_1), theta_1); theta stays."""
-    (loss, aux), grads = jax.value_and_grad(meta_loss, has_aux=True)(state.label.params, state, batch, method=method)
+    (loss, aux), grads = META_GRADIENTS[method.meta.gradient](state, batch, method)
+    label, label_mean, metrics = updated_label(state, loss, aux, grads, batch, method)
+    return dataclasses.replace(state, step=state.step + 1, label=label, label_mean=label_mean), metrics
+
+
+def updated_label(
+    state: MethodState, loss: Array, aux: MetaAux, grads: Params, batch: Batch, method: Method
+) -> tuple[TrainState, Array, StepMetrics]:
+    """theta_1 after its optimiser's step, the running mean of the soft labels, and what is logged of both."""
     batch_mean = mean_label(aux.labels, batch)
     grads, loss, batch_mean = device_mean((grads, loss, batch_mean), method.axis_name)
     label = apply_gradients(state.label, grads, method.label_optimizer)
     label_mean = next_label_mean(state.label_mean, batch_mean, method)
     metrics = {"meta_loss": loss, "meta_grad_norm": optax.tree.norm(grads)} | label_metrics(aux, batch)
-    new_state = dataclasses.replace(state, step=state.step + 1, label=label, label_mean=label_mean)
-    return new_state, device_mean(metrics, method.axis_name)
+    return label, label_mean, device_mean(metrics, method.axis_name)
 
 
-def label_metrics(aux, batch: Batch) -> StepMetrics:
+@partial(jax.jit, static_argnames="method")
+def round_step(state: MethodState, batch: Batch, *, method: Method) -> tuple[MethodState, StepMetrics]:
+    """(A) and (B) on the same batch and from the same theta, which share grad L: cheaper, and not Algorithm 1.
+
+    There (B) begins at the theta that (A) leaves, on batches of its own.
+    """
+    (loss, aux), label_grads = META_GRADIENTS[method.meta.gradient](state, batch, method)
+    if aux.inner is None:
+        raise ValueError(f"meta.gradient {method.meta.gradient!r} makes no virtual step to share")
+    grads, parts, batch_stats = device_mean(aux.inner, method.axis_name)
+    network, trained = updated_network(state, grads, parts, batch_stats, method)
+    label, label_mean, metrics = updated_label(state, loss, aux, label_grads, batch, method)
+    new_state = MethodState(step=state.step + 1, network=network, label=label, label_mean=label_mean)
+    return new_state, trained | metrics
+
+
+def label_metrics(aux: MetaAux, batch: Batch) -> StepMetrics:
     """Whom the soft labels agree with, and how sure they are."""
     chosen = jnp.argmax(aux.labels, axis=-1)
     entropy = -jnp.sum(jax.scipy.special.xlogy(aux.labels, aux.labels), axis=-1)

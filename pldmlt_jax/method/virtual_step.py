@@ -23,10 +23,23 @@ from pldmlt_jax.types import NUM_GRADES, Batch
 
 
 def apply_network(params: Params, batch_stats: Params, batch: Batch, method: Method) -> tuple[NetworkOutput, Params]:
-    """f_theta(x) as trained: batch statistics in the norms; returns the output and the updated running statistics."""
+    """f_theta(x) as trained: batch statistics in the norms; returns the output and the updated running statistics.
+
+    In microbatches, one after the other, only one's activations are in memory, for the backward pass computes them again.
+    Losses see the whole batch's outputs, and so no loss changes; batch normalisation has each microbatch's statistics.
+    """
     variables = {"params": params, "batch_stats": batch_stats}
-    output, updated = method.network.apply(variables, batch.image, True, mutable=["batch_stats"])
-    return output, updated.get("batch_stats", {})
+
+    def apply(image: Array) -> tuple[NetworkOutput, Params]:
+        output, updated = method.network.apply(variables, image, True, mutable=["batch_stats"])
+        return output, updated.get("batch_stats", {})
+
+    if method.microbatches == 1:
+        return apply(batch.image)
+    parts = batch.image.reshape(method.microbatches, -1, *batch.image.shape[1:])
+    outputs, updated = jax.lax.map(jax.checkpoint(apply), parts)
+    whole = jax.tree.map(lambda part: part.reshape(-1, *part.shape[2:]), outputs)
+    return whole, jax.tree.map(lambda part: part.mean(axis=0), updated)
 
 
 def soft_labels(label_params: Params, pooled: Array, batch: Batch, method: Method) -> Float[Array, "b c"]:
@@ -41,20 +54,37 @@ def soft_labels(label_params: Params, pooled: Array, batch: Batch, method: Metho
     return SOFTMAXES[method.meta.softmax](logits, mask)
 
 
-def virtual_params(network: TrainState, labels: Float[Array, "b c"], batch: Batch, *, method: Method) -> Params:
-    """theta* = theta - epsilon grad_theta [L_S + beta L_C(f_theta(x), labels)], through an optax update.
+class InnerGradient(NamedTuple):
+    """At theta, with the labels held constant: what (A) takes its step by, and (B) its virtual one."""
 
-    Differentiable with respect to `labels`. An Adam look-ahead starts from theta's own optimiser state.
-    """
+    grads: Params  # of L with respect to theta
+    parts: losses.LossParts
+    batch_stats: Params  # the updated running statistics
 
-    def inner_loss(params: Params) -> Array:
-        output, _ = apply_network(params, network.batch_stats, batch, method)
-        return losses.total_loss(output, labels, batch, method.loss).total
 
+def inner_gradient(network: TrainState, labels: Float[Array, "b c"], batch: Batch, *, method: Method) -> InnerGradient:
+    """grad_theta [L_S + beta L_C(f_theta(x), labels)]."""
+
+    def inner_loss(params: Params):
+        output, batch_stats = apply_network(params, network.batch_stats, batch, method)
+        parts = losses.total_loss(output, labels, batch, method.loss)
+        return parts.total, (parts, batch_stats)
+
+    grads, (parts, batch_stats) = jax.grad(inner_loss, has_aux=True)(network.params)
+    return InnerGradient(grads, parts, batch_stats)
+
+
+def virtual_update(network: TrainState, grads: Params, *, method: Method) -> Params:
+    """theta* - theta, an optax update. An Adam look-ahead starts from theta's own optimiser state."""
     inner_tx = virtual_optimizer(method.meta, method.optim)
     opt_state = inner_tx.init(network.params) if method.meta.inner_optimizer == "sgd" else network.opt_state
-    updates, _ = inner_tx.update(jax.grad(inner_loss)(network.params), opt_state, network.params)
-    return optax.apply_updates(network.params, updates)
+    return inner_tx.update(grads, opt_state, network.params)[0]
+
+
+def virtual_params(network: TrainState, labels: Float[Array, "b c"], batch: Batch, *, method: Method) -> Params:
+    """theta* = theta - epsilon grad_theta [L_S + beta L_C(f_theta(x), labels)]; differentiable with respect to `labels`."""
+    grads = inner_gradient(network, labels, batch, method=method).grads
+    return optax.apply_updates(network.params, virtual_update(network, grads, method=method))
 
 
 class MetaInputs(NamedTuple):
@@ -149,6 +179,7 @@ def next_label_mean(label_mean: Array, batch_mean: Array, method: Method) -> Flo
 class MetaAux(NamedTuple):
     labels: Float[Array, "b c"]
     grade_logits: Float[Array, "b c"]  # of f_theta, before the virtual step
+    inner: InnerGradient | None = None  # None where the virtual step was left out
 
 
 def meta_loss(
@@ -171,13 +202,18 @@ def meta_loss(
     """
     output, _ = apply_network(state.network.params, state.network.batch_stats, batch, method)
     labels = soft_labels(label_params, output.pooled, batch, method)
-    theta_star = virtual_params(state.network, labels, batch, method=method)
+    inner = inner_gradient(state.network, labels, batch, method=method)
+    theta_star = optax.apply_updates(state.network.params, virtual_update(state.network, inner.grads, method=method))
     outer_labels = labels
     if detach == "direct":
         outer_labels = jax.lax.stop_gradient(labels)
     if detach == "indirect":
         theta_star = jax.lax.stop_gradient(theta_star)
+    return loss_at(theta_star, outer_labels, state, batch, method), MetaAux(labels, output.grade_logits, inner)
+
+
+def loss_at(theta_star: Params, labels: Float[Array, "b c"], state: MethodState, batch: Batch, method: Method) -> Array:
+    """J(theta*, labels)."""
     outer = outer_batch(batch, method)
-    output_star, _ = apply_network(theta_star, state.network.batch_stats, outer, method)
-    inputs = MetaInputs(output_star, outer_labels, state.label_mean, outer, method)
-    return META_LOSSES[method.meta.loss](inputs), MetaAux(labels, output.grade_logits)
+    output, _ = apply_network(theta_star, state.network.batch_stats, outer, method)
+    return META_LOSSES[method.meta.loss](MetaInputs(output, labels, state.label_mean, outer, method))

@@ -18,7 +18,13 @@ TARGET_CHANNELS = {"fused": 2, "lesions": 4, "exclusive": 5}
 
 
 def _vgg16(config: ModelConfig) -> nn.Module:
-    return VGG(config.encoder_filters, config.encoder_convs, norm=config.encoder_norm, dtype=jnp.dtype(config.dtype))
+    return VGG(
+        config.encoder_filters,
+        config.encoder_convs,
+        norm=config.encoder_norm,
+        rematerialisation=config.rematerialisation,
+        dtype=jnp.dtype(config.dtype),
+    )
 
 
 def _unet(config: ModelConfig) -> nn.Module:
@@ -26,8 +32,10 @@ def _unet(config: ModelConfig) -> nn.Module:
         config.decoder_filters,
         config.centre_filters,
         config.full_res_skip,
+        config.decoder_norm,
         config.norm_momentum,
         config.norm_epsilon,
+        config.rematerialisation,
         jnp.dtype(config.dtype),
     )
 

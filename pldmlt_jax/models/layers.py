@@ -46,6 +46,21 @@ def normalise(image: Any, scheme: str, dtype: DTypeLike = jnp.float32) -> Float[
     return NORMALISATIONS[scheme](jnp.asarray(image).astype(wide)).astype(dtype)
 
 
+REMATERIALISATIONS: dict[str, Callable[..., bool] | None] = {
+    "none": None,
+    "blocks": jax.checkpoint_policies.nothing_saveable,
+    "convs": jax.checkpoint_policies.dots_saveable,  # and convolutions, by JAX's definition
+}
+"""What the backward pass finds in memory of a block, and what it computes again: `none` again, all is kept; all of it but
+the block's input; or all but the convolutions' results, which are the costly part."""
+
+
+def rematerialised(block: Callable[..., Array], rematerialisation: str) -> Callable[..., Array]:
+    """A block `(module, *arrays) -> array` that makes its layers in the module, under a key of `REMATERIALISATIONS`."""
+    policy = REMATERIALISATIONS[rematerialisation]
+    return nn.remat(block, policy=policy) if policy else block
+
+
 def max_pool(x: Float[Array, "b h w c"], size: int, stride: int, padding: int) -> Float[Array, "b h2 w2 c"]:
     """Max-pooling after a ReLU, padded with zeros: equal there to the usual padding with minus infinity.
 

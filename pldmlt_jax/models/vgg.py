@@ -1,11 +1,13 @@
 """VGG's convolutional part (Simonyan and Zisserman, configuration D for VGG16), the encoder of the paper."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float
 
-from pldmlt_jax.models.layers import BatchNorm
+from pldmlt_jax.models.layers import BatchNorm, rematerialised
 
 
 class VGG(nn.Module):
@@ -18,6 +20,7 @@ class VGG(nn.Module):
         frozen_stages: So many leading blocks receive no gradient.
         norm: Whether each convolution is followed by batch normalisation, as in torchvision's vgg16_bn; VGG16 itself,
             and the paper, have none. A narrow network without pretrained weights learns much faster with it.
+        rematerialisation: Of each block, a key of `REMATERIALISATIONS`.
         dtype: Of the activations.
 
     Parameters are named `conv{block}_{i}`, both counted from 1.
@@ -28,6 +31,7 @@ class VGG(nn.Module):
     pool_last: bool = True
     frozen_stages: int = 0
     norm: bool = False
+    rematerialisation: str = "none"
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -41,17 +45,22 @@ class VGG(nn.Module):
         Returns:
             The last convolution of each block at strides 1, 2, 4, 8, 16, then pool5 at stride 32 where `pool_last`.
         """
-        features = []
-        x = image.astype(self.dtype)
-        for block, (filters, convs) in enumerate(zip(self.filters, self.convs, strict=True), start=1):
-            for i in range(1, convs + 1):
-                conv = nn.Conv(
-                    filters, (3, 3), dtype=self.dtype, kernel_init=nn.initializers.he_normal(), name=f"conv{block}_{i}"
-                )
-                x = conv(x)
+
+        def convolutions(mdl: nn.Module, x: Array, block: int) -> Array:
+            for i in range(1, self.convs[block - 1] + 1):
+                x = nn.Conv(
+                    self.filters[block - 1], (3, 3), dtype=self.dtype, kernel_init=nn.initializers.he_normal(),
+                    name=f"conv{block}_{i}",
+                )(x)  # fmt: skip
                 if self.norm:
                     x = BatchNorm(dtype=self.dtype, name=f"norm{block}_{i}")(x, train)
                 x = nn.relu(x)
+            return x
+
+        features = []
+        x = image.astype(self.dtype)
+        for block in range(1, len(self.filters) + 1):
+            x = rematerialised(partial(convolutions, block=block), self.rematerialisation)(self, x)
             if block <= self.frozen_stages:
                 x = jax.lax.stop_gradient(x)
             features.append(x)

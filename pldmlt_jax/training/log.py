@@ -52,7 +52,7 @@ class RunLog:
         self._file.flush()
 
     def write(self, step: int, phase: str, values: Mapping[str, Any], **more: Any) -> None:
-        """Writes one line: the step, the phase (`theta`, `label` or `val`), the values."""
+        """Writes one line: the step, the phase (`theta`, `label`, `both` or `val`), the values."""
         plain = to_plain(values)
         self._write_line({"step": step, "phase": phase} | to_plain(more) | plain)
         for name, value in plain.items():

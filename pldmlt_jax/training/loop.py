@@ -35,9 +35,10 @@ class Rounds:
     def total_steps(self) -> int:
         return self.steps_per_round * self.max_rounds
 
-    def phase_steps(self, phase: str) -> int:
-        """Steps of one phase in all rounds."""
-        return dict(self.phases)[phase] * self.max_rounds
+    @property
+    def theta_steps(self) -> int:
+        """Steps of the first phase, which trains theta, in all rounds."""
+        return self.phases[0][1] * self.max_rounds
 
     def steps(self) -> Iterator[tuple[str, int]]:
         """The phase of each step of one round, and the step's place in the phase."""
@@ -47,8 +48,13 @@ class Rounds:
 
 
 def algorithm_rounds(config: TrainConfig, steps_per_epoch: int, *, label_update: bool) -> Rounds:
-    """Algorithm 1: `theta_units` of (A), then `label_units` of (B); without the label update there is no (B)."""
+    """Algorithm 1: `theta_units` of (A), then `label_units` of (B); without the label update there is no (B).
+
+    With `same_batch`, `theta_units` of both in one.
+    """
     steps = {"epoch": steps_per_epoch, "step": 1}[config.unit]
+    if config.same_batch:
+        return Rounds((("both", config.theta_units * steps),), config.max_rounds)
     phases = (("theta", config.theta_units * steps), ("label", config.label_units * steps))
     return Rounds(phases if label_update else phases[:1], config.max_rounds)
 

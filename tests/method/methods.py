@@ -19,10 +19,11 @@ def tiny_method(
     meta: MetaConfig | None = None,
     loss: LossConfig | None = None,
     optim: OptimConfig | None = None,
+    model: dict | None = None,
     dtype: str = "float64",
 ) -> Method:
-    """A five-block VGG and U-Net of a few channels."""
-    model = ModelConfig(
+    """A five-block VGG and U-Net of a few channels; `model` has further fields of its config."""
+    narrow = ModelConfig(
         encoder_filters=(4, 4, 6, 6, 8),
         encoder_convs=(1, 1, 1, 1, 1),
         decoder_filters=(8, 6, 4, 4, 4),
@@ -32,7 +33,7 @@ def tiny_method(
     loss = loss or LossConfig(reduction="pixel_mean")
     meta = meta or MetaConfig(hidden=(16,))
     return Method(
-        network=build_network(model, loss.target),
+        network=build_network(dataclasses.replace(narrow, **(model or {})), loss.target),
         label_network=build_label_network(meta),
         loss=loss,
         meta=meta,

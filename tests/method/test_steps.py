@@ -11,7 +11,7 @@ from pldmlt_jax.config import GraderConfig, LossConfig, MetaConfig, OptimConfig
 from pldmlt_jax.method import losses
 from pldmlt_jax.method.diagnostics import gradient_balance
 from pldmlt_jax.method.gradcam import grad_cam
-from pldmlt_jax.method.steps import eval_step, meta_step, train_step
+from pldmlt_jax.method.steps import eval_step, meta_step, round_step, train_step
 from pldmlt_jax.method.virtual_step import apply_network, soft_labels
 from pldmlt_jax.models.build import build_grader
 from tests.method.methods import graded_beside, tiny_batch, tiny_method, tiny_state
@@ -117,3 +117,37 @@ def test_grad_cam_equals_one_grade_at_a_time():
     expected = jax.nn.relu(jnp.einsum("bhwk,kc->bchw", output.features, variables["params"]["head"]["kernel"]) / (h * w))
     np.testing.assert_allclose(cam.maps, expected, rtol=1e-4, atol=1e-7)
     np.testing.assert_allclose(cam.logits, output.logits, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("step", [train_step, meta_step, round_step])
+@pytest.mark.parametrize("segmentation", ["focal", "dice_ce"])
+def test_microbatches_equal_the_whole_batch_where_no_norm_looks_at_it(step, segmentation, float64):
+    """Dice too, which is no sum over images; an image of weight 0 and a field of view that is smaller than the image."""
+    whole = tiny_method(
+        model={"decoder_norm": "group"},
+        meta=MetaConfig(loss="maxl", inner_learning_rate=0.1, learning_rate=0.1, hidden=(16,)),
+        loss=LossConfig(segmentation=segmentation, reduction="pixel_mean"),
+    )
+    state, batch = tiny_state(whole), tiny_batch(4)
+    batch = dataclasses.replace(batch, weight=jnp.array([1.0, 1.0, 1.0, 0.0]))
+    expected, metrics = step(state, batch, method=whole)
+    for microbatches in (2, 4):
+        parts = dataclasses.replace(whole, microbatches=microbatches)
+        actual, same = step(state, batch, method=parts)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12), (actual, same), (expected, metrics)
+        )
+
+
+@pytest.mark.parametrize("step", [train_step, meta_step])
+@pytest.mark.parametrize("rematerialisation", ["blocks", "convs"])
+def test_rematerialisation_changes_nothing(step, rematerialisation, float64):
+    kept, again = (
+        tiny_method(model={"rematerialisation": name, "encoder_norm": True, "centre_filters": 6})
+        for name in ("none", rematerialisation)
+    )
+    state, batch = tiny_state(kept), tiny_batch()
+    assert jax.tree.structure(tiny_state(again)) == jax.tree.structure(state)
+    expected, _ = step(state, batch, method=kept)
+    actual, _ = step(state, batch, method=again)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-13), actual, expected)
