@@ -180,7 +180,7 @@ class OptimConfig:
 @dataclass(unsafe_hash=True)
 class TrainConfig:
     batch_size: int = 2
-    microbatches: int = 1  # parts that a batch is computed in, one after the other, for less memory
+    microbatches: int = 1  # parts that a batch is computed in, one after the other, for less memory (not on a CPU)
     crop_px: int = 0  # train on windows of this side of the prepared images; 0 = on whole images
     crop_lesion_share: float = 0.5  # share of the windows that are chosen to hold a lesion
     oversample: float = 0.0  # as grader.oversample, by pseudo-label

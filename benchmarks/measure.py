@@ -1,0 +1,77 @@
+"""What the benchmarks share: drawn photographs, timing in turns, rows of one form, tables."""
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from pldmlt_jax.config import DataConfig, SyntheticConfig
+from pldmlt_jax.data.loader import Labels, stacked
+from pldmlt_jax.data.prepared import open_prepared
+from pldmlt_jax.types import NUM_GRADES, Batch
+
+NUM_DRAWN = 8
+
+
+def drawn_batch(size_px: int, batch_size: int, cache_dir: str) -> Batch:
+    """Drawn photographs with their masks and grades, as training reads them: random noise would be another load."""
+    data = DataConfig(
+        segmentation="synthetic_s",
+        cache_dir=cache_dir,
+        synthetic=SyntheticConfig(
+            height_px=880,
+            num_segmentation_train=NUM_DRAWN,
+            num_segmentation_test=1,
+            num_grading_train=NUM_GRADES,
+            num_grading_test=1,
+        ),
+    )
+    split = open_prepared("synthetic_s", data, size_px)["train"]
+    grades = np.array([record.true_grade for record in split.records], np.int32)
+    labels = Labels(grades, np.ones((len(split), NUM_GRADES), bool))
+    positions = [i % len(split) for i in range(batch_size)]
+    return stacked([(i, split[i]) for i in positions], labels, batch_size)
+
+
+def timed_in_turns(jobs: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
+    """Seconds of each job, one after the other and again: a machine that slows down slows all of them down.
+
+    Each runs once beforehand, untimed.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in jobs}
+    for turn in range(repeats + 1):
+        for name, job in jobs.items():
+            start = time.perf_counter()
+            jax.block_until_ready(job())
+            if turn:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def time_columns(seconds: Sequence[float]) -> dict[str, float]:
+    """Median, least and greatest."""
+    return {"seconds_median": statistics.median(seconds), "seconds_min": min(seconds), "seconds_max": max(seconds)}
+
+
+def ratio(seconds: Sequence[float], of: Sequence[float]) -> float:
+    """Median of the ratios turn by turn."""
+    return statistics.median(a / b for a, b in zip(seconds, of, strict=True))
+
+
+def write_rows(path: str, rows: list[dict[str, Any]]) -> None:
+    if path:
+        Path(path).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+
+
+def show(title: str, rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> None:
+    """Prints the columns (key -> format) of the rows, under a title."""
+    width = max(len(str(row["what"])) for row in rows)
+    print(f"\n{title}\n  {'':<{width}} " + " ".join(f"{name:>20}" for name in columns))
+    for row in rows:
+        cells = [format(row[name], form) if row.get(name) is not None else "" for name, form in columns.items()]
+        print(f"  {row['what']:<{width}} " + " ".join(f"{cell:>20}" for cell in cells), flush=True)
