@@ -20,14 +20,13 @@ def read_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:
     """Reads an RGB image of 8 bits: grey, alpha and 16 bits are converted, a rotation in its EXIF data is applied.
 
     Raises:
-        DataError: The file is missing, no image, or cut off (OpenCV fills the rest of such a JPEG with grey in silence).
+        DataError: The file is missing, no image, or cut off.
     """
     content = read_bytes(path)
-    for start, end in _END_MARKERS.items():
-        if content.startswith(start) and end not in content[-_TAIL_BYTES:]:
-            raise DataError(path, "a truncated image", "a whole one", "fetch the file again")
     image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
     if image is None:
+        if any(content.startswith(start) and end not in content[-_TAIL_BYTES:] for start, end in _END_MARKERS.items()):
+            raise DataError(path, "a truncated image", "a whole one", "fetch the file again")
         raise DataError(path, "not a readable image", "a JPEG, PNG, TIFF or BMP file", "fetch the file again")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
