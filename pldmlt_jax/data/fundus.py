@@ -10,7 +10,10 @@ from pldmlt_jax.config import DataConfig
 from pldmlt_jax.errors import DataError
 from pldmlt_jax.types import Geometry
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".jp2", ".avif")
+
+PHOTOGRAPH_SUFFIXES = (*IMAGE_SUFFIXES, ".heic", ".heif", ".dng", ".dcm")
+"""Those that are read, and those that have to be converted first: they are told, not passed over in silence."""
 
 _END_MARKERS = {b"\xff\xd8": b"\xff\xd9", b"\x89PNG": b"IEND"}
 _TAIL_BYTES = 4096
@@ -27,7 +30,9 @@ def read_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:
     if image is None:
         if any(content.startswith(start) and end not in content[-_TAIL_BYTES:] for start, end in _END_MARKERS.items()):
             raise DataError(path, "a truncated image", "a whole one", "fetch the file again")
-        raise DataError(path, "not a readable image", "a JPEG, PNG, TIFF or BMP file", "fetch the file again")
+        raise DataError(
+            path, "not a readable image", "a file of " + ", ".join(IMAGE_SUFFIXES), "fetch it again, or convert it"
+        )
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
