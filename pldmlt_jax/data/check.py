@@ -109,6 +109,10 @@ def check_set(name: str, data: DataConfig, on_progress: OnProgress | None = None
                 report.longer_sides_px.append(one.longer_side_px)
             if on_progress:
                 on_progress(done, len(records), record.image_id)
+    if dataset_spec(name).has_masks and report.photographs and not report.diameters.any():
+        where, expected = str(dataset_spec(name).builder.raw_folder(data)), "lesions in some of them"
+        action = "look at the masks: were they saved as black?"
+        report.findings.append(Finding(where, "no_lesions", "warning", "no lesion in any mask", expected, action))
     hashes = content_hashes((p.record.image for p in report.photographs), data.cache_dir, data.num_threads)
     report.findings += list(_repeated(report.photographs, hashes, data.leakage_distance))
     return report
@@ -207,6 +211,8 @@ def _mask_findings(path: Path, pixels: np.ndarray, mask: np.ndarray, fov: np.nda
         yield Finding(str(path), "mask_levels", "warning", found, "black and one other", f"look at it: {how}")
     if not mask.any() and rule == "not_black":
         yield Finding(str(path), "mask_black", "warning", "all black", "no file where there is no lesion", "look at it")
+    if not mask.any() and rule == "upper_half":
+        yield Finding(str(path), "mask_black", "note", "all black", "either", "nothing: read as none of that lesion")
     if mask[fov].mean() > MOST_OF_THE_FIELD:
         found = f"{100 * mask[fov].mean():.0f} % of the field of view is set"
         yield Finding(str(path), "mask_inverted", "warning", found, "lesions white, background black", "invert it")
