@@ -11,8 +11,8 @@ MIN_SHARE = 0.05
 """A region smaller than this is no field of view: the whole image is taken."""
 
 RECTANGLE, FRAME_EDGE = 0.98, 2
-"""A region before a coloured border that fills so much of its bounding box is a whole photograph in a frame; so many pixels of
-its edge may be mixed with the frame."""
+"""A region before a coloured border that fills so much of its bounding box is a whole photograph in a frame; so many pixels
+of its edge may be mixed with the frame."""
 
 BLACK = np.zeros(3)
 BLACK_WEIGHTS = np.array([1.0, 0.25, 0.25])
