@@ -68,7 +68,7 @@ class DataConfig:
     folds_file: str = ""  # segmentation: a CSV of folds to take in place of our own, as `prepare` writes it
     split_seed: int = 0
     leakage: str = "exclude"  # "exclude": graders never see a photograph of the segmentation set; "as_paper": they do
-    leakage_distance: int = 10  # same photograph: at most so many of the 256 bits of their hashes differ
+    leakage_distance: int = 88  # same eye: at most so many of the 576 bits of two photographs' hashes differ
     num_threads: int = 4  # threads that decode and augment
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)

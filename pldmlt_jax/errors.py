@@ -67,7 +67,8 @@ def gathered(errors: list[UserError]) -> Iterator[None]:
 
 def raise_all(errors: Sequence[UserError]) -> None:
     """Raises the errors, each once, if there are any: one alone, several as an `ErrorGroup`."""
-    different = list({str(error): error for error in errors}.values())
+    single = (one for error in errors for one in (error.errors if isinstance(error, ErrorGroup) else (error,)))
+    different = list({str(error): error for error in single}.values())
     if len(different) == 1:
         raise different[0]
     if different:

@@ -142,12 +142,15 @@ def main(arguments: Arguments) -> None:
         found = f"no graded set, or pseudo.source = 'given', and so nothing to do for {arguments.verb}"
         errors.append(ConfigError("data.grading", found, "a graded set", "name one, or run another verb"))
     raw: dict[str, str] = {"grading": NO_SET}
+    bad_files: list[UserError] = []
     for field in ("segmentation", "grading") if context.config.data.grading != NO_SET else ("segmentation",):
         for name in set_names(getattr(context.config.data, field)):
             with gathered(errors):
-                raw[field] = raw.get(field, "") + raw_files(name, context.config.data)
+                raw[field] = raw.get(field, "") + raw_files(name, context.config.data, bad_files)
     if folds_file := context.config.data.folds_file:
         raw["segmentation"] = raw.get("segmentation", "") + described(Path(folds_file), "folds")
+    if errors or stages[0].name != "prepare":  # which tells them together with what is wrong inside the files
+        errors += bad_files
     raise_all(errors)
     if whole:
         print(f"{context.config.name}: {context.workdir}", flush=True)
@@ -237,25 +240,28 @@ def fingerprint_of(stage: Stage, context: Context, raw: Mapping[str, str]) -> Fi
     )
 
 
-def raw_files(name: str, data: DataConfig) -> str:
+def raw_files(name: str, data: DataConfig, bad_files: list[UserError]) -> str:
     """What a set's raw files are: name, below what they have in common, and hash of each, and every split and grade.
 
-    Drawn photographs follow from the config and the way they are drawn.
+    Drawn photographs follow from the config and the way they are drawn. What is wrong with single files is added to the
+    list, unless these are left out.
 
     Raises:
-        UserError: What is missing or wrong in the set's folders.
+        UserError: What is missing or wrong in the set's folders as a whole.
     """
     if name.startswith("synthetic"):
         return f"{name} drawn {DRAWING_VERSION}, prepared {PREPARATION_VERSION}"
     listing = dataset_spec(name).listing(data)
-    if data.on_bad_file == "stop" or not listing.records.get("train"):
+    if not listing.records.get("train"):
         raise_all(listing.errors)
+    wrong = listing.errors if data.on_bad_file == "stop" else ()
+    bad_files += wrong
     records = [(split, record) for split, found in listing.records.items() for record in found]
     hashes = content_hashes((path for _, record in records for path in record.files), data.cache_dir, data.num_threads)
     base = os.path.commonpath(list(hashes))
     contents = [f"{os.path.relpath(path, base)} {digest}" for path, digest in sorted(hashes.items())]
     grades = [f"{split} {record.image_id} {record.grade} {record.true_grade}" for split, record in records]
-    return "\n".join([f"{name} prepared {PREPARATION_VERSION}", *contents, *grades])
+    return "\n".join([f"{name} prepared {PREPARATION_VERSION}", *contents, *grades, *map(str, wrong)])
 
 
 def missing_weights(config: Config, stages: Sequence[Stage]) -> list[UserError]:

@@ -66,7 +66,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "data.fold": (0, 99),
     "data.val_share": (0.01, 0.5),
     "data.split_seed": (0, 2**31 - 1),
-    "data.leakage_distance": (0, 255),
+    "data.leakage_distance": (0, 575),
     "data.num_threads": (1, 256),
     "data.augment.rotation_deg": (0, 180),
     "data.augment.min_scale": (0.1, 1),

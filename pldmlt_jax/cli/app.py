@@ -74,8 +74,10 @@ def _keep_freed_memory() -> None:
 
 def _configure_libraries() -> None:
     """Compiled steps are kept between runs, in at most 1 GiB; JAX's own variables choose another place."""
+    import cv2
     import jax
 
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # it names no file; our own errors do
     _keep_freed_memory()
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser("~/.cache/pldmlt_jax/xla"))

@@ -65,7 +65,7 @@ class Context:
     @cached_property
     def known_grades(self) -> dict[Path, int]:
         """True grades of pixel-labelled photographs, where they are known: to evaluate, never to train on."""
-        return known_grades(self.segmented, self.graded_for_graders, self.config.data.leakage_distance)
+        return known_grades(self.segmented, self.graded_for_graders)
 
     @cached_property
     def graded_for_network(self) -> dict[str, Selection]:

@@ -80,7 +80,7 @@ def leakage_figures(context: Context) -> dict[str, Any]:
         f"leakage/repeated_in_{key}": sum(len(images) for images in found.values())
         for key, found in report["repeated"].items()
     }
-    counts = {"leakage/rule": report["rule"], "leakage/images": report["images"], "leakage/excluded": report["excluded"]}
+    counts = {f"leakage/{name}": report[name] for name in ("rule", "images", "same_eye", "excluded")}
     return counts | repeated
 
 

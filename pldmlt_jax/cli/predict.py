@@ -10,7 +10,7 @@ import numpy as np
 from pldmlt_jax.cli.context import Context
 from pldmlt_jax.cli.flags import Arguments
 from pldmlt_jax.cli.train import load_trained
-from pldmlt_jax.data.fundus import IMAGE_SUFFIXES, read_image
+from pldmlt_jax.data.fundus import IMAGE_SUFFIXES, PHOTOGRAPH_SUFFIXES, read_image
 from pldmlt_jax.data.selection import choose_splits
 from pldmlt_jax.errors import ConfigError, DataError
 from pldmlt_jax.evaluation.figures import overlay
@@ -73,7 +73,7 @@ def find_images(path: Path) -> list[Path]:
     """
     if path.is_file():
         return [path]
-    found = visible(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES) if path.is_dir() else []
+    found = visible(p for p in path.rglob("*") if p.suffix.lower() in PHOTOGRAPH_SUFFIXES) if path.is_dir() else []
     if not found:
         what = "no images in it" if path.is_dir() else "no such file or folder"
         raise DataError(path, what, "images named *" + ", *".join(IMAGE_SUFFIXES), "check --input")

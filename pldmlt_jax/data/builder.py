@@ -21,12 +21,13 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from pldmlt_jax.config import DataConfig
+from pldmlt_jax.data.leakage import HASH_SIDE
 from pldmlt_jax.data.prepare import preparation, read_listing
 from pldmlt_jax.data.records import Listing
 from pldmlt_jax.types import EVIDENCE, LESIONS, Geometry
 
 NUM_GEOMETRY = len(dataclasses.fields(Geometry))
-HASH_BYTES = 32
+HASH_BYTES = HASH_SIDE**2 // 8
 
 
 @dataclasses.dataclass
@@ -49,7 +50,7 @@ class FundusConfig(tfds.core.BuilderConfig):
 class FundusBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """Square fundus photographs with their mask bits, grades and geometry. Builders of sets derive from it."""
 
-    VERSION = tfds.core.Version("2.0.0")
+    VERSION = tfds.core.Version("3.0.0")
     CITATION = ""
     LICENCE = ""
 

@@ -19,7 +19,7 @@ from pldmlt_jax.data.annotation import read_annotation
 from pldmlt_jax.data.contents import content_hashes
 from pldmlt_jax.data.field_of_view import MIN_SHARE, field_of_view
 from pldmlt_jax.data.fundus import read_image
-from pldmlt_jax.data.leakage import difference_hash, same_photographs
+from pldmlt_jax.data.leakage import SAME_PHOTOGRAPH, difference_hash, same_photographs
 from pldmlt_jax.data.masks import apply_rule, brightest, mask_levels, read_mask_pixels
 from pldmlt_jax.data.records import RawRecord
 from pldmlt_jax.data.specs import dataset_spec
@@ -61,7 +61,7 @@ class Photograph:
 
     record: RawRecord
     split: str
-    dhash: UInt8[np.ndarray, "32"]
+    dhash: UInt8[np.ndarray, "72"]
 
 
 @dataclass
@@ -109,6 +109,10 @@ def check_set(name: str, data: DataConfig, on_progress: OnProgress | None = None
                 report.longer_sides_px.append(one.longer_side_px)
             if on_progress:
                 on_progress(done, len(records), record.image_id)
+    if dataset_spec(name).has_masks and report.photographs and not report.diameters.any():
+        where, expected = str(dataset_spec(name).builder.raw_folder(data)), "lesions in some of them"
+        action = "look at the masks: were they saved as black?"
+        report.findings.append(Finding(where, "no_lesions", "warning", "no lesion in any mask", expected, action))
     hashes = content_hashes((p.record.image for p in report.photographs), data.cache_dir, data.num_threads)
     report.findings += list(_repeated(report.photographs, hashes, data.leakage_distance))
     return report
@@ -126,7 +130,7 @@ def leaking(segmented: SetReport, graded: SetReport, distance: int) -> Iterator[
             )  # fmt: skip
             continue
         yield Finding(
-            str(second.image), "leakage", "warning", f"the same photograph as {first.image}, {bits} of 256 bits differ",
+            str(second.image), "leakage", "warning", f"{_alike(bits)} {first.image}, {bits} bits differ",
             "graders that have not seen the pixel-labelled photographs",
             "nothing: it is kept out of the graders' training (data.leakage)",
         )  # fmt: skip
@@ -207,6 +211,8 @@ def _mask_findings(path: Path, pixels: np.ndarray, mask: np.ndarray, fov: np.nda
         yield Finding(str(path), "mask_levels", "warning", found, "black and one other", f"look at it: {how}")
     if not mask.any() and rule == "not_black":
         yield Finding(str(path), "mask_black", "warning", "all black", "no file where there is no lesion", "look at it")
+    if not mask.any() and rule == "upper_half":
+        yield Finding(str(path), "mask_black", "note", "all black", "either", "nothing: read as none of that lesion")
     if mask[fov].mean() > MOST_OF_THE_FIELD:
         found = f"{100 * mask[fov].mean():.0f} % of the field of view is set"
         yield Finding(str(path), "mask_inverted", "warning", found, "lesions white, background black", "invert it")
@@ -245,8 +251,12 @@ def _count_findings(
             yield Finding(where, "count", "warning", text, f"{released}, as released", "get the rest, if you want it")
 
 
+def _alike(bits: int) -> str:
+    return "the same photograph as" if bits <= SAME_PHOTOGRAPH else "the same eye as"
+
+
 def _repeated(photographs: list[Photograph], hashes: Mapping[Path, str], distance: int) -> Iterator[Finding]:
-    """The same photograph more than once in one set: by content, or by what it shows."""
+    """The same photograph or eye more than once in one set: by content, or by what it shows."""
     by_content: dict[str, list[Photograph]] = defaultdict(list)
     for p in photographs:
         by_content[hashes[p.record.image]].append(p)
@@ -256,11 +266,13 @@ def _repeated(photographs: list[Photograph], hashes: Mapping[Path, str], distanc
             continue
         first, second = photographs[i], photographs[j]
         identical = hashes[first.record.image] == hashes[second.record.image]
-        what = "the same file as" if identical else "the same photograph as"
-        details = "" if identical else f", {bits} of 256 bits differ"
+        what = "the same file as" if identical else _alike(bits)
+        details = "" if identical else f", {bits} bits differ"
         kind, expected = "duplicate" if identical else "near_duplicate", "each photograph once"
         action = "nothing: both go into the same fold, or one is left out"
-        if first.record.grade != second.record.grade:
+        if bits > SAME_PHOTOGRAPH:
+            kind, expected = "same_eye", "all photographs of an eye in one fold or split"
+        if bits <= SAME_PHOTOGRAPH and first.record.grade != second.record.grade:
             kind, expected = "conflicting_grades", "one grade a photograph"
             details += f"; grades {first.record.grade} and {second.record.grade}"
             action = "nothing: both are left out; or correct one"

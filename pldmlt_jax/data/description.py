@@ -71,17 +71,18 @@ def _left_out(selections: dict[str, Selection]) -> dict[str, Any]:
 
 
 def leakage_report(segmented: dict[str, Selection], graded: dict[str, Selection], data: DataConfig) -> dict[str, Any]:
-    """The same photographs in both sets, and those that stand in one of them more than once."""
+    """The same photographs and eyes in both sets, and those that stand in one of them more than once."""
     official = official_splits(graded)
     pairs = leaking_pairs(official, segmented, data.leakage_distance)
-    leaking = {pair[:2] for pair in pairs}
+    leaking, same = ({pair[:2] for pair in pairs if pair.same_photograph or eyes} for eyes in (True, False))
     repeated = {
         "grading": repeated_images(official, data.leakage_distance),
         "segmentation": repeated_images(official_splits(segmented), data.leakage_distance, among_training=False),
     }
     return {
         "rule": data.leakage,
-        "images": len(leaking),
+        "images": len(same),
+        "same_eye": len(leaking) - len(same),
         "excluded": len(leaking) if data.leakage == "exclude" else 0,
         "pairs": [pair._asdict() for pair in pairs],
         "repeated": {key: {name: sorted(images) for name, images in found.items()} for key, found in repeated.items()},

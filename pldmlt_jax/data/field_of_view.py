@@ -10,6 +10,10 @@ WORKING_PX = 512
 MIN_SHARE = 0.05
 """A region smaller than this is no field of view: the whole image is taken."""
 
+RECTANGLE, FRAME_EDGE = 0.98, 2
+"""A region before a coloured border that fills so much of its bounding box is a whole photograph in a frame; so many pixels
+of its edge may be mixed with the frame."""
+
 BLACK = np.zeros(3)
 BLACK_WEIGHTS = np.array([1.0, 0.25, 0.25])
 """Before black, red counts most: the fundus is red, and the light that a lens scatters around it is green or blue."""
@@ -44,13 +48,24 @@ def field_of_view(image: UInt8[np.ndarray, "h w 3"]) -> Bool[np.ndarray, "h w"]:
     scale = min(WORKING_PX / max(height, width), 1.0)
     small_size = (max(round(width * scale), 1), max(round(height * scale), 1))
     small = cv2.medianBlur(cv2.resize(image, small_size, interpolation=cv2.INTER_AREA), 5).astype(np.float32)
-    border = _border_colour(small)
-    region = _before_colour(small, border) if border.any() else None
-    if region is None:
-        region = _region(_distance(small, BLACK))
+    region = _field(small)
     if region.mean() < MIN_SHARE:
         return np.ones((height, width), bool)
     return cv2.resize(region.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR) > 0.5
+
+
+def _field(small: Float[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w"]:
+    border = _border_colour(small)
+    region = _before_colour(small, border) if border.any() else None
+    if region is None:
+        return _region(_distance(small, BLACK))
+    x, y, width, height = cv2.boundingRect(region)
+    rows, columns = slice(y + FRAME_EDGE, y + height - FRAME_EDGE), slice(x + FRAME_EDGE, x + width - FRAME_EDGE)
+    if min(width, height) <= 4 * FRAME_EDGE or region[rows, columns].mean() < RECTANGLE:
+        return region
+    inside = np.zeros_like(region)  # of a frame around a photograph, which may have a border of its own
+    inside[rows, columns] = _field(small[rows, columns])
+    return inside
 
 
 def _corners(plane: np.ndarray) -> list[np.ndarray]:

@@ -1,21 +1,24 @@
 """One's own photographs: a folder of images, masks of some of them and a CSV of grades of some of them."""
 
 import csv
+import io
 import re
+import unicodedata
 from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
 from pldmlt_jax.config import DataConfig
 from pldmlt_jax.data.builder import FundusBuilder, FundusConfig
-from pldmlt_jax.data.fundus import IMAGE_SUFFIXES
+from pldmlt_jax.data.fundus import IMAGE_SUFFIXES, PHOTOGRAPH_SUFFIXES
 from pldmlt_jax.data.records import Listing, RawRecord
 from pldmlt_jax.errors import DataError, UserError
 from pldmlt_jax.files import visible
 from pldmlt_jax.types import NUM_GRADES, UNKNOWN_GRADE
 
 LAYOUT = """a folder of one's own photographs:
-    FOLDER/images/NAME.{jpg,png,tif,bmp}, in subfolders train/, val/ and test/ where there is a split already
+    FOLDER/images/NAME.jpg (or png, tif, bmp, webp, gif, ppm, jp2, avif), in subfolders train/, val/ and test/ where there is
+        a split already
     FOLDER/masks/{MA,HE,EX,SE,OD}/NAME.png, or FOLDER/masks/NAME_{MA,HE,EX,SE,OD}.png
         "lesion" in place of MA, HE, EX, SE where the lesions are not told apart; lesions are white, or any colour but black
         a photograph with no mask file is not pixel-labelled; one with some has none of the lesions that lack a file
@@ -132,10 +135,10 @@ def read_folder(root: Path) -> Folder:
     base = root / "images" if (root / "images").is_dir() else root
     recursive = base != root
     found = visible(base.rglob("*") if recursive else base.glob("*")) if root.is_dir() else []
-    paths = [path for path in found if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
+    paths = [path for path in found if path.suffix.lower() in PHOTOGRAPH_SUFFIXES and path.is_file()]
     if not recursive:  # masks may lie beside the images then
-        stems = {path.stem for path in paths}
-        paths = [path for path in paths if not ((parts := _suffix_of(path.stem)) and parts[0] in stems)]
+        names = {_name(path) for path in paths}
+        paths = [path for path in paths if not ((parts := _suffix_of(_name(path))) and parts[0] in names)]
     if not paths:
         what = "no images in it" if root.is_dir() else "no such folder"
         action = "set --config.data.folder_root to the folder that holds images/ and masks/"
@@ -144,14 +147,19 @@ def read_folder(root: Path) -> Folder:
     images: dict[str, Path] = {}
     splits: dict[str, str] = {}
     for path in paths:
-        if path.stem in images:
-            expected = f"a name of its own; {images[path.stem]} has it too"
+        if (name := _name(path)) in images:
+            expected = f"a name of its own; {images[name]} has it too"
             errors.append(DataError(path, "a second image of this name", expected, "rename one, with its masks and grade"))
             continue
-        images[path.stem] = path
-        splits[path.stem] = SPLITS.get(path.relative_to(base).parts[0].lower(), "train")
+        images[name] = path
+        splits[name] = SPLITS.get(path.relative_to(base).parts[0].lower(), "train")
     masks = _masks(root, images, errors, beside=not recursive)
     return Folder(images, splits, masks, _grades(root, images, errors), tuple(errors))
+
+
+def _name(path: Path) -> str:
+    """Without the suffix, accents composed: a Mac spells them as letters of their own, a table does not."""
+    return unicodedata.normalize("NFC", path.stem)
 
 
 def _suffix_of(stem: str) -> tuple[str, str] | None:
@@ -170,18 +178,19 @@ def _masks(root: Path, images: dict[str, Path], errors: list[UserError], *, besi
     base = root / "masks"
     found = visible(base.rglob("*")) if base.is_dir() else []
     if beside:
-        found += visible(path for path in root.glob("*") if (parts := _suffix_of(path.stem)) and parts[0] in images)
+        found += visible(path for path in root.glob("*") if (parts := _suffix_of(_name(path))) and parts[0] in images)
     masks: dict[str, dict[str, Path]] = defaultdict(dict)
     for path in found:
         if path.suffix.lower() not in IMAGE_SUFFIXES or not path.is_file():
             continue
-        by_suffix, by_folder = _suffix_of(path.stem), _mask_name(path.parent.name)
-        if by_folder and path.stem in images:
-            name, lesion = path.stem, by_folder
+        own_name = _name(path)
+        by_suffix, by_folder = _suffix_of(own_name), _mask_name(path.parent.name)
+        if by_folder and own_name in images:
+            name, lesion = own_name, by_folder
         elif by_suffix:
             name, lesion = by_suffix
         elif by_folder:
-            name, lesion = path.stem, by_folder
+            name, lesion = own_name, by_folder
         else:
             expected = "a folder or a suffix that says which lesion: " + ", ".join(names[0] for names in MASK_NAMES.values())
             errors.append(DataError(path, "a mask of no known lesion", expected, "name it like NAME_MA.png"))
@@ -206,28 +215,38 @@ def _grades(root: Path, images: dict[str, Path], errors: list[UserError]) -> dic
         raise DataError(root, f"{len(tables)} CSV files", expected, "rename the table of grades")
     path = tables[0]
     grades: dict[str, int] = {}
-    with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
-        first = file.readline()
-        file.seek(0)
-        reader = csv.reader(file, delimiter=max(DELIMITERS, key=first.count))
-        header = [re.sub(r"[^a-z]", "", cell.lower()) for cell in next(reader, [])]
-        image_column = next((header.index(name) for name in IMAGE_COLUMNS if name in header), None)
-        grade_column = next((header.index(name) for name in GRADE_COLUMNS if name in header), None)
-        if image_column is None or grade_column is None:
-            raise DataError(path, f"columns {', '.join(header) or 'none'}", "the columns image and grade", "add a header")
-        for row in reader:
-            cells = [*row, *[""] * len(header)]
-            given, text = cells[image_column].strip(), cells[grade_column].strip().removesuffix(".0")
-            where = f"{path}, line {reader.line_num}"
-            if not given or not text:
-                continue
-            name = given if given in images else Path(given).stem
-            if name not in images:
-                errors.append(DataError(where, f"a row for {given}", "an image for each row", "add it or remove the row"))
-            elif text not in map(str, range(NUM_GRADES)):
-                errors.append(DataError(where, f"grade {text!r} of {given}", "0, 1, 2, 3 or 4", "correct the row"))
-            elif grades.get(name, int(text)) != int(text):
-                errors.append(DataError(where, f"{given} again, with another grade", "each image once", "correct the rows"))
-            else:
-                grades[name] = int(text)
-    return grades
+    contradicted: set[str] = set()
+    text = _decoded(path.read_bytes())
+    delimiter = max(DELIMITERS, key=text.partition("\n")[0].count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    header = [re.sub(r"[^a-z]", "", cell.lower()) for cell in next(reader, [])]
+    image_column = next((header.index(name) for name in IMAGE_COLUMNS if name in header), None)
+    grade_column = next((header.index(name) for name in GRADE_COLUMNS if name in header), None)
+    if image_column is None or grade_column is None:
+        raise DataError(path, f"columns {', '.join(header) or 'none'}", "the columns image and grade", "add a header")
+    for row in reader:
+        cells = [*row, *[""] * len(header)]
+        given, grade = cells[image_column].strip(), cells[grade_column].strip().removesuffix(".0")
+        where = f"{path}, line {reader.line_num}"
+        if not given or not grade:
+            continue
+        given = unicodedata.normalize("NFC", given)
+        name = given if given in images else Path(given).stem
+        if name not in images:
+            errors.append(DataError(where, f"a row for {given}", "an image for each row", "add it or remove the row"))
+        elif grade not in map(str, range(NUM_GRADES)):
+            errors.append(DataError(where, f"grade {grade!r} of {given}", "0, 1, 2, 3 or 4", "correct the row"))
+        elif grades.get(name, int(grade)) != int(grade):
+            errors.append(DataError(where, f"{given} again, with another grade", "each image once", "correct the rows"))
+            contradicted.add(name)
+        else:
+            grades[name] = int(grade)
+    return {name: grade for name, grade in grades.items() if name not in contradicted}
+
+
+def _decoded(content: bytes) -> str:
+    """UTF-8, or what spreadsheets on Windows save in its place."""
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("cp1252", errors="replace")

@@ -10,7 +10,10 @@ from pldmlt_jax.config import DataConfig
 from pldmlt_jax.errors import DataError
 from pldmlt_jax.types import Geometry
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".jp2", ".avif")
+
+PHOTOGRAPH_SUFFIXES = (*IMAGE_SUFFIXES, ".heic", ".heif", ".dng", ".dcm")
+"""Those that are read, and those that have to be converted first: they are told, not passed over in silence."""
 
 _END_MARKERS = {b"\xff\xd8": b"\xff\xd9", b"\x89PNG": b"IEND"}
 _TAIL_BYTES = 4096
@@ -20,15 +23,16 @@ def read_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:
     """Reads an RGB image of 8 bits: grey, alpha and 16 bits are converted, a rotation in its EXIF data is applied.
 
     Raises:
-        DataError: The file is missing, no image, or cut off (OpenCV fills the rest of such a JPEG with grey in silence).
+        DataError: The file is missing, no image, or cut off.
     """
     content = read_bytes(path)
-    for start, end in _END_MARKERS.items():
-        if content.startswith(start) and end not in content[-_TAIL_BYTES:]:
-            raise DataError(path, "a truncated image", "a whole one", "fetch the file again")
     image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
     if image is None:
-        raise DataError(path, "not a readable image", "a JPEG, PNG, TIFF or BMP file", "fetch the file again")
+        if any(content.startswith(start) and end not in content[-_TAIL_BYTES:] for start, end in _END_MARKERS.items()):
+            raise DataError(path, "a truncated image", "a whole one", "fetch the file again")
+        raise DataError(
+            path, "not a readable image", "a file of " + ", ".join(IMAGE_SUFFIXES), "fetch it again, or convert it"
+        )
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 

@@ -172,11 +172,15 @@ def read_grades(path: Path) -> tuple[dict[str, int | None], list[UserError]]:
             name, text = (row["Image name"] or "").strip(), (row["Retinopathy grade"] or "").strip()
             if not name:
                 continue
-            known = text in map(str, range(NUM_GRADES))
-            grades[name] = int(text) if known else None
-            if not known:
-                where = f"{path}, line {reader.line_num}"
+            where = f"{path}, line {reader.line_num}"
+            if text not in map(str, range(NUM_GRADES)):
                 errors.append(DataError(where, f"grade {text!r} of {name}", "0, 1, 2, 3 or 4", "correct the row"))
+                grades[name] = None
+            elif grades.get(name, int(text)) != int(text):
+                errors.append(DataError(where, f"{name} again, with another grade", "each image once", "correct the rows"))
+                grades[name] = None
+            else:
+                grades[name] = int(text)
     return grades, errors
 
 

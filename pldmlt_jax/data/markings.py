@@ -134,7 +134,7 @@ def _point(element: ElementTree.Element | None) -> Point:
 
 
 def covered(region: Ellipse | Polygon, shape: tuple[int, int]) -> tuple[tuple[slice, slice], Bool[np.ndarray, "y x"]]:
-    """The pixels of an image whose centre lies inside a region or on its border.
+    """The pixels of an image whose centre lies inside a region or on its border; of a polygon also those of its drawn line.
 
     Args:
         region: May reach beyond the image.

@@ -122,14 +122,15 @@ def mask_to_network(mask: Bool[np.ndarray, "h w"], geometry: Geometry, reduction
     Args:
         mask: At the original size.
         geometry: Of its image.
-        reduction: A key of REDUCTIONS. Where the square is larger than the crop all of them are nearest.
+        reduction: A key of REDUCTIONS. Along a side where the square is larger than the crop all of them are nearest.
     """
     cropped = crop_to(mask, geometry)
     height, width = geometry.resized_height_px, geometry.resized_width_px
-    if height >= cropped.shape[0] and width >= cropped.shape[1]:
-        enlarged = cv2.resize(cropped.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
-        return place(enlarged.astype(bool), geometry)
-    return place(REDUCTIONS[reduction](cropped, height, width), geometry)
+    least_height, least_width = max(height, cropped.shape[0]), max(width, cropped.shape[1])
+    if (least_height, least_width) != cropped.shape:  # a stretched image may be enlarged along one side alone
+        enlarged = cv2.resize(cropped.astype(np.uint8), (least_width, least_height), interpolation=cv2.INTER_NEAREST_EXACT)
+        cropped = enlarged.astype(bool)
+    return place(cropped if cropped.shape == (height, width) else REDUCTIONS[reduction](cropped, height, width), geometry)
 
 
 def _targets(cropped: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

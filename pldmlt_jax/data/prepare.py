@@ -28,7 +28,7 @@ from pldmlt_jax.errors import UserError, raise_all
 from pldmlt_jax.files import partial_path, remove_leftovers
 from pldmlt_jax.types import LESIONS, MASK_BITS, Geometry
 
-PREPARATION_VERSION = 4
+PREPARATION_VERSION = 6
 """Part of every key: raised when the same input would be prepared differently."""
 
 JPEG_QUALITY = 95

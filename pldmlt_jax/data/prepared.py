@@ -41,7 +41,7 @@ class Metadata:
     components: np.ndarray  # int64 [4, 3], see masks.Components
     fused_px: np.ndarray  # int64 [2], before and after the morphological operation, at the original size
     geometry: Geometry
-    dhash: np.ndarray  # uint8 [32]
+    dhash: np.ndarray  # uint8 [72], see leakage.difference_hash
 
     @property
     def inflation(self) -> dict[str, float]:

@@ -10,7 +10,7 @@ from jaxtyping import Int
 
 from pldmlt_jax.config import DataConfig
 from pldmlt_jax.data.folds import read_folds, split_indices, stratified_folds
-from pldmlt_jax.data.leakage import photograph_groups, same_photographs
+from pldmlt_jax.data.leakage import SAME_PHOTOGRAPH, photograph_groups, same_photographs
 from pldmlt_jax.data.prepared import PreparedSplit, joined, open_prepared
 from pldmlt_jax.data.specs import set_names
 from pldmlt_jax.errors import ConfigError, DataError
@@ -47,7 +47,7 @@ def select_segmented(
 ) -> dict[str, Selection]:
     """Train, val, test and, where it is on disk, official_test of the pixel-labelled set.
 
-    No photograph is in two folds, nor in a fold and in an official part that is held out.
+    No photograph is in two folds, nor in a fold and in an official part that is held out, and no other one of the same eye.
     """
     prepared = open_prepared(data.segmentation, data, size_px or data.size_px, on_progress)
     selections = _selections(prepared, data, data.split, segmentation_strata)
@@ -94,31 +94,36 @@ def with_true_grade(selection: Selection) -> Selection:
     return Selection(selection.split, np.array(known, int))
 
 
-class SamePhotograph(NamedTuple):
-    """An image of the graded set whose photograph stands in the pixel-labelled set as well."""
+class SameEye(NamedTuple):
+    """An image of the graded set whose photograph, or another of the same eye, stands in the pixel-labelled set as well."""
 
     grading_split: str
     grading_image: str
     segmentation_image: str
-    differing_bits: int  # of the 256 bits of their hashes
+    differing_bits: int  # of their hashes
+
+    @property
+    def same_photograph(self) -> bool:
+        return self.differing_bits <= SAME_PHOTOGRAPH
 
 
-def leaking_pairs(official: Sequence[PreparedSplit], segmented: dict[str, Selection], distance: int) -> list[SamePhotograph]:
-    """Every pair of the same photograph in the graded and in the pixel-labelled set, by official split of the graded."""
+def leaking_pairs(official: Sequence[PreparedSplit], segmented: dict[str, Selection], distance: int) -> list[SameEye]:
+    """Every photograph or eye that stands in the graded and in the pixel-labelled set, by official split of the graded."""
     others = [row for split in official_splits(segmented) for row in split.metadata]
     hashes = [row.dhash for row in others]
     return [
-        SamePhotograph(split.name, split.image_ids[i], others[j].image_id, bits)
+        SameEye(split.name, split.image_ids[i], others[j].image_id, bits)
         for split in official
         for i, j, bits in same_photographs([row.dhash for row in split.metadata], hashes, distance)
     ]
 
 
 def repeated_images(official: Sequence[PreparedSplit], distance: int, *, among_training: bool = True) -> dict[str, set[str]]:
-    """Images of each official split to leave out because the same photograph stands in the set more than once.
+    """Images of each official split to leave out because the same photograph stands in the set more than once, or another
+    photograph of the same eye in a split that is held out.
 
-    One of each such group stays, of the test split if it has one, or else of the validation split; none stays where grades
-    contradict each other.
+    One of each such group stays, of the test split if it has one, or else of the validation split; none stays where the
+    grades of the same photograph contradict each other.
 
     Args:
         official: Splits of one set.
@@ -129,10 +134,11 @@ def repeated_images(official: Sequence[PreparedSplit], distance: int, *, among_t
     rows = [(split.name, row) for split in splits for row in split.metadata]
     hashes = [row.dhash for _, row in rows]
     left_out: dict[str, set[str]] = {split.name: set() for split in splits}
-    for i, j, _ in same_photographs(hashes, hashes, distance):
-        if not among_training and rows[i][0] == rows[j][0] == "train":
+    for i, j, bits in same_photographs(hashes, hashes, distance):
+        same_photograph, same_split = bits <= SAME_PHOTOGRAPH, rows[i][0] == rows[j][0]
+        if same_split and (not same_photograph or (rows[i][0] == "train" and not among_training)):
             continue
-        contradict = rows[i][1].grade != rows[j][1].grade
+        contradict = same_photograph and rows[i][1].grade != rows[j][1].grade
         if i < j or (i != j and contradict):
             name, row = rows[j]
             left_out[name].add(row.image_id)
@@ -163,7 +169,7 @@ def choose_splits(sets: Mapping[str, Collection[str]], name: str = "") -> dict[s
     return chosen
 
 
-def known_grades(segmented: dict[str, Selection], graded: dict[str, Selection], distance: int) -> dict[Path, int]:
+def known_grades(segmented: dict[str, Selection], graded: dict[str, Selection]) -> dict[Path, int]:
     """True grades of pixel-labelled photographs, by file: to evaluate pseudo-labels, never to train on.
 
     They come with the set, or from the graded set where the same photograph stands in it, unless it does so twice with
@@ -175,7 +181,7 @@ def known_grades(segmented: dict[str, Selection], graded: dict[str, Selection], 
         given |= {record.image: record.true_grade for record in split.records if record.true_grade != UNKNOWN_GRADE}
         hashes = [row.dhash for row in split.metadata]
         for other in official_splits(graded):
-            for i, j, _ in same_photographs(hashes, [row.dhash for row in other.metadata], distance):
+            for i, j, _ in same_photographs(hashes, [row.dhash for row in other.metadata], SAME_PHOTOGRAPH):
                 found[split.records[i].image].add(other.metadata[j].grade)
     return {image: grades.pop() for image, grades in found.items() if len(grades) == 1} | given
 

@@ -1,5 +1,6 @@
 """What makes a stage run anew, and what names predictions get."""
 
+import shutil
 from pathlib import Path
 
 import cv2
@@ -24,7 +25,7 @@ def config(tmp_path):
 
 
 def contents(config):
-    return "\n".join(raw_files(name, config.data) for name in (config.data.segmentation, config.data.grading))
+    return "\n".join(raw_files(name, config.data, []) for name in (config.data.segmentation, config.data.grading))
 
 
 STAGE = {stage.name: stage for stage in STAGES}
@@ -32,7 +33,7 @@ STAGE = {stage.name: stage for stage in STAGES}
 
 def begun(stage, config, tmp_path):
     """The fingerprint that decides whether a stage goes on from what it has begun."""
-    raw = {name: raw_files(getattr(config.data, name), config.data) for name in ("segmentation", "grading")}
+    raw = {name: raw_files(getattr(config.data, name), config.data, []) for name in ("segmentation", "grading")}
     return fingerprint_of(STAGE[stage], Context(Arguments("run", config, True, tmp_path / "run")), raw).begun
 
 
@@ -84,6 +85,13 @@ def test_corrected_grade_changes_the_fingerprint(config, tmp_path):
     before = contents(config)
     assert contents(config) == before
     write_grading(tmp_path / "IDRiD", {"IDRiD_001": 3, "IDRiD_002": 0})
+    assert contents(config) != before
+
+
+def test_stray_mask_changes_the_fingerprint_of_what_is_prepared_already(config, tmp_path):
+    before = contents(config)
+    mask = next((tmp_path / "IDRiD").rglob("IDRiD_01_MA.tif"))
+    shutil.copy(mask, mask.with_name("IDRiD_09_MA.tif"))
     assert contents(config) != before
 
 

@@ -120,7 +120,7 @@ def test_photographs_with_masks_and_grades_are_learnt_from_without_graders(folde
 
 
 def test_bad_files_can_be_left_out_and_are_counted(folder, capsys):
-    """One truncated photograph and one mask of another size, of twelve."""
+    """One truncated photograph and one mask of another size, of twelve; and a mask of none of them."""
     damaged = folder.parent / "damaged"
     for source in folder.rglob("*.png"):
         target = damaged / source.relative_to(folder)
@@ -129,16 +129,18 @@ def test_bad_files_can_be_left_out_and_are_counted(folder, capsys):
     broken = damaged / "images" / "eye 3.png"
     broken.write_bytes(broken.read_bytes()[:500])
     cv2.imwrite(str(damaged / "masks" / "HE" / "eye 5.png"), np.zeros((5, 7), np.uint8))
+    cv2.imwrite(str(damaged / "masks" / "HE" / "nobody.png"), np.zeros((5, 7), np.uint8))
     workdir = folder.parent / "damaged_run"
     command = [*own(damaged, *LESIONS_ALONE, f"--workdir={workdir}", verb="prepare")]
     assert run(command) == 2
     assert "eye 3.png: a truncated image" in (error := capsys.readouterr().err)
     assert "eye 5.png: a mask 5 px high" in error
+    assert error.count("nobody.png: a mask without its image") == 1
     assert run([*command, "--config.data.on_bad_file=skip"]) == 0
-    assert capsys.readouterr().out.count("left out") == 2
+    assert capsys.readouterr().out.count("left out") == 3
     facts = json.loads((workdir / "data.json").read_text())["segmentation"]
     assert sum(len(facts["splits"][name]) for name in ("train", "val", "test")) == 10
-    assert len(facts["bad_files"]) == 2
+    assert len(facts["bad_files"]) == 3
 
 
 def test_truly_graded_images_beside_windows_that_hold_lesions(tmp_path, capsys):

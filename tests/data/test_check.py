@@ -140,13 +140,29 @@ def test_renumbered_markings_are_noticed_by_their_discs(tmp_path):
         cv2.circle(image, (30, 30), 9, (brightness,) * 3, -1)
         cv2.imwrite(str(tmp_path / "DiaRetDB1" / "images" / f"diaretdb1_image{number:03d}.png"), image)
     report = check_set("diaretdb1", DataConfig(root=str(tmp_path), cache_dir=str(tmp_path / "cache")))
-    assert found(report.findings, "warning") == {"disc_marks": {"diaretdb1_image002.png"}}
+    assert found(report.findings, "warning") == {"no_lesions": {"DiaRetDB1"}, "disc_marks": {"diaretdb1_image002.png"}}
 
 
 def test_black_masks_are_no_warning_where_they_mean_that_there_is_none(tmp_path):
     ddr_files.write_segmentation(tmp_path / "DDR-dataset", {"a": ["MA"], "b": []})
     report = check_set("ddr_s", DataConfig(root=str(tmp_path), cache_dir=str(tmp_path / "cache")))
     assert found(report.findings) == {}
+
+
+def test_a_folder_whose_masks_are_all_black_is_noticed(tmp_path):
+    for name, value in (("a", 0), ("b", 255)):
+        for part in ("images", "masks/MA"):
+            (tmp_path / part).mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(tmp_path / "images" / f"{name}.png"), photograph(ord(name)))
+        mask = np.zeros(SHAPE, np.uint8)
+        mask[30, 40] = value
+        cv2.imwrite(str(tmp_path / "masks" / "MA" / f"{name}.png"), mask)
+    data = DataConfig(folder_root=str(tmp_path), cache_dir=str(tmp_path / "cache"))
+    assert found(check_set("folder_s", data).findings) == {"mask_black": {"a.png"}}
+    (tmp_path / "masks" / "MA" / "b.png").unlink()
+    findings = check_set("folder_s", data).findings
+    assert found(findings, "warning") == {"no_lesions": {tmp_path.name}}
+    assert found(findings, "note") == {"mask_black": {"a.png"}}
 
 
 def test_diameters_are_those_of_circles_of_the_same_area():

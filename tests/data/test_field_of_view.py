@@ -74,6 +74,13 @@ def large_border() -> Case:
     return wide[0], wide[1] > 0
 
 
+def frame(colour: tuple[int, int, int]) -> Case:
+    """Around the photograph's own black border, as in a picture that was taken from a screen."""
+    image, fov, *_ = drawn()
+    framed = cv2.copyMakeBorder(image, 30, 30, 50, 50, cv2.BORDER_CONSTANT, value=colour)
+    return framed, cv2.copyMakeBorder(fov.astype(np.uint8), 30, 30, 50, 50, cv2.BORDER_CONSTANT) > 0
+
+
 CASES = {
     "plain": lambda: drawn()[:2],
     "dark": lambda: dark(0.15),
@@ -83,6 +90,8 @@ CASES = {
     "bright green border": lambda: border((0, 150, 10)),
     "grey border": lambda: border((40, 40, 40)),
     "white border": lambda: border((255, 255, 255)),
+    "white frame around a black border": lambda: frame((255, 255, 255)),
+    "green frame around a black border": lambda: frame((0, 150, 10)),
     "green halo": green_halo,
     "overexposed rim": overexposed_rim,
     "writing in the margin": lambda: writing(touching=False),

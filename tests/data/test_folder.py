@@ -1,5 +1,7 @@
 """One's own folder: images, masks and grades paired by their names, whatever they are called."""
 
+import unicodedata
+
 import cv2
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ from data.idrid_files import SHAPE, photograph
 
 from pldmlt_jax.config import DataConfig
 from pldmlt_jax.data.folder import list_grading, list_segmentation
+from pldmlt_jax.data.fundus import read_image
 from pldmlt_jax.data.prepared import open_prepared
 from pldmlt_jax.data.selection import require_lesion_kinds, whole
 from pldmlt_jax.errors import DataError, ErrorGroup
@@ -67,6 +70,26 @@ def test_tables_are_read_as_spreadsheets_and_pandas_write_them(root, delimiter):
     (root / "grades.csv").write_text("\n".join(lines).replace(",", delimiter), encoding="utf-8-sig")
     found = {record.image_id: record.grade for record in list_grading(root).checked()["train"]}
     assert found == {"a": 2, "d": 0, "f": 4}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "cp1252"])
+def test_accents_are_the_same_however_a_mac_or_a_table_spells_them(tmp_path, encoding):
+    composed, taken_apart = (unicodedata.normalize(form, "Zoé 1") for form in ("NFC", "NFD"))
+    for name in ("images", "masks/MA"):
+        (tmp_path / name).mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / name / f"{taken_apart}.png"), np.full((20, 20, 3), 255, np.uint8))
+    (tmp_path / "grades.csv").write_text(f"image,grade\n{composed}.png,3\n", encoding=encoding)
+    (record,) = list_segmentation(tmp_path).checked()["train"]
+    assert (record.image_id, record.true_grade, list(record.masks)) == (composed, 3, ["MA"])
+
+
+def test_photographs_of_a_format_that_is_not_read_are_told(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.HEIC").write_bytes(b"something else")
+    (tmp_path / "grades.csv").write_text("image,grade\na,1\n")
+    (record,) = list_grading(tmp_path).checked()["train"]
+    with pytest.raises(DataError, match=r"a\.HEIC: not a readable image"):
+        read_image(record.image)
 
 
 def test_what_a_mac_leaves_beside_each_file_is_no_image(root):

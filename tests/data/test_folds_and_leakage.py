@@ -1,4 +1,4 @@
-"""Folds: each image in one place, strata spread evenly. Leakage: the same photograph under another name and size."""
+"""Folds: each image in one place, strata spread evenly. Leakage: the same photograph under other names, the same eye."""
 
 from collections import Counter
 
@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 from pldmlt_jax.config import DataConfig
 from pldmlt_jax.data.field_of_view import field_of_view
 from pldmlt_jax.data.folds import split_indices, stratified_folds
-from pldmlt_jax.data.leakage import difference_hash, same_photographs
+from pldmlt_jax.data.leakage import SAME_PHOTOGRAPH, difference_hash, same_photographs
 from pldmlt_jax.data.selection import choose_splits
 from pldmlt_jax.data.synthetic import draw_fundus
 from pldmlt_jax.errors import ConfigError
+
+DISTANCE = DataConfig().leakage_distance
 
 
 @settings(max_examples=50, deadline=None)
@@ -65,13 +67,24 @@ def test_hash_survives_size_compression_and_border(photographs):
     compressed = cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 60])[1], cv2.IMREAD_COLOR)
     bordered = cv2.copyMakeBorder(image, 30, 30, 50, 50, cv2.BORDER_CONSTANT)
     for other in (smaller, compressed, bordered):
-        assert len(same_photographs([hashed(image)], [hashed(other)], distance=10)) == 1
+        assert len(same_photographs([hashed(image)], [hashed(other)], distance=SAME_PHOTOGRAPH)) == 1
+
+
+def test_second_photograph_of_an_eye_is_found_and_not_taken_for_the_first(photographs):
+    """Lit otherwise, and the camera has moved a little."""
+    for image in photographs:
+        height, width = image.shape[:2]
+        light = np.linspace(0.5, 1.0, width)[None, :, None]
+        moved = cv2.warpAffine(image, np.array([[1.0, 0.02, 0.0], [-0.02, 1.0, 3.0]]), (width, height))
+        second = np.where(field_of_view(image)[..., None], moved * light, 0).astype(np.uint8)
+        ((_, _, bits),) = same_photographs([hashed(image)], [hashed(second)], distance=DISTANCE)
+        assert bits > SAME_PHOTOGRAPH
 
 
 def test_pairs_are_named_with_their_distance_and_others_are_not(photographs):
     hashes = [hashed(image) for image in photographs]
-    assert same_photographs(hashes, [hashes[4], hashes[1]], distance=10) == [(1, 1, 0), (4, 0, 0)]
-    assert same_photographs(hashes, [], distance=10) == []
+    assert same_photographs(hashes, [hashes[4], hashes[1]], distance=DISTANCE) == [(1, 1, 0), (4, 0, 0)]
+    assert same_photographs(hashes, [], distance=DISTANCE) == []
 
 
 def test_blocks_change_nothing(monkeypatch):

@@ -60,6 +60,15 @@ def test_images_and_rows_without_each_other_are_all_named(tmp_path):
     assert "a row for IDRiD_999" in str(caught.value)
 
 
+def test_rows_that_contradict_each_other_are_told_and_give_no_grade(tmp_path):
+    table = write_grading(tmp_path, {"IDRiD_001": 1, "IDRiD_002": 2})
+    table.write_text(table.read_text() + "IDRiD_001,3\nIDRiD_002,2\n")
+    listing = list_grading(tmp_path)
+    assert [record.image_id for record in listing.records["train"]] == ["IDRiD_002"]
+    (error,) = listing.errors
+    assert "IDRiD_001 again, with another grade" in str(error)
+
+
 def test_table_with_another_header_is_refused_with_what_it_has(tmp_path):
     table = write_grading(tmp_path, {"IDRiD_001": 1})
     table.write_text("id,level\nIDRiD_001,1\n")

@@ -66,6 +66,17 @@ def test_max_reduction_loses_no_lesion_and_matches_a_loop(size_px):
     np.testing.assert_array_equal(mask_to_network(mask, geometry, "max"), expected)
 
 
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("shape", [(90, 120), (120, 90)])
+def test_a_stretched_mask_has_no_gaps_along_the_side_that_is_enlarged(shape: tuple[int, int], reduction: str):
+    geometry = make_geometry(np.ones(shape, bool), dataclasses.replace(DATA, resize="stretch"), 100)
+    mask = np.zeros(shape, bool)
+    mask[shape[0] // 3 :] = True
+    reduced = mask_to_network(mask, geometry, reduction)
+    assert not reduced[:33].any()
+    assert reduced[34:].all()
+
+
 def test_area_reduction_keeps_areas_and_loses_specks_where_max_inflates():
     mask = np.zeros((400, 400), bool)
     mask[100:200, 100:200] = True

@@ -182,7 +182,7 @@ def test_graders_never_see_a_photograph_of_the_segmentation_set(data):
     assert ids == {f"IDRiD_{i:03d}" for i in range(1, 16)} - {"IDRiD_007"}
     facts = describe(segmented, graded, data)["leakage"]
     assert (facts["images"], facts["excluded"], facts["pairs"]) == (1, 1, [pair._asdict()])
-    grades = known_grades(segmented, graded, data.leakage_distance)
+    grades = known_grades(segmented, graded)
     assert grades == {images_folder(data) / "IDRiD_02.jpg": 7 % 5}
 
     as_paper = dataclasses.replace(data, leakage="as_paper")
@@ -213,7 +213,7 @@ def test_builder_serves_tfds_users_from_their_own_folder(data, tmp_path):
     builder = IdridSegmentation(config=FundusConfig(size_px=48, data=elsewhere), data_dir=tmp_path / "tfds")
     there = tfds.download.DownloadConfig(manual_dir=Path(data.root) / "IDRiD")
     builder.download_and_prepare(download_config=there, file_format="array_record")
-    assert list((tmp_path / "tfds").glob("idrid_segmentation/*/2.0.0/*train.array_record*"))
+    assert list((tmp_path / "tfds").glob("idrid_segmentation/*/3.0.0/*train.array_record*"))
     assert "Porwal" in builder.info.citation
     samples = builder.as_data_source(split="train")
     assert len(samples) == 6

@@ -13,7 +13,7 @@ from pldmlt_jax.config import DataConfig
 from pldmlt_jax.data.field_of_view import field_of_view
 from pldmlt_jax.data.fundus import make_geometry, read_image
 from pldmlt_jax.data.idrid import list_grading, list_segmentation
-from pldmlt_jax.data.leakage import difference_hash, same_photographs
+from pldmlt_jax.data.leakage import SAME_PHOTOGRAPH, difference_hash, same_photographs
 from pldmlt_jax.data.masks import fuse, mask_to_network, read_mask
 from pldmlt_jax.data.records import RawRecord
 from pldmlt_jax.types import LESIONS
@@ -48,6 +48,11 @@ def hashes(paths: list[Path]) -> list[np.ndarray]:
 @pytest.fixture(scope="module")
 def segmented_hashes(segmented: list[RawRecord]) -> list[np.ndarray]:
     return hashes([record.image for record in segmented])
+
+
+@pytest.fixture(scope="module")
+def graded_hashes(graded: list[RawRecord]) -> list[np.ndarray]:
+    return hashes([record.image for record in graded])
 
 
 def test_palette_masks_are_zero_and_76_in_grey_and_are_read_all_the_same(segmented):
@@ -94,16 +99,28 @@ def test_true_grades_are_known_for_42_images_and_are_never_training_grades(segme
     assert all(record.grade == -1 for record in segmented)
 
 
-def test_42_photographs_stand_in_both_parts_under_other_names(segmented, graded, segmented_hashes):
+def test_42_photographs_stand_in_both_parts_under_other_names(segmented, graded, segmented_hashes, graded_hashes):
     """And the grade that the hash finds for each is the one that was found by hand."""
-    config = DataConfig()
-    pairs = same_photographs(segmented_hashes, hashes([record.image for record in graded]), config.leakage_distance)
+    pairs = same_photographs(segmented_hashes, graded_hashes, SAME_PHOTOGRAPH)
     assert len(pairs) == 42
     assert len({i for i, _, _ in pairs}) == len({j for _, j, _ in pairs}) == 42
-    assert max(distance for _, _, distance in pairs) <= 7
+    assert max(distance for _, _, distance in pairs) <= 21
     assert {i for i, _, _ in pairs} == {i for i, record in enumerate(segmented) if record.true_grade >= 0}
     assert all(segmented[i].true_grade == graded[j].grade for i, j, _ in pairs)
     assert sum(segmented[i].image_id == graded[j].image_id for i, j, _ in pairs) == 0
+
+
+def test_second_photographs_of_an_eye_are_found_and_no_others(segmented, graded, segmented_hashes, graded_hashes):
+    """Three pairs, looked at: the same vessels, in another light or moved a little."""
+    distance = DataConfig().leakage_distance
+    across = [pair for pair in same_photographs(segmented_hashes, graded_hashes, distance) if pair[2] > SAME_PHOTOGRAPH]
+    assert {(segmented[i].image_id, graded[j].image_id) for i, j, _ in across} == {
+        ("IDRiD_26", "IDRiD_299"), ("IDRiD_39", "IDRiD_271"),
+    }  # fmt: skip
+    within = [pair for pair in same_photographs(graded_hashes, graded_hashes, distance) if pair[2] > SAME_PHOTOGRAPH]
+    assert {(graded[i].image_id, graded[j].image_id) for i, j, _ in within if i < j} == {("IDRiD_013", "IDRiD_397")}
+    assert min(bits for _, _, bits in across + within) > 50
+    assert max(bits for _, _, bits in across + within) < 67
 
 
 def test_no_two_photographs_of_the_segmentation_part_are_taken_for_one(segmented_hashes):
@@ -115,7 +132,7 @@ def test_released_files_and_their_smaller_copies_are_the_same_photographs(origin
     names = [record.image_id for record in segmented]
     for i, j, distance in same_photographs(hashes(originals), segmented_hashes, DataConfig().leakage_distance):
         assert originals[i].stem == names[j]
-        assert distance <= 2
+        assert distance <= 21
     assert len(same_photographs(hashes(originals), segmented_hashes, DataConfig().leakage_distance)) == 3
 
 
