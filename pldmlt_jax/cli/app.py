@@ -10,14 +10,17 @@ import traceback
 from pldmlt_jax.cli.flags import Arguments, fail, parse
 from pldmlt_jax.errors import UserError
 
+PIPELINE = "pldmlt_jax.pipeline"
+"""Shares its stages among several processes; the other verbs' work is the first one's."""
+
 VERBS: dict[str, str] = {
-    "run": "pldmlt_jax.pipeline",
+    "run": PIPELINE,
     "check": "pldmlt_jax.cli.check",
-    "prepare": "pldmlt_jax.pipeline",
-    "train-grader": "pldmlt_jax.pipeline",
-    "pseudo-label": "pldmlt_jax.pipeline",
-    "train": "pldmlt_jax.pipeline",
-    "evaluate": "pldmlt_jax.pipeline",
+    "prepare": PIPELINE,
+    "train-grader": PIPELINE,
+    "pseudo-label": PIPELINE,
+    "train": PIPELINE,
+    "evaluate": PIPELINE,
     "predict": "pldmlt_jax.cli.predict",
     "report": "pldmlt_jax.cli.report",
 }
@@ -57,7 +60,14 @@ def _run_verb(arguments: Arguments) -> int:
     arguments = with_saved_config(arguments)
     validate(arguments.config)
     _configure_libraries()
-    importlib.import_module(VERBS[arguments.verb]).main(arguments)
+    from pldmlt_jax.training.processes import join, on_first
+
+    join(arguments.config.parallel)
+    module = importlib.import_module(VERBS[arguments.verb])
+    if VERBS[arguments.verb] == PIPELINE:
+        module.main(arguments)
+    else:
+        on_first(lambda: module.main(arguments))
     return 0
 
 
