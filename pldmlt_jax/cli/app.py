@@ -26,6 +26,9 @@ VERBS: dict[str, str] = {
 }
 """Verb -> the module whose `main(arguments)` does it; imported only then, so that `--help` answers at once."""
 
+MAX_CACHE_BYTES = 2**30
+"""Of compiled programs; those that were not used for the longest time are removed."""
+
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """Of glibc's mallopt (malloc.h)."""
 
@@ -83,10 +86,15 @@ def _keep_freed_memory() -> None:
 
 
 def _configure_libraries() -> None:
-    """Compiled steps are kept between runs, in at most 1 GiB; JAX's own variables choose another place."""
+    """Compiled steps are kept between runs, in a place of our own, of at most 1 GiB.
+
+    JAX's own variables choose another: JAX_COMPILATION_CACHE_DIR (which JAX then bounds as it is told elsewhere: other
+    programs may share it), JAX_COMPILATION_CACHE_MAX_SIZE in bytes, JAX_ENABLE_COMPILATION_CACHE=false for none.
+    """
     import jax
 
     _keep_freed_memory()
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser("~/.cache/pldmlt_jax/xla"))
-        jax.config.update("jax_compilation_cache_max_size", 2**30)
+        if "JAX_COMPILATION_CACHE_MAX_SIZE" not in os.environ:
+            jax.config.update("jax_compilation_cache_max_size", MAX_CACHE_BYTES)

@@ -154,7 +154,7 @@ def validate(
     sums, images = np.zeros(4), 0.0
     evaluated, own = devices.evaluation(eval_step, method=method), devices.own_batch_size(config.evaluation.batch_size)
     for batch in eval_batches(selection.split, selection.indices, labels, batch_size=own, shard=devices.shard):
-        output = evaluated(state, batch)
+        output = evaluated(state, devices.put_batch(batch))
         counts = counts.merge(
             segmentation_counts(
                 output.probabilities,

@@ -151,7 +151,7 @@ def predict(state: TrainState, grader: Grader, selection: Selection, devices: De
     own, labels = devices.own_batch_size(grader.config.batch_size), true_labels(selection.split)
     evaluated = devices.evaluation(grader_eval, grader=grader)
     for batch in eval_batches(selection.split, selection.indices, labels, batch_size=own, shard=shard):
-        batch_logits, batch_loss = evaluated(state, batch)
+        batch_logits, batch_loss = evaluated(state, devices.put_batch(batch))
         counted = batch.weight > 0
         logits += list(batch_logits[counted])
         loss, count = loss + float(batch_loss) * counted.sum(), count + counted.sum()

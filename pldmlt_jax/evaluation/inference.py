@@ -53,7 +53,7 @@ class TrainedNetwork:
         missing = self.devices.own_batch_size(batch_size) - len(images)
         black = np.zeros((missing, *images.shape[1:]), np.uint8)
         answer = self.devices.evaluation(_probabilities, method=self.method)
-        segmentation, grades = answer(variables, np.concatenate([images, black]))
+        segmentation, grades = answer(variables, self.devices.put_batch(np.concatenate([images, black])))
         return segmentation[: len(images)], grades[: len(images)]
 
 

@@ -45,6 +45,7 @@ class Checkpoints:
         )
         if alone and jax.process_count() > 1:
             me = jax.process_index()
+            options.create = False  # Orbax demands it
             options.multiprocessing_options = MultiprocessingOptions(me, {me}, f"process {me} alone")
         handlers = {"state": ocp.StandardCheckpointHandler(), "progress": ocp.JsonCheckpointHandler()}
         self._manager = ocp.CheckpointManager(self.directory, options=options, item_handlers=handlers)

@@ -97,7 +97,7 @@ class Devices:
         return _training_program(self, step, tuple(sorted(static.items())))
 
     def evaluation(self, step: Callable[..., Any], **static: Any) -> Callable[[Any, Any], Any]:
-        """(state, batch of this process) -> its output on the host.
+        """(state, batch) -> its output on the host, both being on the devices.
 
         Args:
             step: `(state, batch, **static) -> tree`: rows, an image's each, of this process alone, and scalars, which are
@@ -107,7 +107,7 @@ class Devices:
         program = _evaluation_program(self, step, tuple(sorted(static.items())))
 
         def evaluate(state: Any, batch: Any) -> Any:
-            output = program(state, self.put_batch(batch))
+            output = program(state, batch)
             if self.mode == "pmap":
                 output = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]) if x.ndim > 1 else x[0], output)
             return jax.tree.map(_own_rows, output) if self.num_processes > 1 else jax.device_get(output)

@@ -28,11 +28,13 @@ _waits = itertools.count()
 
 
 def join(config: ParallelConfig) -> None:
-    """Joins the other processes, where there are some; before any device is used.
+    """Joins the other processes, where there are some; before any device is used, and once.
 
     Raises:
         ConfigError: SLURM has started several, for pmap.
     """
+    if jax.distributed.is_initialized():
+        return
     if config.num_processes > 1:
         jax.distributed.initialize(config.coordinator, config.num_processes, config.process_id)
     elif int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
