@@ -62,7 +62,6 @@ def train(context: Context) -> None:
     devices = training_devices(config.parallel, at_once, "train.batch_size")
     method = make_method(config, rounds.theta_steps, devices.axis_name)
     window = training_window(config.train)
-    state = devices.put_state(start_state(context, method))
 
     def batches(step: int) -> Iterator[Batch]:
         own = devices.own_batch_size(config.train.batch_size)
@@ -79,7 +78,7 @@ def train(context: Context) -> None:
         Checkpoints(context.workdir / "checkpoints", to_dict(config)) as checkpoints,
     ):
         fit(
-            state,
+            devices.put_state(start_state(context, method)),
             rounds=rounds,
             stopping=Stopping.of_training(config.train),
             steps={phase: devices.training_step(step, method=method) for phase, step in STEPS.items()},

@@ -38,6 +38,7 @@ def train_one(context: Context, name: str) -> None:
     devices = training_devices(config.parallel, config.grader.batch_size, "grader.batch_size")
     grader = make_grader(config.grader, name, selections["train"], devices.axis_name)
     state, weights = start_state(context, grader, name)
+    state = devices.put_state(state)
     training = selections["train"]
     indices = drawn_indices(training, config.grader)
     rounds = Rounds((("grader", steps_per_epoch(len(indices), config.grader.batch_size)),), config.grader.epochs)
@@ -58,7 +59,7 @@ def train_one(context: Context, name: str) -> None:
         Checkpoints(directory / "checkpoints", to_dict(context.config)) as checkpoints,
     ):
         fit(
-            devices.put_state(state),
+            state,
             rounds=rounds,
             stopping=Stopping.of_grader(config.grader),
             steps={"grader": devices.training_step(grader_step, grader=grader)},

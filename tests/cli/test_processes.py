@@ -62,7 +62,7 @@ def start(workdir: Path, process: int, port: int) -> subprocess.Popen:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> tuple[Path, Path, list[str]]:
-    """Workdirs of one process and of two, and what each of the two printed."""
+    """Workdirs of one process, by pmap, and of two, by a mesh, and what each of the two printed."""
     folder = tmp_path_factory.mktemp("runs")
     one, two = folder / "one", folder / "two"
     assert run(arguments(one, "prepare")) == 0
@@ -79,7 +79,7 @@ def runs(tmp_path_factory) -> tuple[Path, Path, list[str]]:
     processes = [start(two, i, port) for i in (0, 1)]
     try:
         for verb in ("train", "evaluate"):
-            assert run(arguments(one, verb)) == 0
+            assert run([*arguments(one, verb), "--config.parallel.mode=pmap"]) == 0
         ended = [(process.communicate(timeout=300), process.returncode) for process in processes]
     finally:
         for process in processes:
