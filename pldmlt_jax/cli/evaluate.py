@@ -68,10 +68,11 @@ def evaluate(context: Context) -> None:
             print(f"  {what} are not scored: the network has not learnt them")
     figures |= stage_1_figures(context.workdir) | leakage_figures(context)
     context.write_json("metrics.json", figures)
-    if rows and is_first():
-        write_rows(context.workdir / "per_image.csv", rows)
-    elif is_first():
-        (context.workdir / "per_image.csv").unlink(missing_ok=True)
+    if is_first():
+        table = context.workdir / "per_image.csv"
+        table.unlink(missing_ok=True)
+        if rows:
+            write_rows(table, rows)
 
 
 def leakage_figures(context: Context) -> dict[str, Any]:
