@@ -198,6 +198,18 @@ class TrainConfig:
 
 
 @dataclass(unsafe_hash=True)
+class ParallelConfig:
+    """Of the machine that runs; it changes no result but for rounding. See docs/parallel.md."""
+
+    mode: str = "mesh"  # "mesh": jit over all devices; "pmap": each runs its part of a batch, in one process
+    num_devices: int = 0  # of each process; 0 = all, in training as many as divide the batch
+    shard_params: bool = False  # "mesh": kernels and what the optimiser keeps of them lie in parts on the devices
+    coordinator: str = ""  # HOST:PORT of the first of several processes, the same for all; "" = one, or what SLURM says
+    num_processes: int = 1
+    process_id: int = 0  # of this process, from 0
+
+
+@dataclass(unsafe_hash=True)
 class EvaluationConfig:
     batch_size: int = 4
     threshold: float = 0.5
@@ -218,6 +230,7 @@ class Config:
     meta: MetaConfig = field(default_factory=MetaConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
 

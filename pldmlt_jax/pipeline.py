@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+
 from pldmlt_jax.cli.context import Context, describe_run
 from pldmlt_jax.cli.evaluate import evaluate
 from pldmlt_jax.cli.flags import Arguments
@@ -26,6 +28,7 @@ from pldmlt_jax.data.specs import dataset_spec, set_names
 from pldmlt_jax.data.synthetic import DRAWING_VERSION
 from pldmlt_jax.errors import CheckpointError, ConfigError, UserError, gathered, raise_all
 from pldmlt_jax.method.virtual_step import uses_graded_images
+from pldmlt_jax.training.processes import is_first, on_first
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,8 @@ class Stage:
         goes_on: Whether it goes on from what it has begun.
         describes: Whether it only describes what is there, and so leaves the workdir's `config.json`.
         of_stage_1: Whether it is one of stage 1's, which a run without graders leaves out.
+        shared: The sets of the context that every one of several processes opens for it, each to do its share; none: the
+            first process does it alone.
     """
 
     name: str
@@ -59,6 +64,7 @@ class Stage:
     goes_on: bool = False
     describes: bool = False
     of_stage_1: bool = False
+    shared: tuple[str, ...] = ()
 
 
 def sets_of_training(config: Config) -> tuple[str, ...]:
@@ -76,7 +82,7 @@ STAGES = (
     Stage(
         "train-grader", train_graders, leaves=("graders",), parts=("data.", "grader.", "seed"),
         without=("data.size_px", "data.mask_reduction", "data.fusion", "data.fusion_px"),
-        weights=weight_files, stale=("graders",), goes_on=True, of_stage_1=True,
+        weights=weight_files, stale=("graders",), goes_on=True, of_stage_1=True, shared=("graded_for_graders",),
     ),
     Stage(
         "pseudo-label", pseudo_label, leaves=("pseudo_labels.csv", "pseudo_labels.json"),
@@ -89,11 +95,12 @@ STAGES = (
         weights=lambda config: [config.model.weights], reads=("pseudo_labels.csv",),
         stale=("checkpoints", "log.jsonl", "events.*", "weights.json", "metrics.json", "per_image.csv", "examples",
                "predictions", "report.html"),
-        goes_on=True,
+        goes_on=True, shared=("segmented", "graded_for_network"),
     ),
     Stage(
         "evaluate", evaluate, leaves=("metrics.json",), parts=(*METHOD, "evaluation."),
         reads=(CHECKPOINTS, "graders/*/metrics.json", "pseudo_labels.csv"), describes=True,
+        shared=("segmented", "graded_for_network"),
     ),
     Stage(
         "predict", predict_examples, leaves=(f"{EXAMPLES}/predictions.csv",), parts=(*METHOD, "evaluation."),
@@ -141,51 +148,97 @@ def main(arguments: Arguments) -> None:
     if not whole and stages[0].of_stage_1 and not graders:
         found = f"no graded set, or pseudo.source = 'given', and so nothing to do for {arguments.verb}"
         errors.append(ConfigError("data.grading", found, "a graded set", "name one, or run another verb"))
-    raw: dict[str, str] = {"grading": NO_SET}
-    bad_files: list[UserError] = []
-    for field in ("segmentation", "grading") if context.config.data.grading != NO_SET else ("segmentation",):
-        for name in set_names(getattr(context.config.data, field)):
-            with gathered(errors):
-                raw[field] = raw.get(field, "") + raw_files(name, context.config.data, bad_files)
-    if folds_file := context.config.data.folds_file:
-        raw["segmentation"] = raw.get("segmentation", "") + described(Path(folds_file), "folds")
-    if errors or stages[0].name != "prepare":  # which tells them together with what is wrong inside the files
-        errors += bad_files
-    raise_all(errors)
+    raw = on_first(lambda: raw_sets(context.config, errors, told_later=stages[0].name == "prepare"))
     if whole:
         print(f"{context.config.name}: {context.workdir}", flush=True)
     for stage in stages:
         run_stage(stage, context, raw, may_skip=whole)
-    if whole:
+    if whole and is_first():
         print(closing_lines(context.workdir))
         print(f"done in {time.monotonic() - started:.0f} s; open {context.workdir / 'report.html'}")
+
+
+def raw_sets(config: Config, errors: list[UserError], *, told_later: bool) -> dict[str, str]:
+    """What the raw files of the pixel-labelled and of the graded sets are.
+
+    Args:
+        config: Names the sets.
+        errors: Found before.
+        told_later: Whether bad files are left to the stage that tells them together with what is wrong inside the files.
+
+    Raises:
+        UserError: What is wrong with them, together with the errors found before.
+    """
+    raw: dict[str, str] = {"grading": NO_SET}
+    bad_files: list[UserError] = []
+    for field in ("segmentation", "grading") if config.data.grading != NO_SET else ("segmentation",):
+        for name in set_names(getattr(config.data, field)):
+            with gathered(errors):
+                raw[field] = raw.get(field, "") + raw_files(name, config.data, bad_files)
+    if folds_file := config.data.folds_file:
+        raw["segmentation"] = raw.get("segmentation", "") + described(Path(folds_file), "folds")
+    if errors or not told_later:
+        errors += bad_files
+    raise_all(errors)
+    return raw
+
+
+class Begun(NamedTuple):
+    """What is known when a stage begins."""
+
+    fingerprint: Fingerprint
+    recorded: dict[str, str]  # of the last time
+    moved: dict[Path, Path]  # by `set_aside`
 
 
 def run_stage(stage: Stage, context: Context, raw: Mapping[str, str], *, may_skip: bool) -> None:
     """Runs a stage, or says that it is skipped; one that was begun goes on from its checkpoints.
 
     What cannot be gone on from is set aside first, and put back where the stage finds its input wrong before it has made
-    anything.
+    anything. Of several processes the first sees to that, and they share the work where the stage is `shared`.
     """
+    begun = on_first(lambda: begin_stage(stage, context, raw, may_skip=may_skip))
+    if begun is None:
+        return
+    try:
+        if stage.shared:
+            prepare_for_all(stage, context)
+            stage.run(context)
+        else:
+            on_first(lambda: stage.run(context))
+    except UserError:
+        if is_first() and put_back(begun.moved):
+            write_record(context, stage, begun.recorded)
+        raise
+    if may_skip or not stage.describes:
+        describe_run(context)
+    write_record(context, stage, begun.fingerprint._asdict())
+
+
+def prepare_for_all(stage: Stage, context: Context) -> None:
+    """The first of several processes prepares the sets, where they are not, before the others open them."""
+
+    def prepare() -> None:
+        for name in stage.shared:
+            getattr(context, name)
+
+    if jax.process_count() > 1:
+        on_first(prepare)
+
+
+def begin_stage(stage: Stage, context: Context, raw: Mapping[str, str], *, may_skip: bool) -> Begun | None:
+    """Records that a stage begins, with what it cannot go on from out of the way; None where it is skipped."""
     fingerprint = fingerprint_of(stage, context, raw)
     recorded = read_record(context.workdir).get(stage.name, {})
     there = all((context.workdir / name).exists() for name in stage.leaves)
     if may_skip and there and recorded.get("complete") == fingerprint.complete:
         print(f"{stage.name}: complete and unchanged, skipped", flush=True)
-        return
+        return None
     print(f"{stage.name}:", flush=True)
     goes_on = stage.goes_on and recorded.get("begun") == fingerprint.begun
     moved = {} if goes_on else set_aside(stage, context.workdir)
     write_record(context, stage, {"begun": fingerprint.begun})
-    try:
-        stage.run(context)
-    except UserError:
-        if put_back(moved):
-            write_record(context, stage, recorded)
-        raise
-    if may_skip or not stage.describes:
-        describe_run(context)
-    write_record(context, stage, fingerprint._asdict())
+    return Begun(fingerprint, recorded, moved)
 
 
 def set_aside(stage: Stage, workdir: Path) -> dict[Path, Path]:

@@ -54,6 +54,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "optim.schedule": ("constant", "cosine"),
     "train.unit": ("epoch", "step"),
     "train.monitor": ("loss", "dice"),
+    "parallel.mode": ("mesh", "pmap"),
 }
 """Fields that take one of some names (or, for a tuple, several)."""
 
@@ -129,6 +130,9 @@ RANGES: dict[str, tuple[float, float]] = {
     "train.min_delta": (0, 10),
     "train.eval_every_rounds": (1, 10**6),
     "train.log_every_steps": (1, 10**6),
+    "parallel.num_devices": (0, 65536),
+    "parallel.num_processes": (1, 65536),
+    "parallel.process_id": (0, 65535),
     "evaluation.batch_size": (1, 4096),
     "evaluation.threshold": (0, 1),
     "evaluation.num_examples": (0, 1000),
@@ -290,6 +294,21 @@ def _relation_errors(config: Config) -> Iterator[UserError]:
             f"{loss.graded_weight}, theta_units = {train.theta_units} and label_units = {train.label_units}",
             "the label update with a virtual step to share, no other stream, and as many (A) as (B)",
             "set these, or same_batch to False",
+        )
+    parallel = config.parallel
+    if parallel.mode == "pmap" and (parallel.num_processes > 1 or parallel.shard_params):
+        yield ConfigError(
+            "parallel.mode",
+            f"'pmap' with num_processes = {parallel.num_processes} and shard_params = {parallel.shard_params}",
+            "one process, whose devices have all parameters each",
+            "take 'mesh'",
+        )
+    if parallel.process_id >= parallel.num_processes or bool(parallel.coordinator) != (parallel.num_processes > 1):
+        yield ConfigError(
+            "parallel.coordinator",
+            f"{parallel.coordinator!r} with process {parallel.process_id} of {parallel.num_processes}",
+            "for several processes HOST:PORT of the first, their number, and each one's own from 0; for one none of these",
+            "see docs/parallel.md",
         )
     if meta.inner_optimizer == "adam" and config.optim.optimizer != "adam":
         yield ConfigError(

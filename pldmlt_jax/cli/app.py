@@ -10,18 +10,24 @@ import traceback
 from pldmlt_jax.cli.flags import Arguments, fail, parse
 from pldmlt_jax.errors import UserError
 
+PIPELINE = "pldmlt_jax.pipeline"
+"""Shares its stages among several processes; the other verbs' work is the first one's."""
+
 VERBS: dict[str, str] = {
-    "run": "pldmlt_jax.pipeline",
+    "run": PIPELINE,
     "check": "pldmlt_jax.cli.check",
-    "prepare": "pldmlt_jax.pipeline",
-    "train-grader": "pldmlt_jax.pipeline",
-    "pseudo-label": "pldmlt_jax.pipeline",
-    "train": "pldmlt_jax.pipeline",
-    "evaluate": "pldmlt_jax.pipeline",
+    "prepare": PIPELINE,
+    "train-grader": PIPELINE,
+    "pseudo-label": PIPELINE,
+    "train": PIPELINE,
+    "evaluate": PIPELINE,
     "predict": "pldmlt_jax.cli.predict",
     "report": "pldmlt_jax.cli.report",
 }
 """Verb -> the module whose `main(arguments)` does it; imported only then, so that `--help` answers at once."""
+
+MAX_CACHE_BYTES = 2**30
+"""Of compiled programs; those that were not used for the longest time are removed."""
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """Of glibc's mallopt (malloc.h)."""
@@ -57,7 +63,14 @@ def _run_verb(arguments: Arguments) -> int:
     arguments = with_saved_config(arguments)
     validate(arguments.config)
     _configure_libraries()
-    importlib.import_module(VERBS[arguments.verb]).main(arguments)
+    from pldmlt_jax.training.processes import join, on_first
+
+    join(arguments.config.parallel)
+    module = importlib.import_module(VERBS[arguments.verb])
+    if VERBS[arguments.verb] == PIPELINE:
+        module.main(arguments)
+    else:
+        on_first(lambda: module.main(arguments))
     return 0
 
 
@@ -73,7 +86,11 @@ def _keep_freed_memory() -> None:
 
 
 def _configure_libraries() -> None:
-    """Compiled steps are kept between runs, in at most 1 GiB; JAX's own variables choose another place."""
+    """Compiled steps are kept between runs, in a place of our own, of at most 1 GiB.
+
+    JAX's own variables choose another: JAX_COMPILATION_CACHE_DIR (which JAX then bounds as it is told elsewhere: other
+    programs may share it), JAX_COMPILATION_CACHE_MAX_SIZE in bytes, JAX_ENABLE_COMPILATION_CACHE=false for none.
+    """
     import cv2
     import jax
 
@@ -81,4 +98,5 @@ def _configure_libraries() -> None:
     _keep_freed_memory()
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser("~/.cache/pldmlt_jax/xla"))
-        jax.config.update("jax_compilation_cache_max_size", 2**30)
+        if "JAX_COMPILATION_CACHE_MAX_SIZE" not in os.environ:
+            jax.config.update("jax_compilation_cache_max_size", MAX_CACHE_BYTES)

@@ -19,6 +19,7 @@ from pldmlt_jax.data.selection import (
 from pldmlt_jax.errors import CheckpointError
 from pldmlt_jax.files import write_json
 from pldmlt_jax.progress import progress
+from pldmlt_jax.training.processes import is_first
 
 
 @dataclasses.dataclass
@@ -81,8 +82,9 @@ class Context:
             return select_graded(self.config.data, self.config.data.size_px, self.segmented, task)
 
     def write_json(self, name: str, value: Any) -> None:
-        """Writes a JSON file of the workdir, whole or not at all."""
-        write_json(self.workdir / name, value)
+        """Writes a JSON file of the workdir, whole or not at all; of several processes the first does."""
+        if is_first():
+            write_json(self.workdir / name, value)
 
 
 def describe_run(context: Context) -> None:
@@ -127,6 +129,7 @@ def with_saved_config(arguments: Arguments) -> Arguments:
     trained = saved_config(directory)
     if not arguments.config_given:
         config = saved_config(directory)
+        config.parallel = arguments.config.parallel  # of this machine, not of the one that trained it
         for path in arguments.overrides:
             *parts, name = path.split(".")
             given, target = (functools.reduce(getattr, parts, c) for c in (arguments.config, config))

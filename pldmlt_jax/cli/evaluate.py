@@ -1,6 +1,7 @@
 """`evaluate`: a checkpoint on a split; leaves `metrics.json`, `per_image.csv` and the pictures of some images."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from pldmlt_jax.evaluation.scoring import (
 from pldmlt_jax.evaluation.segmentation_metrics import SegmentationCounts, foreground_score
 from pldmlt_jax.files import write_rows
 from pldmlt_jax.progress import Task, progress
+from pldmlt_jax.training.processes import is_first, merged, own_share, summed
 from pldmlt_jax.types import LESIONS, MASK_BITS, Sample
 
 PICTURE_PX = 480
@@ -66,10 +68,11 @@ def evaluate(context: Context) -> None:
             print(f"  {what} are not scored: the network has not learnt them")
     figures |= stage_1_figures(context.workdir) | leakage_figures(context)
     context.write_json("metrics.json", figures)
-    if rows:
-        write_rows(context.workdir / "per_image.csv", rows)
-    else:
-        (context.workdir / "per_image.csv").unlink(missing_ok=True)
+    if is_first():
+        table = context.workdir / "per_image.csv"
+        table.unlink(missing_ok=True)
+        if rows:
+            write_rows(table, rows)
 
 
 def leakage_figures(context: Context) -> dict[str, Any]:
@@ -98,19 +101,23 @@ def parameter_counts(context: Context, network: TrainedNetwork) -> dict[str, int
 def score_segmentation(
     context: Context, network: TrainedNetwork, selection: Selection, task: Task
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Pooled figures at both sizes, and a row for each image; pictures of some go to `examples/`."""
+    """Pooled figures at both sizes, and a row for each image; pictures of some go to `examples/`.
+
+    Of all processes together, each of which predicts its share of the images.
+    """
     config, target = context.config, network.method.loss.target
     threshold = config.evaluation.threshold
     train_pixels = channel_histograms(context.segmented["train"])
     baseline = best_threshold(train_pixels)
     at_network, at_original = SegmentationCounts.empty(target), SegmentationCounts.empty(target)
     original_pixels, reduced_px = NO_PIXELS, np.zeros(1 + len(LESIONS))
-    rows = []
-    for chunk in chunks(list(selection.indices), config.evaluation.batch_size):
-        samples = [selection.split[int(i)] for i in chunk]
+    rows: dict[int, dict[str, Any]] = {}
+    for chunk in chunks(own_share(range(len(selection))), config.evaluation.batch_size):
+        indices = [int(selection.indices[place]) for place in chunk]
+        samples = [selection.split[index] for index in indices]
         probabilities, grades = network(np.stack([sample.image for sample in samples]), config.evaluation.batch_size)
-        for row, (index, sample) in enumerate(zip(chunk, samples, strict=True)):
-            p, record = probabilities[row], selection.split.records[int(index)]
+        for row, (index, sample) in enumerate(zip(indices, samples, strict=True)):
+            p, record = probabilities[row], selection.split.records[index]
             counted = count_one(p, sample.mask_bits, target, threshold)
             at_network = at_network.merge(counted)
             graded = grades[row] if config.loss.grading else None
@@ -122,9 +129,12 @@ def score_segmentation(
                 at_original = at_original.merge(counted)
                 original_pixels = original_pixels + pixel_histograms(image, bits)
                 values |= {f"{name}{ORIGINAL}": value for name, value in area_columns(counted).items()}
-            rows.append(values)
+            rows[chunk[row]] = values
             task.advance(sample.image_id)
-    save_examples(context, network, selection, rows)
+    at_network, at_original, original_pixels, reduced_px = summed((at_network, at_original, original_pixels, reduced_px))
+    table = merged(rows)
+    if is_first():
+        save_examples(context, network, selection, table)
     figures = at_network.compute() | {"seg/threshold": threshold, "baseline/channel_threshold/rule": rule(baseline)}
     figures |= threshold_figures(baseline, channel_histograms(selection))
     figures |= threshold_figures(baseline, train_pixels, "_train")
@@ -132,10 +142,10 @@ def score_segmentation(
         figures |= {f"{name}{ORIGINAL}": value for name, value in at_original.compute().items()}
         figures |= threshold_figures(baseline, original_pixels, ORIGINAL)
         figures |= inflation_figures(reduced_px, at_original.marked_px)
-    return figures, rows
+    return figures, table
 
 
-def chunks(items: list, size: int) -> list[list]:
+def chunks(items: Sequence, size: int) -> list[Sequence]:
     return [items[start : start + size] for start in range(0, len(items), size)]
 
 
@@ -175,13 +185,14 @@ def score_grading(
     context: Context, network: TrainedNetwork, selection: Selection, train: Selection, task: Task
 ) -> dict[str, Any]:
     """The multi-task network's grades on truly graded images that neither stage has trained on."""
-    probabilities = []
+    probabilities: dict[int, np.ndarray] = {}
     batch_size = context.config.evaluation.batch_size
-    for chunk in chunks(list(selection.indices), batch_size):
-        samples = [selection.split[int(i)] for i in chunk]
-        probabilities.append(network(np.stack([sample.image for sample in samples]), batch_size)[1])
+    for chunk in chunks(own_share(range(len(selection))), batch_size):
+        samples = [selection.split[int(selection.indices[place])] for place in chunk]
+        answers = network(np.stack([sample.image for sample in samples]), batch_size)[1]
+        probabilities |= zip(chunk, answers, strict=True)
         task.update(task.done + len(samples))
-    return grading_figures(np.concatenate(probabilities), true_grades(selection), majority_grade(train))
+    return grading_figures(np.stack(merged(probabilities)), true_grades(selection), majority_grade(train))
 
 
 def stage_1_figures(workdir: Path) -> dict[str, Any]:

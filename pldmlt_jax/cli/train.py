@@ -1,7 +1,6 @@
 """`train`: Algorithm 1 on the pixel-labelled images with their pseudo-labels; goes on from its latest checkpoint."""
 
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +33,10 @@ from pldmlt_jax.models.build import build_label_network, build_network
 from pldmlt_jax.models.pretrained import load_vgg16
 from pldmlt_jax.progress import progress
 from pldmlt_jax.training.checkpoint import Checkpoints
-from pldmlt_jax.training.log import RunLog
+from pldmlt_jax.training.log import open_log
 from pldmlt_jax.training.loop import Rounds, Stopping, algorithm_rounds, fit
+from pldmlt_jax.training.parallel import Devices, own_devices, training_devices
+from pldmlt_jax.training.processes import summed
 from pldmlt_jax.types import Batch
 
 MONITOR_THRESHOLD = 0.5
@@ -57,33 +58,35 @@ def train(context: Context) -> None:
     )
     indices = oversampled(training.indices, labels.grade[training.indices], config.train.oversample)
     rounds = make_rounds(config, len(indices))
-    method = make_method(config, rounds.theta_steps)
+    at_once = config.train.batch_size // config.train.microbatches
+    devices = training_devices(config.parallel, at_once, "train.batch_size")
+    method = make_method(config, rounds.theta_steps, devices.axis_name)
     window = training_window(config.train)
-    state = start_state(context, method)
 
     def batches(step: int) -> Iterator[Batch]:
-        shared: Any = {"batch_size": config.train.batch_size, "config": config.data, "start_step": step}
+        own = devices.own_batch_size(config.train.batch_size)
+        shared: Any = {"batch_size": own, "config": config.data, "start_step": step, "shard": devices.shard}
         stream = train_batches(training.split, indices, labels, seed=config.seed, window=window, **shared)
-        if not uses_graded_images(config.meta, config.loss):
-            return stream
-        graded = context.graded_for_network["train"]
-        beside = train_batches(graded.split, graded.indices, true_labels(graded.split), seed=config.seed + 1, **shared)
-        return with_graded(stream, beside)
+        if uses_graded_images(config.meta, config.loss):
+            graded = context.graded_for_network["train"]
+            beside = train_batches(graded.split, graded.indices, true_labels(graded.split), seed=config.seed + 1, **shared)
+            stream = with_graded(stream, beside)
+        return map(devices.put_batch, stream)
 
     with (
         progress("train", rounds.total_steps) as task,
         Checkpoints(context.workdir / "checkpoints", to_dict(config)) as checkpoints,
     ):
         fit(
-            state,
+            devices.put_state(start_state(context, method)),
             rounds=rounds,
             stopping=Stopping.of_training(config.train),
-            steps={phase: partial(step, method=method) for phase, step in STEPS.items()},
-            diagnostics={phase: partial(diagnose, method=method) for phase, diagnose in DIAGNOSTICS.items()},
+            steps={phase: devices.training_step(step, method=method) for phase, step in STEPS.items()},
+            diagnostics={phase: devices.evaluation(diagnose, method=method) for phase, diagnose in DIAGNOSTICS.items()},
             batches=batches,
-            validate=lambda state: validate(state, method, validation, validation_labels, config),
+            validate=lambda state: validate(state, method, devices, validation, validation_labels, config),
             checkpoints=checkpoints,
-            make_log=lambda step: RunLog(context.workdir, step),
+            make_log=lambda step: open_log(context.workdir, step),
             task=task,
         )
 
@@ -93,8 +96,8 @@ def make_rounds(config: Config, num_images: int) -> Rounds:
     return algorithm_rounds(config.train, per_epoch, label_update=config.meta.enabled)
 
 
-def make_method(config: Config, total_steps: int) -> Method:
-    """The static part of stage 2; `total_steps` of theta are what its schedule runs over."""
+def make_method(config: Config, total_steps: int, axis_name: str | None = None) -> Method:
+    """The static part of stage 2; `total_steps` of theta are what its schedule runs over, `axis_name` is a pmap's."""
     return Method(
         network=build_network(config.model, config.loss.target),
         label_network=build_label_network(config.meta),
@@ -104,13 +107,15 @@ def make_method(config: Config, total_steps: int) -> Method:
         total_steps=total_steps,
         seed=config.seed,
         microbatches=config.train.microbatches,
+        axis_name=axis_name,
     )
 
 
 def load_trained(context: Context) -> TrainedNetwork:
     """The best checkpoint that the command line names, else the workdir's."""
     directory = checkpoint_directory(Path(context.arguments.checkpoint or context.workdir))
-    return load_network(directory, context.config, make_method(context.config, total_steps=1))
+    method = make_method(context.config, total_steps=1)
+    return load_network(directory, context.config, method, own_devices(context.config.parallel))
 
 
 def start_state(context: Context, method: Method) -> MethodState:
@@ -137,16 +142,21 @@ def pseudo_labels(path: Path, split: PreparedSplit) -> Labels:
     return Labels(np.array(grades, np.int32), admissible)
 
 
-def validate(state: MethodState, method: Method, selection: Selection, labels: Labels, config: Config) -> tuple[float, dict]:
-    """The score that early stopping maximises, and the figures of the validation images at the network's size."""
+def validate(
+    state: MethodState, method: Method, devices: Devices, selection: Selection, labels: Labels, config: Config
+) -> tuple[float, dict]:
+    """The score that early stopping maximises, and the figures of the validation images at the network's size.
+
+    Of all processes' images together; a batch that the devices do not divide is filled up with rows of weight 0.
+    """
     counts = SegmentationCounts.empty(method.loss.target)
     sums, images = np.zeros(4), 0.0
-    batches = eval_batches(selection.split, selection.indices, labels, batch_size=config.evaluation.batch_size)
-    for batch in batches:
-        output = eval_step(state, batch, method=method)
+    evaluated, own = devices.evaluation(eval_step, method=method), devices.own_batch_size(config.evaluation.batch_size)
+    for batch in eval_batches(selection.split, selection.indices, labels, batch_size=own, shard=devices.shard):
+        output = evaluated(state, devices.put_batch(batch))
         counts = counts.merge(
             segmentation_counts(
-                np.asarray(output.probabilities),
+                output.probabilities,
                 batch.mask_bits,
                 batch.weight,
                 target=method.loss.target,
@@ -156,6 +166,7 @@ def validate(state: MethodState, method: Method, selection: Selection, labels: L
         count = float(batch.weight.sum())
         sums += count * np.array([*map(float, output.losses), float(output.loss_updated)])
         images += count
+    counts, sums, images = summed((counts, sums, images))
     names = ("val/loss", "val/seg_loss", "val/grade_loss", "val/loss_updated")
     values: dict[str, float] = dict(zip(names, sums / max(images, 1.0), strict=True))
     values["val/dice"] = counts.compute()["seg/foreground/dice"] or 0.0

@@ -1,6 +1,6 @@
 """`train-grader`: trains the stage 1 graders, each into `graders/<name>/`."""
 
-from functools import partial
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -18,9 +18,11 @@ from pldmlt_jax.models.build import build_grader
 from pldmlt_jax.models.pretrained import load_grader
 from pldmlt_jax.progress import progress
 from pldmlt_jax.training.checkpoint import Checkpoints
-from pldmlt_jax.training.log import RunLog
+from pldmlt_jax.training.log import open_log
 from pldmlt_jax.training.loop import Rounds, Stopping, fit
-from pldmlt_jax.types import NUM_GRADES, UNKNOWN_GRADE
+from pldmlt_jax.training.parallel import Devices, own_devices, training_devices
+from pldmlt_jax.training.processes import merged, on_first, summed
+from pldmlt_jax.types import NUM_GRADES, UNKNOWN_GRADE, Batch
 
 
 def train_graders(context: Context) -> None:
@@ -33,17 +35,24 @@ def train_one(context: Context, name: str) -> None:
     """Trains one grader, keeps its best state by validation kappa and writes its figures on the test images."""
     config, selections = context.config, context.graded_for_graders
     directory = context.workdir / "graders" / name
-    grader = make_grader(config.grader, name, selections["train"])
+    devices = training_devices(config.parallel, config.grader.batch_size, "grader.batch_size")
+    grader = make_grader(config.grader, name, selections["train"], devices.axis_name)
     state, weights = start_state(context, grader, name)
+    state = devices.put_state(state)
     training = selections["train"]
     indices = drawn_indices(training, config.grader)
     rounds = Rounds((("grader", steps_per_epoch(len(indices), config.grader.batch_size)),), config.grader.epochs)
 
     def validate(state: TrainState) -> tuple[float, dict]:
-        logits, loss = predict(state, grader, selections["val"])
+        logits, loss = predict(state, grader, selections["val"], devices)
         figures = grading_figures(softmax(logits), given_grades(selections["val"]), majority_grade(selections["train"]))
         values = {"val/loss": loss, "val/accuracy": figures["grade/accuracy"], "val/kappa": figures["grade/kappa"]}
         return values["val/kappa"] or 0.0, values
+
+    def batches(step: int) -> Iterator[Batch]:
+        own, labels = devices.own_batch_size(config.grader.batch_size), true_labels(training.split)
+        shared: Any = {"config": config.data, "seed": config.seed, "start_step": step, "shard": devices.shard}
+        return map(devices.put_batch, train_batches(training.split, indices, labels, batch_size=own, **shared))
 
     with (
         progress(f"grader {name}", rounds.total_steps) as task,
@@ -53,33 +62,25 @@ def train_one(context: Context, name: str) -> None:
             state,
             rounds=rounds,
             stopping=Stopping.of_grader(config.grader),
-            steps={"grader": partial(grader_step, grader=grader)},
+            steps={"grader": devices.training_step(grader_step, grader=grader)},
             diagnostics={},
-            batches=lambda step: train_batches(
-                training.split,
-                indices,
-                true_labels(training.split),
-                batch_size=config.grader.batch_size,
-                config=config.data,
-                seed=config.seed,
-                start_step=step,
-            ),
+            batches=batches,
             validate=validate,
             checkpoints=checkpoints,
-            make_log=lambda step: RunLog(directory, step),
+            make_log=lambda step: open_log(directory, step),
             task=task,
         )
-    _write_figures(context, grader, name, weights)
+    on_first(lambda: _write_figures(context, grader, name, weights))
 
 
 def _write_figures(context: Context, grader: Grader, name: str, weights: dict) -> None:
-    selections = context.graded_for_graders
-    state = restore_best(context, grader, name)
+    selections, devices = context.graded_for_graders, own_devices(context.config.parallel)
+    state = devices.put_state(restore_best(context, grader, name))
     split = held_out(selections)
-    logits, _ = predict(state, grader, selections[split])
+    logits, _ = predict(state, grader, selections[split], devices)
     figures = grading_figures(softmax(logits), true_grades(selections[split]), majority_grade(selections["train"]))
     figures["grade/split"] = split
-    val_logits, _ = predict(state, grader, selections["val"])
+    val_logits, _ = predict(state, grader, selections["val"], devices)
     figures["temperature"] = fit_temperature(val_logits, given_grades(selections["val"]))
     figures["parameters"] = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     figures["images/train"], figures["images/held_out"] = len(selections["train"]), len(selections[split])
@@ -91,14 +92,14 @@ def drawn_indices(train: Selection, config: GraderConfig) -> np.ndarray:
     return oversampled(train.indices, given_grades(train), config.oversample)
 
 
-def make_grader(config: GraderConfig, name: str, train: Selection) -> Grader:
+def make_grader(config: GraderConfig, name: str, train: Selection, axis_name: str | None = None) -> Grader:
     """The static part of a grader; grade weights are inverse frequencies of mean 1 where the config asks for them."""
     weights = np.ones(NUM_GRADES)
     if config.class_weights:
         counts = np.bincount(given_grades(train), minlength=NUM_GRADES)
         weights = np.where(counts > 0, len(train) / np.maximum(counts, 1) / max((counts > 0).sum(), 1), 0.0)
     total_steps = config.epochs * steps_per_epoch(len(drawn_indices(train, config)), config.batch_size)
-    return Grader(build_grader(name, config), config, total_steps, tuple(float(w) for w in weights))
+    return Grader(build_grader(name, config), config, total_steps, tuple(float(w) for w in weights), axis_name)
 
 
 def start_state(context: Context, grader: Grader, name: str) -> tuple[TrainState, dict[str, Any]]:
@@ -121,7 +122,7 @@ def weight_files(config: Config) -> list[str]:
 
 def restore_best(context: Context, grader: Grader, name: str) -> TrainState:
     """The best state of a trained grader."""
-    with Checkpoints(context.workdir / "graders" / name / "checkpoints") as checkpoints:
+    with Checkpoints(context.workdir / "graders" / name / "checkpoints", alone=True) as checkpoints:
         like = jax.eval_shape(lambda: init_grader_state(grader, init_grader(grader, jax.random.key(0))))
         state, _ = checkpoints.restore(checkpoints.require_best_step(), like)
     return state
@@ -144,16 +145,22 @@ def majority_grade(train: Selection) -> int:
     return int(np.bincount(given_grades(train), minlength=NUM_GRADES).argmax())
 
 
-def predict(state: TrainState, grader: Grader, selection: Selection) -> tuple[np.ndarray, float]:
-    """Logits [n, 5] and mean focal loss over a selection, in order."""
-    logits, loss, count = [], 0.0, 0.0
-    labels = true_labels(selection.split)
-    for batch in eval_batches(selection.split, selection.indices, labels, batch_size=grader.config.batch_size):
-        batch_logits, batch_loss = grader_eval(state, batch, grader=grader)
+def predict(state: TrainState, grader: Grader, selection: Selection, devices: Devices) -> tuple[np.ndarray, float]:
+    """Logits [n, 5] and mean focal loss over a selection, in order, by all processes of the devices."""
+    logits: list[np.ndarray] = []
+    loss, count, shard = 0.0, 0.0, devices.shard
+    own, labels = devices.own_batch_size(grader.config.batch_size), true_labels(selection.split)
+    evaluated = devices.evaluation(grader_eval, grader=grader)
+    for batch in eval_batches(selection.split, selection.indices, labels, batch_size=own, shard=shard):
+        batch_logits, batch_loss = evaluated(state, devices.put_batch(batch))
         counted = batch.weight > 0
-        logits.append(np.asarray(batch_logits)[counted])
+        logits += list(batch_logits[counted])
         loss, count = loss + float(batch_loss) * counted.sum(), count + counted.sum()
-    return np.concatenate(logits), loss / max(count, 1.0)
+    if devices.num_processes > 1:
+        places = range(shard.process, len(selection), shard.num_processes)
+        logits = merged(dict(zip(places, logits, strict=True)))
+        loss, count = summed((loss, count))
+    return np.stack(logits), loss / max(count, 1.0)
 
 
 def softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import NamedTuple, cast
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
@@ -20,6 +19,7 @@ from pldmlt_jax.method import losses
 from pldmlt_jax.method.state import Method, MethodState, init_method_state
 from pldmlt_jax.models.multitask import NetworkOutput
 from pldmlt_jax.training.checkpoint import CONFIG, Checkpoints
+from pldmlt_jax.training.parallel import Devices
 from pldmlt_jax.types import Geometry
 
 
@@ -38,19 +38,22 @@ class TrainedNetwork:
     method: Method
     state: MethodState
     step: int
+    devices: Devices
 
     def __call__(self, images: UInt8[np.ndarray, "b s s 3"], batch_size: int) -> tuple[np.ndarray, np.ndarray]:
         """Segmentation and grade probabilities of `b <= batch_size` images at the network's size.
 
-        Fewer images are filled up with black ones: of one shape, the network is compiled once.
+        Fewer images, and a batch that the devices do not divide, are filled up with black ones: of one shape, the network
+        is compiled once.
         """
         variables = {
             "params": self.state.network.evaluated_params(),
             "batch_stats": self.state.network.batch_stats,
         }
-        black = np.zeros((batch_size - len(images), *images.shape[1:]), np.uint8)
-        filled = jnp.asarray(np.concatenate([images, black]))
-        segmentation, grades = jax.device_get(_probabilities(variables, filled, method=self.method))
+        missing = self.devices.own_batch_size(batch_size) - len(images)
+        black = np.zeros((missing, *images.shape[1:]), np.uint8)
+        answer = self.devices.evaluation(_probabilities, method=self.method)
+        segmentation, grades = answer(variables, self.devices.put_batch(np.concatenate([images, black])))
         return segmentation[: len(images)], grades[: len(images)]
 
 
@@ -86,17 +89,17 @@ def saved_config(directory: Path) -> Config:
         raise CheckpointError(path, str(error), "the config that the network was trained with", "train again") from error
 
 
-def load_network(directory: Path, config: Config, method: Method) -> TrainedNetwork:
-    """The best checkpoint of a folder.
+def load_network(directory: Path, config: Config, method: Method, devices: Devices) -> TrainedNetwork:
+    """The best checkpoint of a folder, on devices of this process.
 
     Raises:
         CheckpointError: Where there is none, or it is of another architecture.
     """
-    like = jax.eval_shape(lambda: init_method_state(method))
-    with Checkpoints(directory) as checkpoints:
+    like = devices.like(jax.eval_shape(lambda: init_method_state(method)))
+    with Checkpoints(directory, alone=True) as checkpoints:
         step = checkpoints.require_best_step()
         state, _ = checkpoints.restore(step, like)
-    return TrainedNetwork(config, method, state, step)
+    return TrainedNetwork(config, method, state, step, devices)
 
 
 def predict_images(

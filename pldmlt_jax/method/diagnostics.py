@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from pldmlt_jax.method import losses
+from pldmlt_jax.method.devices import device_mean
 from pldmlt_jax.method.state import Method, MethodState, Params
 from pldmlt_jax.method.steps import StepMetrics
 from pldmlt_jax.method.virtual_step import apply_network, meta_loss, soft_labels
@@ -19,7 +20,7 @@ def meta_gradient_paths(state: MethodState, batch: Batch, *, method: Method) -> 
 
     def norm(detach: str):
         grads, _ = jax.grad(meta_loss, has_aux=True)(state.label.params, state, batch, method=method, detach=detach)
-        return optax.tree.norm(grads)
+        return optax.tree.norm(device_mean(grads, method.axis_name))
 
     return {"direct_norm": norm("indirect"), "indirect_norm": norm("direct")}
 
@@ -34,10 +35,11 @@ def gradient_balance(state: MethodState, batch: Batch, *, method: Method) -> Ste
     def task_loss(params: Params, segmentation: bool):
         output, _ = apply_network(params, state.network.batch_stats, batch, method)
         labels = jax.lax.stop_gradient(soft_labels(state.label.params, output.pooled, batch, method))
-        parts = losses.total_loss(output, labels, batch, method.loss)
+        parts = losses.total_loss(output, labels, batch, method.loss, method.axis_name)
         return parts.segmentation if segmentation else method.loss.beta * parts.grading
 
-    seg, grade = (jax.grad(task_loss)(state.network.params, task)["encoder"] for task in (True, False))
+    grads = (jax.grad(task_loss)(state.network.params, task)["encoder"] for task in (True, False))
+    seg, grade = device_mean(tuple(grads), method.axis_name)
     seg_norm, grade_norm = optax.tree.norm(seg), optax.tree.norm(grade)
     cosine = optax.tree.vdot(seg, grade) / jnp.maximum(seg_norm * grade_norm, 1e-30)
     return {

@@ -11,9 +11,11 @@ from jaxtyping import Array, Float
 
 from pldmlt_jax.config import GraderConfig
 from pldmlt_jax.method import losses
+from pldmlt_jax.method.devices import device_mean
 from pldmlt_jax.method.state import INIT_SIZE_PX, Params, TrainState, init_train_state
 from pldmlt_jax.method.steps import StepMetrics, apply_gradients
 from pldmlt_jax.models.classifier import Classifier, ClassifierOutput
+from pldmlt_jax.models.layers import statistics_over
 from pldmlt_jax.types import NUM_GRADES, Batch
 
 
@@ -25,6 +27,7 @@ class Grader:
     config: GraderConfig
     total_steps: int
     grade_weights: tuple[float, ...] = (1.0,) * NUM_GRADES
+    axis_name: str | None = None  # as in Method
 
     @property
     def optimizer(self) -> optax.GradientTransformation:
@@ -47,7 +50,8 @@ def init_grader_state(grader: Grader, variables: dict) -> TrainState:
 def _loss(logits: Array, batch: Batch, grader: Grader) -> Array:
     config = grader.config
     target = jax.nn.one_hot(batch.grade, NUM_GRADES) * jnp.asarray(grader.grade_weights)
-    return losses.masked_mean(losses.categorical_focal(logits, target, config.focal_alpha, config.focal_gamma), batch.weight)
+    focal = losses.categorical_focal(logits, target, config.focal_alpha, config.focal_gamma)
+    return losses.masked_mean(focal, batch.weight, grader.axis_name)
 
 
 @partial(jax.jit, static_argnames="grader")
@@ -56,10 +60,12 @@ def grader_step(state: TrainState, batch: Batch, *, grader: Grader) -> tuple[Tra
 
     def loss_fn(params: Params):
         variables = {"params": params, "batch_stats": state.batch_stats}
-        output, updated = grader.network.apply(variables, batch.image, True, mutable=["batch_stats"])
+        with statistics_over(grader.axis_name):
+            output, updated = grader.network.apply(variables, batch.image, True, mutable=["batch_stats"])
         return _loss(output.logits, batch, grader), updated.get("batch_stats", {})
 
     (loss, batch_stats), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    grads = device_mean(grads, grader.axis_name)
     state = apply_gradients(dataclasses.replace(state, batch_stats=batch_stats), grads, grader.optimizer)
     return state, {"loss": loss}
 

@@ -1,7 +1,8 @@
 """The losses: focal (Eq. 2, categorical and binary), Dice + cross-entropy, and L = L_S + beta L_C (Eq. 3).
 
 All take logits and work with log-probabilities, so that saturated logits neither overflow nor lose the gradient. Every
-mean runs over what counts: pixels inside the field of view (`valid`), images of weight 1.
+mean runs over what counts: pixels inside the field of view (`valid`), images of weight 1. `axis_name`, under `pmap`, is
+the axis of the devices that the batch is spread over: losses are those of the whole batch.
 """
 
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from pldmlt_jax.config import LossConfig
+from pldmlt_jax.method.devices import device_sum
 from pldmlt_jax.models.multitask import NetworkOutput
 from pldmlt_jax.types import LESIONS, MASK_BITS, Batch
 
@@ -99,10 +101,11 @@ def binary_focal(
     return -jnp.sum(loss, axis=-1)
 
 
-def masked_mean(values: Array, mask: Array) -> Float[Array, ""]:
-    """Mean of the values where the mask is set, 0 where it is set nowhere."""
+def masked_mean(values: Array, mask: Array, axis_name: str | None = None) -> Float[Array, ""]:
+    """Mean of the values where the mask is set, 0 where it is set nowhere; over all devices' values."""
     mask = mask.astype(values.dtype)
-    return jnp.sum(values * mask) / jnp.maximum(jnp.sum(mask), 1.0)
+    total, count = device_sum((jnp.sum(values * mask), jnp.sum(mask)), axis_name)
+    return total / jnp.maximum(count, 1.0)
 
 
 def reduction_divisor(reduction: str, num_classes: int) -> float:
@@ -110,15 +113,19 @@ def reduction_divisor(reduction: str, num_classes: int) -> float:
     return {"keras": float(num_classes), "pixel_mean": 1.0}[reduction]
 
 
-def _focal_segmentation(logits: Array, target: Array, counted: Array, config: LossConfig) -> Array:
+def _focal_segmentation(
+    logits: Array, target: Array, counted: Array, config: LossConfig, axis_name: str | None = None
+) -> Array:
     if config.target == "lesions":
         loss = binary_focal(logits, target, config.alpha, config.gamma, config.binary_alpha)
     else:
         loss = categorical_focal(logits, target, config.alpha, config.gamma)
-    return masked_mean(loss, counted) / reduction_divisor(config.reduction, logits.shape[-1])
+    return masked_mean(loss, counted, axis_name) / reduction_divisor(config.reduction, logits.shape[-1])
 
 
-def _dice_ce_segmentation(logits: Array, target: Array, counted: Array, config: LossConfig) -> Array:
+def _dice_ce_segmentation(
+    logits: Array, target: Array, counted: Array, config: LossConfig, axis_name: str | None = None
+) -> Array:
     """Soft Dice of the lesion channels, pooled over the batch, plus cross-entropy."""
     mask = counted.astype(logits.dtype)[..., None]
     probabilities = segmentation_probabilities(logits, config.target)
@@ -131,34 +138,47 @@ def _dice_ce_segmentation(logits: Array, target: Array, counted: Array, config: 
     over_pixels = tuple(range(target.ndim - 1))
     overlap = jnp.sum(probabilities * target * mask, axis=over_pixels)
     total = jnp.sum((probabilities + target) * mask, axis=over_pixels)
+    overlap, total = device_sum((overlap, total), axis_name)
     dice = (2.0 * overlap + DICE_SMOOTH) / (total + DICE_SMOOTH)
-    return jnp.mean(1.0 - dice) + masked_mean(cross_entropy, counted)
+    return jnp.mean(1.0 - dice) + masked_mean(cross_entropy, counted, axis_name)
 
 
-SEGMENTATION_LOSSES: dict[str, Callable[[Array, Array, Array, LossConfig], Array]] = {
+SEGMENTATION_LOSSES: dict[str, Callable[[Array, Array, Array, LossConfig, str | None], Array]] = {
     "focal": _focal_segmentation,
     "dice_ce": _dice_ce_segmentation,
 }
 
 
-def segmentation_loss(logits: Float[Array, "b h w k"], batch: Batch, config: LossConfig) -> Float[Array, ""]:
+def segmentation_loss(
+    logits: Float[Array, "b h w k"], batch: Batch, config: LossConfig, axis_name: str | None = None
+) -> Float[Array, ""]:
     """L_S over the valid pixels of the batch."""
     counted = bit(batch.mask_bits, "valid") & (batch.weight[:, None, None] > 0)
     target = segmentation_target(batch.mask_bits, config.target).astype(logits.dtype)
-    return SEGMENTATION_LOSSES[config.segmentation](logits, target, counted, config)
+    return SEGMENTATION_LOSSES[config.segmentation](logits, target, counted, config, axis_name)
 
 
 def grading_loss(
-    logits: Float[Array, "b c"], soft_labels: Float[Array, "b c"], batch: Batch, config: LossConfig
+    logits: Float[Array, "b c"],
+    soft_labels: Float[Array, "b c"],
+    batch: Batch,
+    config: LossConfig,
+    axis_name: str | None = None,
 ) -> Float[Array, ""]:
     """L_C: the categorical focal loss against soft labels, linear in them."""
     loss = categorical_focal(logits, soft_labels, config.alpha, config.gamma)
-    return masked_mean(loss, batch.weight) / reduction_divisor(config.reduction, logits.shape[-1])
+    return masked_mean(loss, batch.weight, axis_name) / reduction_divisor(config.reduction, logits.shape[-1])
 
 
-def total_loss(output: NetworkOutput, soft_labels: Float[Array, "b c"], batch: Batch, config: LossConfig) -> LossParts:
+def total_loss(
+    output: NetworkOutput,
+    soft_labels: Float[Array, "b c"],
+    batch: Batch,
+    config: LossConfig,
+    axis_name: str | None = None,
+) -> LossParts:
     """L = L_S + beta L_C (Eq. 3); L_S alone where `config.grading` is off, L_C then only reported."""
-    segmentation = segmentation_loss(output.segmentation_logits, batch, config)
-    grading = grading_loss(output.grade_logits, soft_labels, batch, config)
+    segmentation = segmentation_loss(output.segmentation_logits, batch, config, axis_name)
+    grading = grading_loss(output.grade_logits, soft_labels, batch, config, axis_name)
     total = segmentation + config.beta * grading if config.grading else segmentation
     return LossParts(total, segmentation, grading)

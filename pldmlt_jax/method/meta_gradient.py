@@ -12,6 +12,7 @@ import optax
 from jaxtyping import Array, Float
 
 from pldmlt_jax.method import losses
+from pldmlt_jax.method.devices import device_mean
 from pldmlt_jax.method.state import Method, MethodState, Params
 from pldmlt_jax.method.virtual_step import (
     MetaAux,
@@ -28,7 +29,7 @@ STEP_NORM = 0.01
 """Length of the finite difference in the space of theta (Liu et al.: DARTS, 2019, section 2.3)."""
 
 MetaGradient = tuple[tuple[Float[Array, ""], MetaAux], Params]
-"""((J, aux), gradient with respect to theta_1)."""
+"""((J, aux), gradient with respect to theta_1, under pmap still to be averaged over the devices)."""
 
 
 def exact(state: MethodState, batch: Batch, method: Method) -> MetaGradient:
@@ -62,10 +63,11 @@ def _along(state: MethodState, batch: Batch, method: Method, slope: Slope) -> Me
     updates, pull_update = jax.vjp(lambda grads: virtual_update(network, grads, method=method), inner.grads)
     theta_star = optax.apply_updates(network.params, updates)
     loss, (v, direct) = jax.value_and_grad(loss_at, argnums=(0, 1))(theta_star, labels, state, batch, method)
+    v = device_mean(v, method.axis_name)
 
     def grad_labels(params: Params) -> Float[Array, "b c"]:
         at_params, _ = apply_network(params, network.batch_stats, batch, method)
-        return jax.grad(lambda y: losses.total_loss(at_params, y, batch, method.loss).total)(labels)
+        return jax.grad(lambda y: losses.total_loss(at_params, y, batch, method.loss, method.axis_name).total)(labels)
 
     indirect = slope(grad_labels, network.params, pull_update(v)[0])
     return (loss, MetaAux(labels, output.grade_logits, inner)), pull_labels(direct + indirect)[0]

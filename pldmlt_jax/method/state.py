@@ -60,7 +60,7 @@ class Method:
     total_steps: int
     seed: int
     microbatches: int = 1  # that a batch is computed in
-    axis_name: str | None = None
+    axis_name: str | None = None  # under pmap only: that of its devices
 
     @property
     def optimizer(self) -> optax.GradientTransformation:

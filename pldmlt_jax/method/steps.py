@@ -14,6 +14,7 @@ import optax
 from jaxtyping import Array, Float
 
 from pldmlt_jax.method import losses
+from pldmlt_jax.method.devices import device_mean
 from pldmlt_jax.method.meta_gradient import META_GRADIENTS
 from pldmlt_jax.method.state import Method, MethodState, Params, TrainState
 from pldmlt_jax.method.virtual_step import MetaAux, apply_network, mean_label, next_label_mean, soft_labels
@@ -21,11 +22,6 @@ from pldmlt_jax.models.multitask import NetworkOutput
 from pldmlt_jax.types import NUM_GRADES, Batch
 
 StepMetrics = dict[str, Array]
-
-
-def device_mean(tree: Params, axis_name: str | None) -> Params:
-    """Mean over the devices of a pmap; the tree itself outside of one."""
-    return tree if axis_name is None else jax.lax.pmean(tree, axis_name)
 
 
 def apply_gradients(
@@ -51,12 +47,12 @@ def train_step(state: MethodState, batch: Batch, *, method: Method) -> tuple[Met
     def loss_fn(params: Params):
         output, batch_stats = apply_network(params, state.network.batch_stats, batch, method)
         labels = jax.lax.stop_gradient(soft_labels(state.label.params, output.pooled, batch, method))
-        parts = losses.total_loss(output, labels, batch, method.loss)
+        parts = losses.total_loss(output, labels, batch, method.loss, method.axis_name)
         graded = graded_loss(params, state, batch, method)
         return parts.total + method.loss.graded_weight * graded, (parts, graded, batch_stats)
 
     (_, (parts, graded, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.network.params)
-    grads, batch_stats, parts, graded = device_mean((grads, batch_stats, parts, graded), method.axis_name)
+    grads = device_mean(grads, method.axis_name)
     network, metrics = updated_network(state, grads, parts, batch_stats, method)
     if method.loss.graded_weight:
         metrics["graded_loss"] = graded
@@ -94,7 +90,7 @@ def graded_loss(params: Params, state: MethodState, batch: Batch, method: Method
         raise ValueError("loss.graded_weight needs truly graded images: Batch.graded")
     output, _ = apply_network(params, state.network.batch_stats, batch.graded, method)
     true = jax.nn.one_hot(batch.graded.grade, NUM_GRADES, dtype=output.grade_logits.dtype)
-    return losses.grading_loss(output.grade_logits, true, batch.graded, method.loss)
+    return losses.grading_loss(output.grade_logits, true, batch.graded, method.loss, method.axis_name)
 
 
 @partial(jax.jit, static_argnames="method")
@@ -109,12 +105,12 @@ def updated_label(
     state: MethodState, loss: Array, aux: MetaAux, grads: Params, batch: Batch, method: Method
 ) -> tuple[TrainState, Array, StepMetrics]:
     """theta_1 after its optimiser's step, the running mean of the soft labels, and what is logged of both."""
-    batch_mean = mean_label(aux.labels, batch)
-    grads, loss, batch_mean = device_mean((grads, loss, batch_mean), method.axis_name)
+    batch_mean = mean_label(aux.labels, batch, method.axis_name)
+    grads = device_mean(grads, method.axis_name)
     label = apply_gradients(state.label, grads, method.label_optimizer)
     label_mean = next_label_mean(state.label_mean, batch_mean, method)
-    metrics = {"meta_loss": loss, "meta_grad_norm": optax.tree.norm(grads)} | label_metrics(aux, batch)
-    return label, label_mean, device_mean(metrics, method.axis_name)
+    metrics = {"meta_loss": loss, "meta_grad_norm": optax.tree.norm(grads)}
+    return label, label_mean, metrics | label_metrics(aux, batch, method.axis_name)
 
 
 @partial(jax.jit, static_argnames="method")
@@ -126,22 +122,21 @@ def round_step(state: MethodState, batch: Batch, *, method: Method) -> tuple[Met
     (loss, aux), label_grads = META_GRADIENTS[method.meta.gradient](state, batch, method)
     if aux.inner is None:
         raise ValueError(f"meta.gradient {method.meta.gradient!r} makes no virtual step to share")
-    grads, parts, batch_stats = device_mean(aux.inner, method.axis_name)
-    network, trained = updated_network(state, grads, parts, batch_stats, method)
+    network, trained = updated_network(state, aux.inner.grads, aux.inner.parts, aux.inner.batch_stats, method)
     label, label_mean, metrics = updated_label(state, loss, aux, label_grads, batch, method)
     new_state = MethodState(step=state.step + 1, network=network, label=label, label_mean=label_mean)
     return new_state, trained | metrics
 
 
-def label_metrics(aux: MetaAux, batch: Batch) -> StepMetrics:
+def label_metrics(aux: MetaAux, batch: Batch, axis_name: str | None) -> StepMetrics:
     """Whom the soft labels agree with, and how sure they are."""
-    chosen = jnp.argmax(aux.labels, axis=-1)
+    chosen, of_head = jnp.argmax(aux.labels, axis=-1), jnp.argmax(aux.grade_logits, axis=-1)
     entropy = -jnp.sum(jax.scipy.special.xlogy(aux.labels, aux.labels), axis=-1)
     return {
-        "agreement/pseudo_label": losses.masked_mean(1.0 * (chosen == batch.grade), batch.weight),
-        "agreement/head": losses.masked_mean(1.0 * (chosen == jnp.argmax(aux.grade_logits, axis=-1)), batch.weight),
-        "label_entropy": losses.masked_mean(entropy, batch.weight),
-        "label_histogram": mean_label(jax.nn.one_hot(chosen, NUM_GRADES), batch),
+        "agreement/pseudo_label": losses.masked_mean(1.0 * (chosen == batch.grade), batch.weight, axis_name),
+        "agreement/head": losses.masked_mean(1.0 * (chosen == of_head), batch.weight, axis_name),
+        "label_entropy": losses.masked_mean(entropy, batch.weight, axis_name),
+        "label_histogram": mean_label(jax.nn.one_hot(chosen, NUM_GRADES), batch, axis_name),
     }
 
 
@@ -164,6 +159,6 @@ def eval_step(state: MethodState, batch: Batch, *, method: Method) -> EvalOutput
         losses.segmentation_probabilities(output.segmentation_logits, method.loss.target),
         jax.nn.softmax(output.grade_logits, axis=-1),
         labels,
-        losses.total_loss(output, fixed, batch, method.loss),
-        losses.total_loss(output, labels, batch, method.loss).total,
+        losses.total_loss(output, fixed, batch, method.loss, method.axis_name),
+        losses.total_loss(output, labels, batch, method.loss, method.axis_name).total,
     )

@@ -15,9 +15,11 @@ from jaxtyping import Array, Float
 
 from pldmlt_jax.config import LossConfig, MetaConfig
 from pldmlt_jax.method import losses
+from pldmlt_jax.method.devices import device_mean, device_sum
 from pldmlt_jax.method.optim import virtual_optimizer
 from pldmlt_jax.method.state import Method, MethodState, Params, TrainState
 from pldmlt_jax.models.label_update import HIERARCHIES, SOFTMAXES
+from pldmlt_jax.models.layers import statistics_over
 from pldmlt_jax.models.multitask import NetworkOutput
 from pldmlt_jax.types import NUM_GRADES, Batch
 
@@ -27,23 +29,25 @@ def apply_network(params: Params, batch_stats: Params, batch: Batch, method: Met
 
     In microbatches, one after the other, only one's activations are in memory, for the backward pass computes them again.
     Losses see the whole batch's outputs, and so no loss changes; batch normalisation has each microbatch's statistics.
+    Microbatch i of m holds every m-th image from i on: where the batch is spread over devices, some of each one's.
     """
     variables = {"params": params, "batch_stats": batch_stats}
 
     def apply(image: Array) -> tuple[NetworkOutput, Params]:
-        output, updated = method.network.apply(variables, image, True, mutable=["batch_stats"])
+        with statistics_over(method.axis_name):
+            output, updated = method.network.apply(variables, image, True, mutable=["batch_stats"])
         return output, updated.get("batch_stats", {})
 
     if method.microbatches == 1:
         return apply(batch.image)
-    parts = batch.image.reshape(method.microbatches, -1, *batch.image.shape[1:])
+    parts = batch.image.reshape(-1, method.microbatches, *batch.image.shape[1:]).swapaxes(0, 1)
     # In a loop, XLA's CPU backend takes 70 times as long for a convolution's weight gradient: there it is unrolled, which
     # saves no memory.
     on_cpu = jax.default_backend() == "cpu"
     _, (outputs, updated) = jax.lax.scan(
         lambda carry, part: (carry, jax.checkpoint(apply)(part)), None, parts, unroll=on_cpu
     )
-    whole = jax.tree.map(lambda part: part.reshape(-1, *part.shape[2:]), outputs)
+    whole = jax.tree.map(lambda part: part.swapaxes(0, 1).reshape(-1, *part.shape[2:]), outputs)
     return whole, jax.tree.map(lambda part: part.mean(axis=0), updated)
 
 
@@ -60,7 +64,7 @@ def soft_labels(label_params: Params, pooled: Array, batch: Batch, method: Metho
 
 
 class InnerGradient(NamedTuple):
-    """At theta, with the labels held constant: what (A) takes its step by, and (B) its virtual one."""
+    """At theta, with the labels held constant: what (A) takes its step by, and (B) its virtual one; of the whole batch."""
 
     grads: Params  # of L with respect to theta
     parts: losses.LossParts
@@ -72,11 +76,11 @@ def inner_gradient(network: TrainState, labels: Float[Array, "b c"], batch: Batc
 
     def inner_loss(params: Params):
         output, batch_stats = apply_network(params, network.batch_stats, batch, method)
-        parts = losses.total_loss(output, labels, batch, method.loss)
+        parts = losses.total_loss(output, labels, batch, method.loss, method.axis_name)
         return parts.total, (parts, batch_stats)
 
     grads, (parts, batch_stats) = jax.grad(inner_loss, has_aux=True)(network.params)
-    return InnerGradient(grads, parts, batch_stats)
+    return InnerGradient(device_mean(grads, method.axis_name), parts, batch_stats)
 
 
 def virtual_update(network: TrainState, grads: Params, *, method: Method) -> Params:
@@ -103,7 +107,8 @@ class MetaInputs(NamedTuple):
 
 
 def _grading_at(inputs: MetaInputs, target: Array) -> Array:
-    return losses.grading_loss(inputs.output.grade_logits, target, inputs.batch, inputs.method.loss)
+    method = inputs.method
+    return losses.grading_loss(inputs.output.grade_logits, target, inputs.batch, method.loss, method.axis_name)
 
 
 def _paper(inputs: MetaInputs) -> Array:
@@ -130,11 +135,12 @@ def _maxl(inputs: MetaInputs) -> Array:
 
     At small batches the mean is a running one: its value enters, with the batch mean's gradient at full weight.
     """
-    segmentation = losses.segmentation_loss(inputs.output.segmentation_logits, inputs.batch, inputs.method.loss)
-    batch_mean = mean_label(inputs.labels, inputs.batch)
-    running = next_label_mean(inputs.label_mean, batch_mean, inputs.method)
+    method, logits = inputs.method, inputs.output.segmentation_logits
+    segmentation = losses.segmentation_loss(logits, inputs.batch, method.loss, method.axis_name)
+    batch_mean = mean_label(inputs.labels, inputs.batch, method.axis_name)
+    running = next_label_mean(inputs.label_mean, batch_mean, method)
     mean = batch_mean + jax.lax.stop_gradient(running - batch_mean)
-    return segmentation + inputs.method.meta.entropy_weight * jnp.sum(jax.scipy.special.xlogy(mean, mean))
+    return segmentation + method.meta.entropy_weight * jnp.sum(jax.scipy.special.xlogy(mean, mean))
 
 
 META_LOSSES: dict[str, Callable[[MetaInputs], Array]] = {
@@ -170,10 +176,11 @@ def outer_batch(batch: Batch, method: Method) -> Batch:
     return batch.graded
 
 
-def mean_label(labels: Float[Array, "b c"], batch: Batch) -> Float[Array, "c"]:
-    """Mean soft label over the images of the batch that count."""
+def mean_label(labels: Float[Array, "b c"], batch: Batch, axis_name: str | None = None) -> Float[Array, "c"]:
+    """Mean soft label over the images of the batch that count, on all devices."""
     weight = batch.weight[:, None].astype(labels.dtype)
-    return jnp.sum(labels * weight, axis=0) / jnp.maximum(jnp.sum(weight), 1.0)
+    total, count = device_sum((jnp.sum(labels * weight, axis=0), jnp.sum(weight)), axis_name)
+    return total / jnp.maximum(count, 1.0)
 
 
 def next_label_mean(label_mean: Array, batch_mean: Array, method: Method) -> Float[Array, "c"]:

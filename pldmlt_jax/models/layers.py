@@ -1,6 +1,8 @@
 """Layers that the encoders share: input normalisation, grouped convolution, batch normalisation, padded max-pooling."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import flax.linen as nn
@@ -160,6 +162,28 @@ class GroupedConv(nn.Module):
         return convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.groups, self.stride)
 
 
+_statistics_axis: ContextVar[str | None] = ContextVar("statistics_axis", default=None)
+
+
+@contextmanager
+def statistics_over(axis_name: str | None) -> Iterator[None]:
+    """While a network is traced inside, its batch normalisation takes statistics over all devices of a pmap's axis.
+
+    Where there is no axis a batch is whole already, under `jit` on however many devices. One place for every layer of
+    every network: an attribute that a layer is not given would leave it the statistics of one device, in silence.
+    """
+    token = _statistics_axis.set(axis_name)
+    try:
+        yield
+    finally:
+        _statistics_axis.reset(token)
+
+
+def statistics_axis() -> str | None:
+    """The axis of `statistics_over`, which every normalisation over the batch must take its statistics over."""
+    return _statistics_axis.get()
+
+
 class BatchNorm(nn.Module):
     """Batch normalisation with torch's running variance, which is the unbiased one; Flax's own layer stores the biased.
 
@@ -185,15 +209,22 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, channels, jnp.float32)
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         if train:
-            mean, var = x.mean(axis=(0, 1, 2)), x.var(axis=(0, 1, 2))
+            mean, var, count = self._batch_statistics(x)
             if not self.is_initializing():
-                count = x.size // x.shape[-1]
                 self._update(running_mean, mean)
                 self._update(running_var, var * (count / max(count - 1, 1)))
         else:
             mean, var = running_mean.value, running_var.value
         factor = scale * jax.lax.rsqrt(var + self.epsilon)
         return ((x - mean) * factor + bias).astype(self.dtype)
+
+    def _batch_statistics(self, x: Float[Array, "b h w c"]) -> tuple[Float[Array, "c"], Float[Array, "c"], int]:
+        """Mean, biased variance and number of values, of all devices."""
+        over, count, axis = (0, 1, 2), x.size // x.shape[-1], statistics_axis()
+        if axis is None:
+            return x.mean(axis=over), x.var(axis=over), count
+        mean = jax.lax.pmean(x.mean(axis=over), axis)
+        return mean, jax.lax.pmean(jnp.square(x - mean).mean(axis=over), axis), count * jax.lax.axis_size(axis)
 
     def _update(self, running: nn.Variable, batch_value: Float[Array, "c"]) -> None:
         mixed = self.momentum * running.value + (1 - self.momentum) * batch_value

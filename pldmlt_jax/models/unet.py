@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float
 
-from pldmlt_jax.models.layers import rematerialised
+from pldmlt_jax.models.layers import rematerialised, statistics_axis
 
 
 def upsample_nearest_2x(x: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w c"]:
@@ -28,6 +28,7 @@ def _batch_norm(layer: "ConvNormReLU", train: bool) -> nn.Module:
         momentum=layer.norm_momentum,
         epsilon=layer.norm_epsilon,
         dtype=layer.dtype,
+        axis_name=statistics_axis(),
         name="norm",
     )
 

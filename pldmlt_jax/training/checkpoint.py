@@ -6,9 +6,11 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
+from orbax.checkpoint.options import MultiprocessingOptions
 
 from pldmlt_jax.errors import CheckpointError
 from pldmlt_jax.files import write_json
+from pldmlt_jax.training.processes import is_first
 
 SCORE = "score"
 """Key of the metric that ranks checkpoints; the larger the better."""
@@ -26,9 +28,10 @@ class Checkpoints:
     Args:
         directory: The folder.
         config: What is trained with, written beside the checkpoints when one is saved.
+        alone: This process alone opens them, to read; else, of several processes, all must, and call the same methods.
     """
 
-    def __init__(self, directory: Path, config: dict[str, Any] | None = None):
+    def __init__(self, directory: Path, config: dict[str, Any] | None = None, *, alone: bool = False):
         self.directory = directory.absolute()
         self._config = config
         keep = policies.AnyPreservationPolicy(
@@ -40,6 +43,10 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             best_fn=lambda metrics: metrics[SCORE], best_mode="max", preservation_policy=keep
         )
+        if alone and jax.process_count() > 1:
+            me = jax.process_index()
+            options.create = False  # Orbax demands it
+            options.multiprocessing_options = MultiprocessingOptions(me, {me}, f"process {me} alone")
         handlers = {"state": ocp.StandardCheckpointHandler(), "progress": ocp.JsonCheckpointHandler()}
         self._manager = ocp.CheckpointManager(self.directory, options=options, item_handlers=handlers)
 
@@ -59,7 +66,7 @@ class Checkpoints:
             progress: JSON-able, whatever the loop needs to go on.
             score: Ranks checkpoints, larger is better.
         """
-        if self._config is not None:
+        if self._config is not None and is_first():
             write_json(self.directory / CONFIG, self._config)
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(progress))
         self._manager.save(step, args=args, metrics={SCORE: score})
@@ -83,20 +90,24 @@ class Checkpoints:
         return self.best_step
 
     def restore(self, step: int, like: Any) -> tuple[Any, dict]:
-        """Restores a state of the same structure as `like`, and the progress saved with it.
+        """Restores a state of the same structure as `like`, on the devices of its arrays, and the progress saved with it.
+
+        It does not matter on how many devices the state was when it was saved.
 
         Raises:
             CheckpointError: If the checkpoint is of another architecture; lists what differs.
         """
         self._require_same_structure(step, like)
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        abstract = jax.tree.map(_abstract, like)
         args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), progress=ocp.args.JsonRestore())
         restored = self._manager.restore(step, args=args)
         return restored["state"], restored["progress"]
 
     def restore_raw(self, step: int) -> Any:
-        """The arrays of a state as nested dictionaries, of whatever architecture."""
-        return self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore()))["state"]
+        """The arrays of a state as nested dictionaries, of whatever architecture, on one device."""
+        saved = self._manager.item_metadata(step)["state"]
+        abstract = jax.tree.map(_abstract, getattr(saved, "tree", saved))
+        return self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)))["state"]
 
     def _require_same_structure(self, step: int, like: Any) -> None:
         saved = _shapes(self._manager.item_metadata(step)["state"])
@@ -114,6 +125,13 @@ class Checkpoints:
                 "the arrays that this config makes",
                 "use the config.json beside the checkpoint, or another --workdir",
             )
+
+
+def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+    """Shape and dtype of an array and where it is to lie; on one device where it does not say."""
+    sharding = leaf.sharding if isinstance(leaf, jax.Array | jax.ShapeDtypeStruct) else None
+    one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding or one)
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:

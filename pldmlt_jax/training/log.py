@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from tensorboardX import SummaryWriter
 
+from pldmlt_jax.training.processes import is_first
+
 
 def to_plain(values: Mapping[str, Any]) -> dict[str, Any]:
     """Arrays and numpy scalars as JSON-able numbers and lists, with six significant digits."""
@@ -59,6 +61,24 @@ class RunLog:
             for i, scalar in enumerate(value if isinstance(value, list) else [value]):
                 suffix = f"_{i}" if isinstance(value, list) else ""
                 self._events.add_scalar(f"{phase}/{name}{suffix}", scalar, step)
+
+
+class NoLog(RunLog):
+    """What the other processes write: nothing."""
+
+    def __init__(self) -> None:
+        pass
+
+    def __exit__(self, *exc: object) -> None:
+        pass
+
+    def write(self, step: int, phase: str, values: Mapping[str, Any], **more: Any) -> None:
+        pass
+
+
+def open_log(workdir: Path, after_step: int = 0) -> RunLog:
+    """The run's log in its first process, none in others."""
+    return RunLog(workdir, after_step) if is_first() else NoLog()
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

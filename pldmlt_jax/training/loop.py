@@ -14,6 +14,7 @@ from pldmlt_jax.errors import CheckpointError
 from pldmlt_jax.progress import Task
 from pldmlt_jax.training.checkpoint import Checkpoints
 from pldmlt_jax.training.log import RunLog
+from pldmlt_jax.training.processes import of_first
 from pldmlt_jax.types import Batch
 
 StepFunction = Callable[[Any, Batch], tuple[Any, dict[str, Array]]]
@@ -116,7 +117,7 @@ def fit(
         state: The state to start from where there is no checkpoint.
         rounds: The order of the steps.
         stopping: When to look, log, save and stop.
-        steps: Phase -> its step.
+        steps: Phase -> its step, which may use up the state that it is given.
         diagnostics: Phase -> further figures, computed before a logged step only, for they cost more than it does.
         batches: Step -> the endless stream of training batches from that step on.
         validate: State -> the score that is maximised, and flat figures to log.
@@ -157,11 +158,11 @@ def fit(
                     log.write(step, phase, metrics | more, round=progress.round + 1)
                 task.update(step, f"round {progress.round + 1}, best {progress.best_score:.4f}")
             progress.round += 1
-            progress.seconds = time.monotonic() - start_s
+            progress.seconds = of_first(time.monotonic() - start_s)
             if progress.round % stopping.eval_every_rounds and not progress.finished(rounds, stopping):
                 continue
             score, values = validate(state)
-            progress.seconds = time.monotonic() - start_s
+            progress.seconds = of_first(time.monotonic() - start_s)
             if not math.isfinite(score):
                 raise FloatingPointError(
                     f"the validation score at step {step} is {score}: training has diverged; the checkpoints from before "
