@@ -115,5 +115,5 @@ def randomise_norms(network: torch.nn.Module) -> None:
 
 def normalised(image: np.ndarray) -> torch.Tensor:
     """Uint8 [b, h, w, 3] -> float64 [b, 3, h, w] by ImageNet's mean and standard deviation."""
-    mean, std = torch.tensor([0.485, 0.456, 0.406]).double(), torch.tensor([0.229, 0.224, 0.225]).double()
+    mean, std = (torch.tensor(values, dtype=torch.float64) for values in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
     return ((torch.from_numpy(image).double() / 255 - mean) / std).permute(0, 3, 1, 2)

@@ -27,6 +27,8 @@ torch = pytest.importorskip("torch", reason="needs requirements-oracle.txt")
 oracle = pytest.importorskip("torch_oracle", reason="needs requirements-oracle.txt")
 safetensors_torch = pytest.importorskip("safetensors.torch", reason="needs requirements-oracle.txt")
 
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras
+
 IMAGE = np.random.default_rng(0).integers(0, 256, (2, 96, 96, 3), np.uint8)
 
 GRADERS = [
@@ -50,6 +52,32 @@ def assert_close(actual: Any, expected: np.ndarray, tolerance: float = 1e-5) -> 
     np.testing.assert_allclose(actual, expected, rtol=tolerance, atol=tolerance * np.abs(expected).max())
 
 
+def in_float64(module: Any) -> Any:
+    """The same module with activations in double precision."""
+    changes = {
+        name: in_float64(part) for name in ("encoder", "decoder") if (part := getattr(module, name, None)) is not None
+    }
+    return module.clone(**changes, **({"dtype": jnp.dtype("float64")} if hasattr(module, "dtype") else {}))
+
+
+def results(network: Any, variables: dict[str, Any]) -> tuple[Any, Any, Any]:
+    """Outputs in inference, in single precision; in training and the variables that it updates, in double precision.
+
+    A batch's statistics over the few pixels of the last stage amplify what single precision rounds off to some 1e-4.
+    """
+    inference = jax.jit(network.apply, static_argnums=2)(variables, IMAGE, False)
+    with jax.enable_x64(True):
+        double = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), variables)
+        wide = in_float64(network)
+        training, updated = jax.jit(lambda v: wide.apply(v, IMAGE, True, mutable=["batch_stats"]))(double)
+        return jax.device_get((inference, training, updated))
+
+
+def difference(ours: Any, original: np.ndarray) -> str:
+    """Relative to the greatest, for the report."""
+    return f"{np.abs(ours - original).max() / np.abs(original).max():.1e}"
+
+
 def torch_results(library: str, name: str, path: Path) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
     """Logits in inference and in training and the running statistics after it; the weights go to the file."""
     torch.manual_seed(0)
@@ -71,7 +99,6 @@ def keras_results(name: str, path: Path) -> tuple[np.ndarray, np.ndarray, dict[s
     keras_oracle.save_weights(model, path)
     image = {"NASNetMobile": IMAGE / 127.5 - 1, "DenseNet121": oracle.normalised(IMAGE).permute(0, 2, 3, 1).numpy()}[name]
     inference, training = (keras_oracle.call(model, image, train=train) for train in (False, True))
-    jax.config.update("jax_enable_x64", False)
     return inference, training, keras_oracle.running_statistics(model)
 
 
@@ -89,24 +116,17 @@ def test_a_grader_gives_the_same_logits(library: str, name: str, suffix: str, tm
     loaded = load_weights(path, architecture, shapes)
     assert loaded.skipped == ()
 
-    @jax.jit
-    def both(variables: dict[str, Any]) -> tuple[Any, Any, Any]:
-        output, updated = grader.apply(variables, IMAGE, True, mutable=["batch_stats"])
-        return grader.apply(variables, IMAGE, False).logits, output.logits, updated
-
-    ours, ours_in_training, updated = both(loaded.variables)
+    ours, ours_in_training, updated = results(grader, loaded.variables)
     assert np.abs(inference).max() > 0.1
-    print(
-        library, name, *(np.abs(a - b).max() / np.abs(b).max() for a, b in ((ours, inference), (ours_in_training, training)))
-    )
-    assert_close(ours, inference)
+    print(library, name, difference(ours.logits, inference), difference(ours_in_training.logits, training))
+    assert_close(ours.logits, inference)
+    assert_close(ours_in_training.logits, training)
     layout = (KERAS_LAYOUTS if keras else TORCH_LAYOUTS)[architecture]
     statistics = {layout.name_of(leaf): value for leaf, value in traverse_util.flatten_dict(updated).items()}
     assert statistics.keys() == running.keys()
-    for key, value in running.items():
-        if not (keras and architecture == "densenet121"):  # its epsilon is 1.001e-5, and its momentum 0.99
-            assert_close(statistics[key], value, 1e-4)
-    assert_close(ours_in_training, training, 1e-4)
+    if not (keras and architecture == "densenet121"):  # there Keras' momentum is 0.99, and its variance the biased one
+        for key, value in running.items():
+            assert_close(statistics[key], value)
 
 
 def test_kerass_vgg16_gives_the_same_features(tmp_path: Path) -> None:
@@ -114,7 +134,6 @@ def test_kerass_vgg16_gives_the_same_features(tmp_path: Path) -> None:
     model = keras_oracle.full_size("VGG16")
     keras_oracle.save_weights(model, tmp_path / "vgg16.h5")
     pool5 = keras_oracle.call(model, IMAGE[..., ::-1] - np.array([103.939, 116.779, 123.68]), train=False)
-    jax.config.update("jax_enable_x64", False)
     network = build_network(ModelConfig(weights="vgg16.h5"), "fused")
     assert network.preprocess == "caffe"
     grader = build_grader("vgg16", GraderConfig(), "vgg16.h5").clone(encoder=network.encoder)
@@ -145,21 +164,13 @@ def test_a_pair_gives_the_same_segmentation(encoder: str, decoder: str) -> None:
     counted = sum(leaf.size for leaf in jax.tree.leaves({k: v for k, v in variables["params"].items() if k != "head"}))
     assert counted == sum(parameter.numel() for parameter in original.parameters())
 
-    @jax.jit
-    def both(variables: dict[str, Any]) -> tuple[Any, Any, Any]:
-        output, updated = network.apply(variables, IMAGE, True, mutable=["batch_stats"])
-        return network.apply(variables, IMAGE, False).segmentation_logits, output.segmentation_logits, updated
-
-    ours, ours_in_training, updated = both(variables)
-    print(
-        encoder,
-        decoder,
-        *(np.abs(a - b).max() / np.abs(b).max() for a, b in ((ours, inference), (ours_in_training, training))),
-    )
+    ours, ours_in_training, updated = results(network, variables)
+    ours, ours_in_training = ours.segmentation_logits, ours_in_training.segmentation_logits
+    print(encoder, decoder, difference(ours, inference), difference(ours_in_training, training))
     assert_close(ours, inference)
+    assert_close(ours_in_training, training)
     running = {name: value.numpy() for name, value in original.named_buffers() if "running" in name}
     statistics = running_by_name(updated.get("batch_stats", {}), encoder, decoder)
     assert statistics.keys() == running.keys()
     for name, value in running.items():
-        assert_close(statistics[name], value, 1e-4)
-    assert_close(ours_in_training, training, 1e-4)
+        assert_close(statistics[name], value)
