@@ -152,7 +152,7 @@ RANGES: dict[str, tuple[float, float]] = {
 def _fits(value: Any, default: Any) -> bool:
     """Whether a value has the type of a field's default; a whole number is a float too, a bool is no number."""
     if isinstance(default, tuple):
-        return isinstance(value, tuple) and all(_fits(item, default[0]) for item in value if default)
+        return isinstance(value, tuple) and all(_fits(item, default[0] if default else 0.0) for item in value)
     if isinstance(default, float):
         return isinstance(value, int | float) and not isinstance(value, bool)
     return type(value) is type(default)
@@ -280,9 +280,14 @@ def _relation_errors(config: Config) -> Iterator[UserError]:
             "grades that are learnt from truly graded images alone",
             "set --config.loss.graded_weight=1 --config.meta.enabled=False",
         )
-    if loss.self_training and config.data.grading == NO_SET:
-        found = f"{loss.self_training:g} without a graded set"
-        yield ConfigError("loss.self_training", found, "photographs without masks to learn from", "name data.grading")
+    if loss.self_training and (config.data.grading == NO_SET or given or not loss.grading):
+        yield ConfigError(
+            "loss.self_training",
+            f"{loss.self_training:g} with data.grading = {config.data.grading!r}, pseudo.source = {config.pseudo.source!r} "
+            f"and loss.grading = {loss.grading}",
+            "a graded set whose photographs are learnt from as well",
+            "name one, take pseudo.source 'none' or 'graders', and switch loss.grading on",
+        )
     if loss.class_weights:
         yield from _class_weight_errors(loss)
     if loss.graded_weight and not loss.grading:

@@ -35,4 +35,7 @@ GRADE_HEADS: dict[str, GradeHead] = {
     "ordinal": GradeHead(NUM_GRADES - 1, _ordinal),
     "regression": GradeHead(1, _regression),
 }
-"""`softmax` is the paper's; the others belong to the baseline MTUnet."""
+"""`softmax` is the paper's; the others are variants of the baseline MTUnet (Foo et al. 2020), whose public part gives
+neither architecture nor loss. Ours is an approximation: VGG16-U-Net with this head, trained on lesions first
+(`train.init_from`), then with graded images as well, against their grades (`loss.graded_weight` 1) and the network's own
+masks of them (`loss.self_training` 1), with `pseudo.source` "none" and no label update."""

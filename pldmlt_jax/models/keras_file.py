@@ -1,6 +1,7 @@
 """Reads the arrays of a Keras weight file (`.h5`) without Keras; nothing of it is run, and its model config is not read."""
 
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -11,7 +12,7 @@ _EXPECTED = "a Keras file as its applications are published: a group for each la
 _ACTION = "fetch it again, or save it with model.save('FILE.h5')"
 
 
-def _names(group: h5py.Group, attribute: str) -> list[str]:
+def _names(group: Any, attribute: str) -> list[str]:
     """An attribute that lists names; a long one is written in numbered parts."""
     parts = [attribute] if attribute in group.attrs else []
     while parts != [attribute] and f"{attribute}{len(parts)}" in group.attrs:
@@ -22,7 +23,7 @@ def _names(group: h5py.Group, attribute: str) -> list[str]:
     return [value.decode() if isinstance(value, bytes) else str(value) for value in values]
 
 
-def _arrays(root: h5py.Group) -> dict[str, np.ndarray]:
+def _arrays(root: Any) -> dict[str, np.ndarray]:
     arrays = {}
     for layer in _names(root, "layer_names"):
         group = root[layer]

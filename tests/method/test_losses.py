@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pldmlt_jax.config import Config, LossConfig
-from pldmlt_jax.errors import ConfigError
+from pldmlt_jax.config import Config, LossConfig, MetaConfig
+from pldmlt_jax.errors import ConfigError, UserError
 from pldmlt_jax.method import losses
 from pldmlt_jax.models.build import TARGET_CHANNELS
 from pldmlt_jax.types import LESIONS, MASK_BITS
@@ -217,3 +217,13 @@ def test_every_pair_of_options_gives_a_loss_that_descends_or_is_refused(row):
 def test_class_weights_of_another_number_or_of_no_lesion_are_refused(weights):
     with pytest.raises(ConfigError, match="class_weights"):
         validate(Config(loss=LossConfig(class_weights=weights)))
+
+
+@pytest.mark.parametrize(
+    ("loss", "pseudo"), [({"grading": False}, "graders"), ({}, "given"), ({"graded_weight": 0.0}, "none")]
+)
+def test_self_training_wants_graded_photographs_that_are_learnt_from(loss, pseudo):
+    config = Config(loss=LossConfig(self_training=1.0, **loss), meta=MetaConfig(enabled=False))
+    config.pseudo.source = pseudo
+    with pytest.raises(UserError, match=r"self_training|pseudo\.source"):
+        validate(config)
