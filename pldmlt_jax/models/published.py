@@ -1,6 +1,7 @@
 """Weight files by the names under which they are published: fetched once from there, checked against their hash, kept."""
 
 import hashlib
+import http.client
 import re
 import shutil
 import urllib.request
@@ -124,7 +125,7 @@ def _download(published: Published, path: Path) -> None:
             shutil.copyfileobj(response, file, CHUNK_BYTES)
         _require_hash(published, partial, path)
         partial.replace(path)
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
         found, action = f"cannot be fetched: {error}", _by_hand(published, path)
         raise CheckpointError(path.name, found, "a network, or the file in its place", action) from error
     finally:

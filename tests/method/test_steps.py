@@ -65,7 +65,7 @@ def test_self_training_adds_the_loss_against_the_networks_own_masks(float64, tar
     state, batch = tiny_state(plain), graded_beside(tiny_batch())
     deployed = {"params": state.network.params, "batch_stats": state.network.batch_stats}
     answer = plain.network.apply(deployed, batch.graded.image, False).segmentation_logits
-    masks = (answer > 0) if target == "lesions" else jnp.eye(2)[jnp.argmax(answer, axis=-1)]
+    masks = (answer > 0).astype(float) if target == "lesions" else jnp.eye(2)[jnp.argmax(answer, axis=-1)]
     assert 0 < float(masks.mean()) < 1
 
     def loss(params):
