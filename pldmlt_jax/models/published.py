@@ -4,6 +4,7 @@ import hashlib
 import http.client
 import re
 import shutil
+import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import NamedTuple
@@ -126,6 +127,8 @@ def _download(published: Published, path: Path) -> None:
         _require_hash(published, partial, path)
         partial.replace(path)
     except (OSError, http.client.HTTPException) as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()  # it holds the connection
         found, action = f"cannot be fetched: {error}", _by_hand(published, path)
         raise CheckpointError(path.name, found, "a network, or the file in its place", action) from error
     finally:
