@@ -80,18 +80,23 @@ class ModelConfig:
 
     encoder: str = "vgg16"  # a key of ENCODERS
     decoder: str = "unet"  # a key of DECODERS
-    encoder_filters: tuple[int, ...] = (64, 128, 256, 512, 512)
-    encoder_convs: tuple[int, ...] = (2, 2, 3, 3, 3)
+    encoder_filters: tuple[int, ...] = (64, 128, 256, 512, 512)  # of VGG's blocks
+    encoder_convs: tuple[int, ...] = (2, 2, 3, 3, 3)  # of VGG's blocks
     encoder_norm: bool = False  # batch normalisation in VGG, which the paper's has not: for narrow nets without weights
-    decoder_filters: tuple[int, ...] = (256, 128, 64, 32, 16)
-    centre_filters: int = 512
+    encoder_base_filters: int = 64  # width of the stem of ResNet, ResNeXt and DenseNet (full size: 64)
+    encoder_max_blocks: int = 0  # of these: at most so many blocks a stage, 0 = the architecture's own depth
+    decoder_filters: tuple[int, ...] = (256, 128, 64, 32, 16)  # of U-Net's stages
+    centre_filters: int = 512  # of U-Net's block on VGG's pool5; other encoders have none, as in the reference
+    decoder_base_filters: int = 256  # width of FPN and DeepLabv3+; LinkNet's last block has an eighth
+    atrous_rates: tuple[int, ...] = (12, 24, 36)  # of DeepLabv3+, in pixels of a sixteenth of the image's size
+    grade_head: str = "softmax"  # the paper's; or MTUnet's variants "ordinal" and "regression"
     full_res_skip: bool = False  # a skip connection at full resolution, which the reference U-Net lacks
-    decoder_norm: str = "batch"  # the paper's; or "group", which does not depend on the batch
+    decoder_norm: str = "batch"  # the paper's; or "group", which does not depend on the batch (FPN's is always that)
     norm_momentum: float = 0.99  # decay of the decoder's running statistics
     norm_epsilon: float = 1e-3
     dtype: str = "float32"  # of activations: "float32", "bfloat16" or "float64" (tests); parameters stay float32
     rematerialisation: str = "none"  # "blocks" or "convs": computed again in the backward pass, for less memory
-    weights: str = ""  # file of ImageNet weights of the encoder (.safetensors), "" = He-normal start
+    weights: str = ""  # of the encoder: a file (.pth, .safetensors, Keras' .h5) or a published one's name; "" = He-normal
 
 
 @dataclass(unsafe_hash=True)
@@ -99,9 +104,10 @@ class GraderConfig:
     """Stage 1: the graders that make the pseudo-labels."""
 
     architectures: tuple[str, ...] = ("resnext50_32x4d", "resnext101_32x8d")  # keys of CLASSIFIERS
-    weights: tuple[str, ...] = ("", "")  # a weight file for each, "" = random start
+    weights: tuple[str, ...] = ("", "")  # for each as model.weights, or "encoder": the same as that
     base_filters: int = 64  # width of the stem (full size: 64)
     max_blocks: int = 0  # at most so many blocks a stage, 0 = the architecture's own depth
+    nasnet_momentum: float = 0.9997  # decay of NASNet's running statistics (Keras'), too slow for a few thousand steps
     frozen_stages: int = 0  # leading stages of the encoder that are not trained
     size_px: int = 512
     batch_size: int = 8
@@ -117,7 +123,7 @@ class GraderConfig:
 
 @dataclass(unsafe_hash=True)
 class PseudoLabelConfig:
-    source: str = "graders"  # stage 1; or "given": the grades that a pixel-labelled set has, without stage 1
+    source: str = "graders"  # stage 1; "given": the grades that the pixel-labelled set has; "none": it has none (MTUnet)
     ensemble: str = "most_confident"  # the paper's; or "mean" of the probabilities
     temperature: bool = False  # scale each grader's logits by a temperature fitted on its validation images first
     refine: bool = True  # refine by Grad-CAM and the lesion masks
@@ -132,9 +138,13 @@ class LossConfig:
     """L = L_S + beta L_C (Eq. 3)."""
 
     target: str = "fused"  # "fused" (background + lesion), "lesions" (four sigmoids) or "exclusive" (background + four)
-    segmentation: str = "focal"  # L_S: "focal" (literal) or "dice_ce" (recommended)
+    segmentation: str = "focal"  # L_S: "focal" (literal), "dice_ce" (recommended) or another of SEGMENTATION_LOSSES
+    class_weights: tuple[float, ...] = ()  # of the segmentation's channels in L_S; () = all 1
+    missed_weight: float = 0.7  # "focal_tversky": of missed lesion pixels; false ones weigh 1 - this
+    tversky_gamma: float = 0.75  # "focal_tversky": power of 1 - index; 1 = Tversky loss
     grading: bool = True  # False: L_S alone (ablation row 1)
     beta: float = 0.8  # weight of the grading loss
+    self_training: float = 0.0  # MTUnet: weight of L_S on truly graded images against the network's own masks; 0 = none
     graded_weight: float = 0.0  # weight of a grading loss on truly graded images beside L, which the paper lacks; 0 = none
     alpha: float = 0.25
     gamma: float = 2.0
@@ -184,6 +194,8 @@ class TrainConfig:
     crop_px: int = 0  # train on windows of this side of the prepared images; 0 = on whole images
     crop_lesion_share: float = 0.5  # share of the windows that are chosen to hold a lesion
     oversample: float = 0.0  # as grader.oversample, by pseudo-label
+    init_from: str = ""  # a workdir or folder of checkpoints whose network this one starts from; "" = none
+    init_parts: str = "all"  # what is taken from there: "encoder", or "all" that has the same shape
     unit: str = "epoch"  # of theta_units and label_units: "epoch" or "step"
     theta_units: int = 1  # (A) of a round
     label_units: int = 1  # (B) of a round

@@ -19,15 +19,16 @@ from pldmlt_jax.cli.predict import EXAMPLES, predict_examples
 from pldmlt_jax.cli.prepare import prepare
 from pldmlt_jax.cli.pseudo_label import pseudo_label
 from pldmlt_jax.cli.report import report
-from pldmlt_jax.cli.train import train
-from pldmlt_jax.cli.train_grader import train_graders, weight_files
+from pldmlt_jax.cli.train import initial_files, train
+from pldmlt_jax.cli.train_grader import named_weights, train_graders, weight_files
 from pldmlt_jax.config import NO_SET, Config, DataConfig, fields, has_stage_1
 from pldmlt_jax.data.contents import content_hashes
 from pldmlt_jax.data.prepare import PREPARATION_VERSION
 from pldmlt_jax.data.specs import dataset_spec, set_names
 from pldmlt_jax.data.synthetic import DRAWING_VERSION
-from pldmlt_jax.errors import CheckpointError, ConfigError, UserError, gathered, raise_all
+from pldmlt_jax.errors import ConfigError, UserError, gathered, raise_all
 from pldmlt_jax.method.virtual_step import uses_graded_images
+from pldmlt_jax.models.published import NO_WEIGHTS, fetch_weights, weights_path
 from pldmlt_jax.training.processes import is_first, on_first
 
 
@@ -73,6 +74,12 @@ def sets_of_training(config: Config) -> tuple[str, ...]:
     return ("segmentation", "grading") if graded else ("segmentation",)
 
 
+def weights_of_training(config: Config) -> list[str]:
+    """The encoder's file, and what the network starts from."""
+    files = [weights_path(config.model.weights, config.data.cache_dir)]
+    return files + [str(path) for path in initial_files(config)]
+
+
 METHOD = ("data.", "model.", "loss.", "meta.", "optim.", "train.", "seed")
 CHECKPOINTS = "checkpoints/*/_CHECKPOINT_METADATA"
 """Orbax' own file, with the time of saving: no two checkpoints share its content."""
@@ -92,7 +99,7 @@ STAGES = (
     ),
     Stage(
         "train", train, leaves=("checkpoints", "log.jsonl"), sets=sets_of_training, parts=METHOD,
-        weights=lambda config: [config.model.weights], reads=("pseudo_labels.csv",),
+        weights=weights_of_training, reads=("pseudo_labels.csv",),
         stale=("checkpoints", "log.jsonl", "events.*", "weights.json", "metrics.json", "per_image.csv", "examples",
                "predictions", "report.html"),
         goes_on=True, shared=("segmented", "graded_for_network"),
@@ -117,7 +124,7 @@ STAGES = (
 
 WITHOUT_EFFECT = (
     *("data.root", "data.idrid_root", "data.diaretdb1_root", "data.ddr_root", "data.folder_root"),
-    *("data.folds_file", "data.cache_dir", "data.num_threads", "model.weights", "grader.weights"),
+    *("data.folds_file", "data.cache_dir", "data.num_threads", "model.weights", "grader.weights", "train.init_from"),
 )
 """Fields that change no result: of raw files, folds and weights the content counts, not the place."""
 
@@ -318,17 +325,22 @@ def raw_files(name: str, data: DataConfig, bad_files: list[UserError]) -> str:
 
 
 def missing_weights(config: Config, stages: Sequence[Stage]) -> list[UserError]:
-    """Told before the first stage, not when a later one asks for them."""
-    expected = "torchvision's weights, .pth or .safetensors"
-    named = dict.fromkeys(name for stage in stages for name in stage.weights(config) if name)
-    errors: list[UserError] = [
-        CheckpointError(name, "no such file", expected, "check --config.model.weights and --config.grader.weights")
-        for name in named
-        if not Path(name).is_file()
+    """Fetches published files; what cannot be had is told before the first stage, not when a later one asks for it."""
+    errors: list[UserError] = []
+    names = {stage.name for stage in stages}
+    named = [
+        *(named_weights(config) if "train-grader" in names else []),
+        *([config.model.weights] if "train" in names else []),
     ]
-    if "encoder" in config.grader.weights and not config.model.weights and any(s.name == "train-grader" for s in stages):
+    for name in sorted(set(named)):
+        with gathered(errors):
+            fetch_weights(name, config.data.cache_dir)
+    if "train" in names:
+        with gathered(errors):
+            initial_files(config)
+    if "encoder" in config.grader.weights and config.model.weights in NO_WEIGHTS and "train-grader" in names:
         found = "'encoder', the file of model.weights, which is empty"
-        action = "get torchvision's vgg16-397923af.pth, or start graders at random with --config.grader.weights='(\"\",)'"
+        action = "name torchvision's vgg16-397923af.pth, or start graders at random with --config.grader.weights='(\"\",)'"
         errors.append(
             ConfigError("grader.weights", found, "ImageNet weights of VGG16 in --config.model.weights=FILE", action)
         )

@@ -5,19 +5,21 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from pldmlt_jax.config import NO_SET, Config, fields
+from pldmlt_jax.config import NO_SET, Config, LossConfig, fields
 from pldmlt_jax.data.enhance import ENHANCEMENTS
 from pldmlt_jax.data.masks import REDUCTIONS
 from pldmlt_jax.data.specs import DATASETS, set_names
 from pldmlt_jax.errors import ConfigError, UserError, nearest, raise_all
-from pldmlt_jax.method.losses import BINARY_ALPHAS, SEGMENTATION_LOSSES, TARGETS
+from pldmlt_jax.method.losses import BINARY_ALPHAS, OVERLAP_LOSSES, SEGMENTATION_LOSSES, TARGETS
 from pldmlt_jax.method.meta_gradient import META_GRADIENTS, WITHOUT_DIRECT_PATH
 from pldmlt_jax.method.pseudo_labels import ENSEMBLES
 from pldmlt_jax.method.virtual_step import META_LOSSES
-from pldmlt_jax.models.build import DECODERS, ENCODERS, GRADERS
+from pldmlt_jax.models.build import DECODERS, ENCODERS, GRADERS, TARGET_CHANNELS, halvings
+from pldmlt_jax.models.checks import network_errors
+from pldmlt_jax.models.decoder_layers import DECODER_NORMS
+from pldmlt_jax.models.grade_heads import GRADE_HEADS
 from pldmlt_jax.models.label_update import HIERARCHIES, SOFTMAXES
 from pldmlt_jax.models.layers import REMATERIALISATIONS
-from pldmlt_jax.models.unet import DECODER_NORMS
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "data.segmentation": tuple(name for name, spec in DATASETS.items() if spec.has_masks),
@@ -34,10 +36,11 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "model.encoder": tuple(ENCODERS),
     "model.decoder": tuple(DECODERS),
     "model.decoder_norm": tuple(DECODER_NORMS),
+    "model.grade_head": tuple(GRADE_HEADS),
     "model.dtype": ("float32", "bfloat16", "float64"),
     "model.rematerialisation": tuple(REMATERIALISATIONS),
     "grader.architectures": tuple(GRADERS),
-    "pseudo.source": ("graders", "given"),
+    "pseudo.source": ("graders", "given", "none"),
     "pseudo.ensemble": tuple(ENSEMBLES),
     "loss.target": tuple(TARGETS),
     "loss.segmentation": tuple(SEGMENTATION_LOSSES),
@@ -52,6 +55,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "meta.softmax": tuple(SOFTMAXES),
     "optim.optimizer": ("adam", "sgd"),
     "optim.schedule": ("constant", "cosine"),
+    "train.init_parts": ("encoder", "all"),
     "train.unit": ("epoch", "step"),
     "train.monitor": ("loss", "dice"),
     "parallel.mode": ("mesh", "pmap"),
@@ -83,12 +87,17 @@ RANGES: dict[str, tuple[float, float]] = {
     "data.synthetic.seed": (0, 2**31 - 1),
     "model.encoder_filters": (1, 8192),
     "model.encoder_convs": (1, 16),
+    "model.encoder_base_filters": (4, 1024),
+    "model.encoder_max_blocks": (0, 100),
     "model.decoder_filters": (1, 8192),
+    "model.decoder_base_filters": (16, 8192),
+    "model.atrous_rates": (1, 1024),
     "model.centre_filters": (0, 8192),
     "model.norm_momentum": (0, 0.99999),
     "model.norm_epsilon": (1e-8, 1),
     "grader.base_filters": (16, 1024),
     "grader.max_blocks": (0, 100),
+    "grader.nasnet_momentum": (0, 0.99999),
     "grader.frozen_stages": (0, 5),
     "grader.size_px": (32, 8192),
     "grader.batch_size": (1, 4096),
@@ -104,6 +113,10 @@ RANGES: dict[str, tuple[float, float]] = {
     "pseudo.coverage_top": (0.001, 1),
     "loss.beta": (0, 1000),
     "loss.graded_weight": (0, 1000),
+    "loss.self_training": (0, 1000),
+    "loss.class_weights": (0, 1000),
+    "loss.missed_weight": (0, 1),
+    "loss.tversky_gamma": (0.1, 10),
     "loss.alpha": (1e-6, 1),
     "loss.gamma": (0, 10),
     "meta.inner_learning_rate": (0, 100),
@@ -143,7 +156,7 @@ RANGES: dict[str, tuple[float, float]] = {
 def _fits(value: Any, default: Any) -> bool:
     """Whether a value has the type of a field's default; a whole number is a float too, a bool is no number."""
     if isinstance(default, tuple):
-        return isinstance(value, tuple) and all(_fits(item, default[0]) for item in value if default)
+        return isinstance(value, tuple) and all(_fits(item, default[0] if default else 0.0) for item in value)
     if isinstance(default, float):
         return isinstance(value, int | float) and not isinstance(value, bool)
     return type(value) is type(default)
@@ -185,28 +198,30 @@ def _range_errors(values: dict[str, Any]) -> Iterator[UserError]:
                 yield ConfigError(path, f"{item}", f"a number from {low:g} to {high:g}", "set it inside this range")
 
 
+def _class_weight_errors(loss: LossConfig) -> Iterator[UserError]:
+    channels = TARGET_CHANNELS.get(loss.target, 0)
+    found = f"{len(loss.class_weights)} weights"
+    if len(loss.class_weights) != channels:
+        expected = f"one a channel of loss.target = {loss.target!r}: {channels}, or none"
+        yield ConfigError("loss.class_weights", found, expected, "give as many")
+    elif loss.segmentation in OVERLAP_LOSSES and loss.target == "fused":
+        found += f" with loss.segmentation = {loss.segmentation!r}"
+        expected = "several lesion channels, whose overlaps are weighed against each other"
+        yield ConfigError("loss.class_weights", found, expected, "leave the weights away, or take another target")
+    elif not any(loss.class_weights[0 if loss.target == "lesions" else 1 :]):
+        found = f"{loss.class_weights}"
+        yield ConfigError("loss.class_weights", found, "a lesion that weighs more than 0", "raise one of the weights")
+
+
 def _relation_errors(config: Config) -> Iterator[UserError]:
     model, grader, loss, meta = config.model, config.grader, config.loss, config.meta
-    if len(model.encoder_filters) != len(model.encoder_convs):
-        yield ConfigError(
-            "model.encoder_convs",
-            f"{len(model.encoder_convs)} blocks",
-            f"as many as model.encoder_filters has: {len(model.encoder_filters)}",
-            "give one number a block in both",
-        )
-    if len(model.decoder_filters) != len(model.encoder_filters):
-        yield ConfigError(
-            "model.decoder_filters",
-            f"{len(model.decoder_filters)} stages",
-            f"one a block of the encoder: {len(model.encoder_filters)}",
-            "give as many as model.encoder_filters",
-        )
-    multiple = 2 ** len(model.encoder_filters)
+    yield from network_errors(model)
+    multiple = 2 ** halvings(model)
     if config.data.size_px % multiple:
         yield ConfigError(
             "data.size_px",
             f"{config.data.size_px}",
-            f"a multiple of {multiple}, for the network halves it {len(model.encoder_filters)} times",
+            f"a multiple of {multiple}, for the network halves it {halvings(model)} times",
             f"use {max(round(config.data.size_px / multiple), 1) * multiple}",
         )
     if config.train.crop_px % multiple or config.train.crop_px > config.data.size_px:
@@ -260,13 +275,25 @@ def _relation_errors(config: Config) -> Iterator[UserError]:
             "loss.grading = True",
             "switch meta.enabled off for the ablation row with L_S alone",
         )
-    if model.encoder_norm and model.weights:
+    ungraded = config.pseudo.source == "none"
+    if ungraded and (meta.enabled or not loss.grading or not loss.graded_weight):
         yield ConfigError(
-            "model.encoder_norm",
-            "True with model.weights",
-            "the network that the weights belong to, which has no normalisation",
-            "switch one of the two off",
+            "pseudo.source",
+            f"'none' with loss.grading = {loss.grading}, loss.graded_weight = {loss.graded_weight:g} and "
+            f"meta.enabled = {meta.enabled}",
+            "grades that are learnt from truly graded images alone",
+            "set --config.loss.graded_weight=1 --config.meta.enabled=False",
         )
+    if loss.self_training and (config.data.grading == NO_SET or given or not loss.grading):
+        yield ConfigError(
+            "loss.self_training",
+            f"{loss.self_training:g} with data.grading = {config.data.grading!r}, pseudo.source = {config.pseudo.source!r} "
+            f"and loss.grading = {loss.grading}",
+            "a graded set whose photographs are learnt from as well",
+            "name one, take pseudo.source 'none' or 'graders', and switch loss.grading on",
+        )
+    if loss.class_weights:
+        yield from _class_weight_errors(loss)
     if loss.graded_weight and not loss.grading:
         found = f"{loss.graded_weight} while loss.grading is off"
         yield ConfigError("loss.graded_weight", found, "0, or grades that are learnt", "switch one of the two")
@@ -286,7 +313,11 @@ def _relation_errors(config: Config) -> Iterator[UserError]:
             "microbatches are equally large",
         )
     if train.same_batch and (
-        not meta.enabled or meta.gradient == "first_order" or loss.graded_weight or train.theta_units != train.label_units
+        not meta.enabled
+        or meta.gradient == "first_order"
+        or loss.graded_weight
+        or loss.self_training
+        or train.theta_units != train.label_units
     ):
         yield ConfigError(
             "train.same_batch",

@@ -141,6 +141,8 @@ def with_saved_config(arguments: Arguments) -> Arguments:
 
 
 def _require_agreement(arguments: Arguments, saved: Config, directory: Path) -> None:
+    from pldmlt_jax.models.pretrained import preprocessing
+
     given, trained = dict(fields(arguments.config)), dict(fields(saved))
     same_set = given["data.segmentation"] == trained["data.segmentation"]
     compared = {name for name in given if name.startswith(SEEN_BY_NETWORK)} - {"model.weights", *arguments.overrides}
@@ -148,6 +150,11 @@ def _require_agreement(arguments: Arguments, saved: Config, directory: Path) -> 
     differing = [
         f"{name} = {trained[name]!r}, not {given[name]!r}" for name in sorted(compared) if given[name] != trained[name]
     ]
+    prepared = [preprocessing(config.model.encoder, config.model.weights) for config in (saved, arguments.config)]
+    if prepared[0] != prepared[1]:
+        differing.append(
+            f"images prepared as {prepared[0]!r} by model.weights = {saved.model.weights!r}, not {prepared[1]!r}"
+        )
     if differing:
         raise CheckpointError(
             directory,

@@ -12,7 +12,6 @@ from pldmlt_jax.cli.context import Context
 from pldmlt_jax.cli.pseudo_label import read_table, summary
 from pldmlt_jax.cli.train import load_trained
 from pldmlt_jax.cli.train_grader import majority_grade, true_grades
-from pldmlt_jax.config import has_stage_1
 from pldmlt_jax.data.description import leakage_report
 from pldmlt_jax.data.selection import Selection, choose_splits
 from pldmlt_jax.evaluation.baselines import (
@@ -77,7 +76,7 @@ def evaluate(context: Context) -> None:
 
 def leakage_figures(context: Context) -> dict[str, Any]:
     """How many photographs stand in both sets or in one more than once, and how many of the former were left out."""
-    graded = context.graded_for_network if has_stage_1(context.config) else {}
+    graded = {} if context.config.pseudo.source == "given" else context.graded_for_network
     report = leakage_report(context.segmented, graded, context.config.data)
     repeated = {
         f"leakage/repeated_in_{key}": sum(len(images) for images in found.values())

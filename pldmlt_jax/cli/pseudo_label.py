@@ -51,7 +51,7 @@ def _load_graders(context: Context) -> list[tuple[str, Any, dict, float]]:
     """Name, network, variables and temperature of each trained grader."""
     config, loaded = context.config, []
     for name in config.grader.architectures:
-        grader = make_grader(config.grader, name, context.graded_for_graders["train"])
+        grader = make_grader(config, name, context.graded_for_graders["train"])
         state = restore_best(context, grader, name)
         figures = json.loads((context.workdir / "graders" / name / "metrics.json").read_text(encoding="utf-8"))
         temperature = figures["temperature"] if config.pseudo.temperature else 1.0

@@ -17,12 +17,13 @@ from pldmlt_jax.data.loader import (
     steps_per_epoch,
     train_batches,
     true_labels,
+    unknown_labels,
     with_graded,
 )
 from pldmlt_jax.data.prepared import PreparedSplit
 from pldmlt_jax.data.selection import Selection
-from pldmlt_jax.errors import DataError
-from pldmlt_jax.evaluation.inference import TrainedNetwork, checkpoint_directory, load_network
+from pldmlt_jax.errors import CheckpointError, DataError
+from pldmlt_jax.evaluation.inference import TrainedNetwork, checkpoint_directory, load_network, saved_config
 from pldmlt_jax.evaluation.segmentation_metrics import SegmentationCounts, segmentation_counts
 from pldmlt_jax.method.diagnostics import gradient_balance, meta_gradient_paths, round_diagnostics
 from pldmlt_jax.method.pseudo_labels import admissible_grades
@@ -30,9 +31,11 @@ from pldmlt_jax.method.state import Method, MethodState, init_method_state
 from pldmlt_jax.method.steps import eval_step, meta_step, round_step, train_step
 from pldmlt_jax.method.virtual_step import uses_graded_images
 from pldmlt_jax.models.build import build_label_network, build_network
-from pldmlt_jax.models.pretrained import load_vgg16
+from pldmlt_jax.models.pretrained import preprocessing, with_encoder
+from pldmlt_jax.models.published import fetch_weights
 from pldmlt_jax.progress import progress
 from pldmlt_jax.training.checkpoint import Checkpoints
+from pldmlt_jax.training.init_from import read_network, transplant
 from pldmlt_jax.training.log import open_log
 from pldmlt_jax.training.loop import Rounds, Stopping, algorithm_rounds, fit
 from pldmlt_jax.training.parallel import Devices, own_devices, training_devices
@@ -52,10 +55,7 @@ def train(context: Context) -> None:
     config, selections = context.config, context.segmented
     training, validation = selections["train"], selections["val"]
     table = context.workdir / "pseudo_labels.csv"
-    labels, validation_labels = (
-        pseudo_labels(table, part.split) if has_stage_1(config) else true_labels(part.split)
-        for part in (training, validation)
-    )
+    labels, validation_labels = (labels_of(part.split, config, table) for part in (training, validation))
     indices = oversampled(training.indices, labels.grade[training.indices], config.train.oversample)
     rounds = make_rounds(config, len(indices))
     at_once = config.train.batch_size // config.train.microbatches
@@ -91,6 +91,13 @@ def train(context: Context) -> None:
         )
 
 
+def labels_of(split: PreparedSplit, config: Config, table: Path) -> Labels:
+    """The grades that pixel-labelled images are trained on, by `pseudo.source`."""
+    if has_stage_1(config):
+        return pseudo_labels(table, split)
+    return unknown_labels(split) if config.pseudo.source == "none" else true_labels(split)
+
+
 def make_rounds(config: Config, num_images: int) -> Rounds:
     per_epoch = steps_per_epoch(num_images, config.train.batch_size)
     return algorithm_rounds(config.train, per_epoch, label_update=config.meta.enabled)
@@ -119,16 +126,54 @@ def load_trained(context: Context) -> TrainedNetwork:
 
 
 def start_state(context: Context, method: Method) -> MethodState:
-    """The state before step 0, with the encoder's weights where the config names a file; `weights.json` records them."""
-    path, state = context.config.model.weights, init_method_state(method)
-    if not path:
-        context.write_json("weights.json", {"encoder": "random start"})
+    """The state before step 0, with the weights that the config names; `weights.json` records them."""
+    config = context.config
+    record: dict[str, Any] = {"encoder": "random start"}
+    path = fetch_weights(config.model.weights, config.data.cache_dir)
+
+    def pretrained(variables: dict[str, Any]) -> dict[str, Any]:
+        if path:
+            variables, loaded = with_encoder(variables, path, config.model.encoder)
+            record.update(encoder=path, encoder_sha256=loaded.sha256)
+            print(f"  encoder weights: {path}, {loaded.num_tensors} tensors, sha256 {loaded.sha256[:16]}")
+        if config.train.init_from:
+            taken = transplant(variables, read_network(initial_directory(config)), config.train.init_parts)
+            variables = taken.variables
+            record.update(init_from=config.train.init_from, init_parts=config.train.init_parts, kept_at_start=taken.kept)
+            print(f"  {config.train.init_parts} from {config.train.init_from}: {taken.summary()}")
+        return variables
+
+    if not path and not config.train.init_from:
         print("  encoder weights: none, a random start (the paper starts from ImageNet; see --config.model.weights)")
-        return state
-    loaded = load_vgg16(path, state.network.params["encoder"])
-    print(f"  encoder weights: {path}, {loaded.num_tensors} tensors, sha256 {loaded.sha256[:16]}")
-    context.write_json("weights.json", {"encoder": path, "encoder_sha256": loaded.sha256})
-    return init_method_state(method, loaded.variables)
+    state = init_method_state(method, pretrained)
+    context.write_json("weights.json", record)
+    return state
+
+
+def initial_directory(config: Config) -> Path:
+    """The folder of checkpoints that `train.init_from` names.
+
+    Raises:
+        CheckpointError: There is none, or its network sees images prepared otherwise.
+    """
+    directory = checkpoint_directory(Path(config.train.init_from))
+    saved = saved_config(directory).model
+    theirs, ours = (preprocessing(model.encoder, model.weights) for model in (saved, config.model))
+    if theirs != ours:
+        raise CheckpointError(
+            directory,
+            f"a network for images prepared as {theirs!r}, by model.weights = {saved.weights!r}; this one's are {ours!r}",
+            "the same preparation",
+            "name weights of the same library in --config.model.weights",
+        )
+    return directory
+
+
+def initial_files(config: Config) -> list[Path]:
+    """Files that change whenever the network that `train.init_from` names does; none where it names none."""
+    if not config.train.init_from:
+        return []
+    return sorted(initial_directory(config).glob("*/_CHECKPOINT_METADATA"))
 
 
 def pseudo_labels(path: Path, split: PreparedSplit) -> Labels:

@@ -15,7 +15,8 @@ from pldmlt_jax.files import write_json
 from pldmlt_jax.method.grader import Grader, grader_eval, grader_step, init_grader, init_grader_state
 from pldmlt_jax.method.state import TrainState
 from pldmlt_jax.models.build import build_grader
-from pldmlt_jax.models.pretrained import load_grader
+from pldmlt_jax.models.pretrained import load_weights
+from pldmlt_jax.models.published import fetch_weights, weights_path
 from pldmlt_jax.progress import progress
 from pldmlt_jax.training.checkpoint import Checkpoints
 from pldmlt_jax.training.log import open_log
@@ -36,7 +37,7 @@ def train_one(context: Context, name: str) -> None:
     config, selections = context.config, context.graded_for_graders
     directory = context.workdir / "graders" / name
     devices = training_devices(config.parallel, config.grader.batch_size, "grader.batch_size")
-    grader = make_grader(config.grader, name, selections["train"], devices.axis_name)
+    grader = make_grader(config, name, selections["train"], devices.axis_name)
     state, weights = start_state(context, grader, name)
     state = devices.put_state(state)
     training = selections["train"]
@@ -92,32 +93,38 @@ def drawn_indices(train: Selection, config: GraderConfig) -> np.ndarray:
     return oversampled(train.indices, given_grades(train), config.oversample)
 
 
-def make_grader(config: GraderConfig, name: str, train: Selection, axis_name: str | None = None) -> Grader:
+def make_grader(whole: Config, name: str, train: Selection, axis_name: str | None = None) -> Grader:
     """The static part of a grader; grade weights are inverse frequencies of mean 1 where the config asks for them."""
-    weights = np.ones(NUM_GRADES)
+    config, weights = whole.grader, np.ones(NUM_GRADES)
+    network = build_grader(name, config, weight_files(whole)[config.architectures.index(name)])
     if config.class_weights:
         counts = np.bincount(given_grades(train), minlength=NUM_GRADES)
         weights = np.where(counts > 0, len(train) / np.maximum(counts, 1) / max((counts > 0).sum(), 1), 0.0)
     total_steps = config.epochs * steps_per_epoch(len(drawn_indices(train, config)), config.batch_size)
-    return Grader(build_grader(name, config), config, total_steps, tuple(float(w) for w in weights), axis_name)
+    return Grader(network, config, total_steps, tuple(float(w) for w in weights), axis_name)
 
 
 def start_state(context: Context, grader: Grader, name: str) -> tuple[TrainState, dict[str, Any]]:
     """A fresh state, with the weight file that the config names for this grader, and what was loaded."""
     config = context.config
     position = config.grader.architectures.index(name)
-    path = weight_files(config)[position]
+    path = fetch_weights(named_weights(config)[position], config.data.cache_dir)
     variables = init_grader(grader, jax.random.fold_in(jax.random.key(config.seed), position))
     if not path:
         return init_grader_state(grader, variables), {"weights": "random start"}
-    loaded = load_grader(path, name, variables)
+    loaded = load_weights(path, name, variables)
     print(f"  {name} weights: {path}, {loaded.num_tensors} tensors, sha256 {loaded.sha256[:16]}")
     return init_grader_state(grader, loaded.variables), {"weights": path, "weights_sha256": loaded.sha256}
 
 
-def weight_files(config: Config) -> list[str]:
-    """The weight file of each grader, "" for a random start; `encoder` stands for the multi-task network's."""
+def named_weights(config: Config) -> list[str]:
+    """The weights that the config names for each grader; `encoder` stands for the multi-task network's."""
     return [config.model.weights if name == "encoder" else name for name in config.grader.weights]
+
+
+def weight_files(config: Config) -> list[str]:
+    """The weight file of each grader, "" for a random start."""
+    return [weights_path(name, config.data.cache_dir) for name in named_weights(config)]
 
 
 def restore_best(context: Context, grader: Grader, name: str) -> TrainState:

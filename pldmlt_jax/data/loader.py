@@ -36,6 +36,12 @@ def true_labels(split: PreparedSplit) -> Labels:
     return Labels(grades, np.ones((len(grades), NUM_GRADES), bool))
 
 
+def unknown_labels(split: PreparedSplit) -> Labels:
+    """No image has a grade: a loss against the one-hot of an unknown one is zero."""
+    num = len(split.records)
+    return Labels(np.full(num, UNKNOWN_GRADE, np.int32), np.ones((num, NUM_GRADES), bool))
+
+
 def steps_per_epoch(num_images: int, batch_size: int) -> int:
     """Batches that an epoch of the continuous stream takes, rounded up."""
     return -(-num_images // batch_size)

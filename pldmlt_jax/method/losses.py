@@ -1,4 +1,4 @@
-"""The losses: focal (Eq. 2, categorical and binary), Dice + cross-entropy, and L = L_S + beta L_C (Eq. 3).
+"""The losses: L_S in several forms, L_C (focal, Eq. 2), and L = L_S + beta L_C (Eq. 3).
 
 All take logits and work with log-probabilities, so that saturated logits neither overflow nor lose the gradient. Every
 mean runs over what counts: pixels inside the field of view (`valid`), images of weight 1. `axis_name`, under `pmap`, is
@@ -67,6 +67,13 @@ def segmentation_probabilities(logits: Float[Array, "b h w k"], target: str) -> 
     return jax.nn.sigmoid(logits) if target == "lesions" else jax.nn.softmax(logits, axis=-1)
 
 
+def hard_masks(logits: Float[Array, "b h w k"], target: str) -> Float[Array, "b h w k"]:
+    """A network's answer as a target: the likeliest channel, or each above 1/2 where they are independent (`lesions`)."""
+    if target == "lesions":
+        return (logits > 0).astype(logits.dtype)
+    return jax.nn.one_hot(jnp.argmax(logits, axis=-1), logits.shape[-1], dtype=logits.dtype)
+
+
 def focal_modulation(log_p: Array, gamma: float) -> Array:
     """(1 - p)^gamma from log p; exact near p = 1, where 1 - exp(log p) would cancel."""
     return jnp.power(-jnp.expm1(log_p), gamma) if gamma else jnp.ones_like(log_p)
@@ -113,48 +120,134 @@ def reduction_divisor(reduction: str, num_classes: int) -> float:
     return {"keras": float(num_classes), "pixel_mean": 1.0}[reduction]
 
 
+def class_weights(config: LossConfig, num_channels: int) -> Float[Array, "k"]:
+    return jnp.asarray(config.class_weights or (1.0,) * num_channels)
+
+
+def _over_pixels(
+    loss: Float[Array, "b h w k"], counted: Array, config: LossConfig, axis_name: str | None
+) -> Float[Array, ""]:
+    """Weighted sum over the channels, mean over what counts."""
+    weighted = jnp.sum(loss * class_weights(config, loss.shape[-1]), axis=-1)
+    return masked_mean(weighted, counted, axis_name) / reduction_divisor(config.reduction, loss.shape[-1])
+
+
 def _focal_segmentation(
     logits: Array, target: Array, counted: Array, config: LossConfig, axis_name: str | None = None
 ) -> Array:
+    """Eq. 2: categorical, or binary where the channels are independent (`lesions`)."""
     if config.target == "lesions":
-        loss = binary_focal(logits, target, config.alpha, config.gamma, config.binary_alpha)
-    else:
-        loss = categorical_focal(logits, target, config.alpha, config.gamma)
+        return _binary_focal_segmentation(logits, target, counted, config, axis_name)
+    weighted = target * class_weights(config, logits.shape[-1])  # the loss is linear in the target
+    loss = categorical_focal(logits, weighted, config.alpha, config.gamma)
     return masked_mean(loss, counted, axis_name) / reduction_divisor(config.reduction, logits.shape[-1])
+
+
+def _binary_focal_segmentation(
+    logits: Array, target: Array, counted: Array, config: LossConfig, axis_name: str | None = None
+) -> Array:
+    """Each channel against all others: of a softmax, the logit of p_c is log p_c - log(1 - p_c)."""
+    if config.target != "lesions":
+        others = jnp.where(jnp.eye(logits.shape[-1], dtype=bool), -jnp.inf, logits[..., None, :])
+        logits = logits - jax.nn.logsumexp(others, axis=-1)
+    channels = [
+        binary_focal(logits[..., c : c + 1], target[..., c : c + 1], config.alpha, config.gamma, config.binary_alpha)
+        for c in range(logits.shape[-1])
+    ]
+    return _over_pixels(jnp.stack(channels, axis=-1), counted, config, axis_name)
+
+
+def _cross_entropies(logits: Array, target: Array, config: LossConfig) -> Float[Array, "b h w k"]:
+    """Of each channel: its share of the cross-entropy of a softmax, or a binary one (`lesions`)."""
+    if config.target == "lesions":
+        return -(target * jax.nn.log_sigmoid(logits) + (1.0 - target) * jax.nn.log_sigmoid(-logits))
+    return -target * jax.nn.log_softmax(logits, axis=-1)
+
+
+def _cross_entropy_segmentation(
+    logits: Array, target: Array, counted: Array, config: LossConfig, axis_name: str | None = None
+) -> Array:
+    return _over_pixels(_cross_entropies(logits, target, config), counted, config, axis_name)
+
+
+class Overlap(NamedTuple):
+    """Soft counts of each lesion channel, pooled over the batch, and the channels' weights of mean 1."""
+
+    hit: Float[Array, "k"]
+    predicted: Float[Array, "k"]
+    true: Float[Array, "k"]
+    weights: Float[Array, "k"]
+
+
+def _overlap(logits: Array, target: Array, counted: Array, config: LossConfig, axis_name: str | None = None) -> Overlap:
+    mask = counted.astype(logits.dtype)[..., None]
+    first = 0 if config.target == "lesions" else 1  # the background's overlap says nothing of lesions
+    probabilities = (segmentation_probabilities(logits, config.target) * mask)[..., first:]
+    target = (target * mask)[..., first:]
+    pixels = tuple(range(target.ndim - 1))
+    weights = class_weights(config, logits.shape[-1])[first:]
+    sums = tuple(jnp.sum(values, axis=pixels) for values in (probabilities * target, probabilities, target))
+    hit, predicted, true = device_sum(sums, axis_name)
+    return Overlap(hit, predicted, true, weights / weights.mean())
+
+
+def _dice_segmentation(
+    logits: Array, target: Array, counted: Array, config: LossConfig, axis_name: str | None = None
+) -> Array:
+    """1 - soft Dice of the lesion channels (Milletari et al. 2016, without squares)."""
+    hit, predicted, true, weights = _overlap(logits, target, counted, config, axis_name)
+    dice = (2.0 * hit + DICE_SMOOTH) / (predicted + true + DICE_SMOOTH)
+    return jnp.mean(weights * (1.0 - dice))
 
 
 def _dice_ce_segmentation(
     logits: Array, target: Array, counted: Array, config: LossConfig, axis_name: str | None = None
 ) -> Array:
-    """Soft Dice of the lesion channels, pooled over the batch, plus cross-entropy."""
-    mask = counted.astype(logits.dtype)[..., None]
-    probabilities = segmentation_probabilities(logits, config.target)
-    if config.target == "lesions":
-        bce = -(target * jax.nn.log_sigmoid(logits) + (1.0 - target) * jax.nn.log_sigmoid(-logits))
-        cross_entropy = bce.mean(axis=-1)
-    else:
-        cross_entropy = -jnp.sum(target * jax.nn.log_softmax(logits, axis=-1), axis=-1)
-        probabilities, target = probabilities[..., 1:], target[..., 1:]
-    over_pixels = tuple(range(target.ndim - 1))
-    overlap = jnp.sum(probabilities * target * mask, axis=over_pixels)
-    total = jnp.sum((probabilities + target) * mask, axis=over_pixels)
-    overlap, total = device_sum((overlap, total), axis_name)
-    dice = (2.0 * overlap + DICE_SMOOTH) / (total + DICE_SMOOTH)
-    return jnp.mean(1.0 - dice) + masked_mean(cross_entropy, counted, axis_name)
+    """Dice plus cross-entropy, whatever the reduction: the mean over independent channels, the sum of a softmax's."""
+    entropies = _cross_entropies(logits, target, config) * class_weights(config, logits.shape[-1])
+    cross_entropy = entropies.mean(axis=-1) if config.target == "lesions" else entropies.sum(axis=-1)
+    return _dice_segmentation(logits, target, counted, config, axis_name) + masked_mean(cross_entropy, counted, axis_name)
+
+
+MIN_TVERSKY = 1e-7
+"""Least 1 - index: a power below 1 has an infinite slope at 0."""
+
+
+def _focal_tversky_segmentation(
+    logits: Array, target: Array, counted: Array, config: LossConfig, axis_name: str | None = None
+) -> Array:
+    """(1 - index)^gamma of the lesion channels (Abraham and Khan 2019); missed pixels weigh more than false ones."""
+    hit, predicted, true, weights = _overlap(logits, target, counted, config, axis_name)
+    missed, false = config.missed_weight * (true - hit), (1.0 - config.missed_weight) * (predicted - hit)
+    index = (hit + DICE_SMOOTH) / (hit + missed + false + DICE_SMOOTH)
+    return jnp.mean(weights * jnp.power(jnp.maximum(1.0 - index, MIN_TVERSKY), config.tversky_gamma))
 
 
 SEGMENTATION_LOSSES: dict[str, Callable[[Array, Array, Array, LossConfig, str | None], Array]] = {
     "focal": _focal_segmentation,
+    "binary_focal": _binary_focal_segmentation,
+    "cross_entropy": _cross_entropy_segmentation,
+    "dice": _dice_segmentation,
     "dice_ce": _dice_ce_segmentation,
+    "focal_tversky": _focal_tversky_segmentation,
 }
+
+OVERLAP_LOSSES = ("dice", "focal_tversky")
+"""Of lesion channels alone, and of their weights relative to each other."""
 
 
 def segmentation_loss(
-    logits: Float[Array, "b h w k"], batch: Batch, config: LossConfig, axis_name: str | None = None
+    logits: Float[Array, "b h w k"],
+    batch: Batch,
+    config: LossConfig,
+    axis_name: str | None = None,
+    target: Float[Array, "b h w k"] | None = None,
 ) -> Float[Array, ""]:
-    """L_S over the valid pixels of the batch."""
+    """L_S over the valid pixels of the batch, against its masks or another target."""
     counted = bit(batch.mask_bits, "valid") & (batch.weight[:, None, None] > 0)
-    target = segmentation_target(batch.mask_bits, config.target).astype(logits.dtype)
+    if target is None:
+        target = segmentation_target(batch.mask_bits, config.target)
+    target = target.astype(logits.dtype)
     return SEGMENTATION_LOSSES[config.segmentation](logits, target, counted, config, axis_name)
 
 

@@ -1,7 +1,7 @@
 """What changes while training (`MethodState`) and what does not (`Method`)."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -84,18 +84,18 @@ def init_train_state(
     )
 
 
-def init_method_state(method: Method, encoder_params: Params | None = None) -> MethodState:
+def init_method_state(method: Method, pretrained: Callable[[dict], dict] | None = None) -> MethodState:
     """The state before step 0.
 
     Args:
         method: The networks and their optimisers.
-        encoder_params: Pretrained encoder weights that replace the random ones.
+        pretrained: Puts weights from elsewhere into the network's variables, `params` and `batch_stats`, given random ones.
     """
     network_key, label_key = jax.random.split(jax.random.key(method.seed))
     image = jnp.zeros((1, INIT_SIZE_PX, INIT_SIZE_PX, 3), jnp.uint8)
     output, variables = jax.jit(lambda key: method.network.init_with_output(key, image, False))(network_key)
-    if encoder_params is not None:
-        variables["params"]["encoder"] = encoder_params
+    if pretrained is not None:
+        variables = pretrained(variables)
     label_variables = method.label_network.init(label_key, output.pooled, jnp.zeros((1,), jnp.int32))
     return MethodState(
         step=jnp.zeros((), jnp.int32),

@@ -41,21 +41,25 @@ def apply_gradients(
 def train_step(state: MethodState, batch: Batch, *, method: Method) -> tuple[MethodState, StepMetrics]:
     """(A) of Algorithm 1, lines 11 to 13: theta <- Adam(theta, grad [L_S + beta L_C(soft labels)]), labels constant.
 
-    Differs from the paper: with `loss.graded_weight` L_C on truly graded images is added (joint training).
+    Differs from the paper: with `loss.graded_weight` L_C on truly graded images is added (joint training), with
+    `loss.self_training` L_S on them against the network's own masks (the baseline MTUnet).
     """
 
     def loss_fn(params: Params):
         output, batch_stats = apply_network(params, state.network.batch_stats, batch, method)
         labels = jax.lax.stop_gradient(soft_labels(state.label.params, output.pooled, batch, method))
         parts = losses.total_loss(output, labels, batch, method.loss, method.axis_name)
-        graded = graded_loss(params, state, batch, method)
-        return parts.total + method.loss.graded_weight * graded, (parts, graded, batch_stats)
+        graded = graded_losses(params, state, batch, method)
+        beside = method.loss.graded_weight * graded.grading + method.loss.self_training * graded.self_training
+        return parts.total + beside, (parts, graded, batch_stats)
 
     (_, (parts, graded, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.network.params)
     grads = device_mean(grads, method.axis_name)
     network, metrics = updated_network(state, grads, parts, batch_stats, method)
     if method.loss.graded_weight:
-        metrics["graded_loss"] = graded
+        metrics["graded_loss"] = graded.grading
+    if method.loss.self_training:
+        metrics["self_training_loss"] = graded.self_training
     return dataclasses.replace(state, step=state.step + 1, network=network), metrics
 
 
@@ -79,18 +83,37 @@ def updated_network(
     return network, metrics
 
 
-def graded_loss(params: Params, state: MethodState, batch: Batch, method: Method) -> Float[Array, ""]:
-    """L_C on the truly graded images of the batch; 0 where the config does not use them.
+class GradedLosses(NamedTuple):
+    """On truly graded images, each 0 where its weight is."""
+
+    grading: Float[Array, ""]  # L_C against their grades
+    self_training: Float[Array, ""]  # L_S against masks that the network itself gives them
+
+
+def graded_losses(params: Params, state: MethodState, batch: Batch, method: Method) -> GradedLosses:
+    """What truly graded images add to L, before it is weighted.
 
     The running statistics are those of the pixel-labelled images alone, on which the decoder works.
     """
-    if not method.loss.graded_weight:
-        return jnp.zeros(())
+    config, none = method.loss, jnp.zeros(())
+    if not config.graded_weight and not config.self_training:
+        return GradedLosses(none, none)
     if batch.graded is None:
-        raise ValueError("loss.graded_weight needs truly graded images: Batch.graded")
+        raise ValueError("loss.graded_weight and loss.self_training need truly graded images: Batch.graded")
     output, _ = apply_network(params, state.network.batch_stats, batch.graded, method)
     true = jax.nn.one_hot(batch.graded.grade, NUM_GRADES, dtype=output.grade_logits.dtype)
-    return losses.grading_loss(output.grade_logits, true, batch.graded, method.loss, method.axis_name)
+    grading = losses.grading_loss(output.grade_logits, true, batch.graded, config, method.axis_name)
+    if not config.self_training:
+        return GradedLosses(grading, none)
+    masks = losses.hard_masks(own_answer(state, batch.graded, method).segmentation_logits, config.target)
+    loss = losses.segmentation_loss(output.segmentation_logits, batch.graded, config, method.axis_name, masks)
+    return GradedLosses(grading, loss)
+
+
+def own_answer(state: MethodState, batch: Batch, method: Method) -> NetworkOutput:
+    """The network as deployed: running statistics, averaged parameters where they are kept."""
+    variables = {"params": state.network.evaluated_params(), "batch_stats": state.network.batch_stats}
+    return cast(NetworkOutput, method.network.apply(variables, batch.image, False))
 
 
 @partial(jax.jit, static_argnames="method")
@@ -150,9 +173,8 @@ class EvalOutput(NamedTuple):
 
 @partial(jax.jit, static_argnames="method")
 def eval_step(state: MethodState, batch: Batch, *, method: Method) -> EvalOutput:
-    """The network as deployed: running statistics, averaged parameters where they are kept."""
-    variables = {"params": state.network.evaluated_params(), "batch_stats": state.network.batch_stats}
-    output = cast(NetworkOutput, method.network.apply(variables, batch.image, False))
+    """What the network as deployed answers, and the losses of it."""
+    output = own_answer(state, batch, method)
     labels = soft_labels(state.label.params, output.pooled, batch, method)
     fixed = jax.nn.one_hot(batch.grade, NUM_GRADES)
     return EvalOutput(

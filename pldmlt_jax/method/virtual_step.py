@@ -160,7 +160,7 @@ ON_GRADED_IMAGES = ("trusted",)
 
 def uses_graded_images(meta: MetaConfig, loss: LossConfig) -> bool:
     """Whether a step needs `Batch.graded`."""
-    return (meta.enabled and meta.loss in ON_GRADED_IMAGES) or loss.graded_weight > 0
+    return (meta.enabled and meta.loss in ON_GRADED_IMAGES) or max(loss.graded_weight, loss.self_training) > 0
 
 
 def outer_batch(batch: Batch, method: Method) -> Batch:

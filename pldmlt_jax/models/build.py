@@ -1,14 +1,22 @@
 """From a config to modules: the tables of encoders, decoders and classifiers."""
 
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from pldmlt_jax.config import GraderConfig, MetaConfig, ModelConfig
 from pldmlt_jax.models.classifier import Classifier
+from pldmlt_jax.models.decoder_layers import Decoder
+from pldmlt_jax.models.deeplabv3plus import DeepLabV3Plus
+from pldmlt_jax.models.densenet import DENSENETS, make_densenet
+from pldmlt_jax.models.fpn import FPN
 from pldmlt_jax.models.label_update import LabelUpdate
+from pldmlt_jax.models.linknet import LinkNet
 from pldmlt_jax.models.multitask import MultiTask
+from pldmlt_jax.models.nasnet import NASNet
+from pldmlt_jax.models.pretrained import preprocessing
 from pldmlt_jax.models.resnet import RESNETS, make_resnet
 from pldmlt_jax.models.unet import UNet
 from pldmlt_jax.models.vgg import VGG
@@ -27,30 +35,81 @@ def _vgg16(config: ModelConfig) -> nn.Module:
     )
 
 
-def _unet(config: ModelConfig) -> nn.Module:
-    return UNet(
-        config.decoder_filters,
-        config.centre_filters,
-        config.full_res_skip,
-        config.decoder_norm,
-        config.norm_momentum,
-        config.norm_epsilon,
-        config.rematerialisation,
-        jnp.dtype(config.dtype),
+def _resnet(name: str) -> Callable[[ModelConfig], nn.Module]:
+    return lambda config: make_resnet(
+        name,
+        config.encoder_base_filters,
+        config.encoder_max_blocks,
+        field="model.encoder_base_filters",
+        dilate_last=config.decoder in DILATING,
+        rematerialisation=config.rematerialisation,
+        dtype=jnp.dtype(config.dtype),
     )
 
 
-ENCODERS: dict[str, Callable[[ModelConfig], nn.Module]] = {"vgg16": _vgg16}
-DECODERS: dict[str, Callable[[ModelConfig], nn.Module]] = {"unet": _unet}
+def _densenet(name: str) -> Callable[[ModelConfig], nn.Module]:
+    return lambda config: make_densenet(
+        name,
+        config.encoder_base_filters,
+        config.encoder_max_blocks,
+        rematerialisation=config.rematerialisation,
+        dtype=jnp.dtype(config.dtype),
+    )
+
+
+def _shared(config: ModelConfig) -> dict[str, Any]:
+    """Attributes that every decoder has."""
+    shared = {"norm_epsilon": config.norm_epsilon, "rematerialisation": config.rematerialisation}
+    return shared | {"dtype": jnp.dtype(config.dtype)}
+
+
+def _normed(config: ModelConfig) -> dict[str, Any]:
+    """Attributes of the decoders whose normalisation can be chosen."""
+    return _shared(config) | {"norm": config.decoder_norm, "norm_momentum": config.norm_momentum}
+
+
+def _unet(config: ModelConfig) -> Decoder:
+    centre_filters = config.centre_filters if config.encoder == "vgg16" else 0
+    return UNet(config.decoder_filters, centre_filters, config.full_res_skip, **_normed(config))
+
+
+ENCODERS: dict[str, Callable[[ModelConfig], nn.Module]] = {
+    "vgg16": _vgg16,
+    **{name: _resnet(name) for name in RESNETS},
+    **{name: _densenet(name) for name in DENSENETS},
+}
+DECODERS: dict[str, Callable[[ModelConfig], Decoder]] = {
+    "unet": _unet,
+    "linknet": lambda config: LinkNet(halvings(config), config.decoder_base_filters // 8, **_normed(config)),
+    "fpn": lambda config: FPN(config.decoder_base_filters, **_shared(config)),
+    "deeplabv3plus": lambda config: DeepLabV3Plus(config.decoder_base_filters, config.atrous_rates, **_normed(config)),
+}
+
+DILATING = ("deeplabv3plus",)
+"""Decoders that want the encoder's last feature at stride 16."""
+
+DILATABLE = tuple(RESNETS)
+"""Encoders that can give it: they halve by strided convolutions. VGG and DenseNet halve by pooling, and the reference
+refuses them."""
+
+FIVE_FEATURES = ("fpn", "deeplabv3plus")
+"""Decoders for an encoder that halves the image five times."""
+
+
+def halvings(config: ModelConfig) -> int:
+    """How often the encoder halves the image's size; where its last stage is dilated, once less."""
+    return len(config.encoder_filters) if config.encoder == "vgg16" else 5
 
 
 def build_network(config: ModelConfig, target: str) -> MultiTask:
-    """The multi-task network for one kind of segmentation target."""
+    """The multi-task network for one kind of segmentation target; images are prepared as `config.weights` expect them."""
     return MultiTask(
         encoder=ENCODERS[config.encoder](config),
         decoder=DECODERS[config.decoder](config),
         num_channels=TARGET_CHANNELS[target],
+        preprocess=preprocessing(config.encoder, config.weights),
         dtype=jnp.dtype(config.dtype),
+        grade_head=config.grade_head,
     )
 
 
@@ -73,12 +132,32 @@ def _resnet_grader(name: str) -> Callable[[GraderConfig], nn.Module]:
     )
 
 
+def _densenet_grader(name: str) -> Callable[[GraderConfig], nn.Module]:
+    return lambda config: make_densenet(
+        name,
+        config.base_filters,
+        config.max_blocks,
+        frozen_stages=config.frozen_stages,
+        final_relu=True,
+    )
+
+
+def _nasnet_grader(config: GraderConfig) -> nn.Module:
+    filters = 4 * (11 * config.base_filters // 64)  # the first stem cell has a quarter
+    return NASNet(filters, config.base_filters // 2, config.max_blocks or 4, config.frozen_stages, config.nasnet_momentum)
+
+
 GRADERS: dict[str, Callable[[GraderConfig], nn.Module]] = {
     "vgg16": _vgg16_grader,
     **{name: _resnet_grader(name) for name in RESNETS},
+    **{name: _densenet_grader(name) for name in DENSENETS},
+    "nasnet_mobile": _nasnet_grader,
 }
 
 
-def build_grader(name: str, config: GraderConfig) -> Classifier:
-    """A stage 1 grader: the named encoder, global average pooling, a fully connected layer with five outputs."""
-    return Classifier(encoder=GRADERS[name](config))
+def build_grader(name: str, config: GraderConfig, weights: str = "") -> Classifier:
+    """A stage 1 grader: the named encoder, global average pooling, a fully connected layer with five outputs.
+
+    Images are prepared as the file of `weights` expects them.
+    """
+    return Classifier(encoder=GRADERS[name](config), preprocess=preprocessing(name, weights))

@@ -41,7 +41,8 @@ class Classifier(nn.Module):
             image: RGB [b, h, w, 3] in 0..255, uint8 or float.
             train: Whether batch normalisation uses the batch's statistics and updates the running ones.
         """
-        features = self.encoder(normalise(image, self.preprocess), train)[-1]
+        dtype = getattr(self.encoder, "dtype", jnp.float32)
+        features = self.encoder(normalise(image, self.preprocess, dtype), train)[-1]
         features = features.astype(jnp.promote_types(features.dtype, jnp.float32))
         return ClassifierOutput(features, self.classify(features))
 

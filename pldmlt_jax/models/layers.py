@@ -1,4 +1,4 @@
-"""Layers that the encoders share: input normalisation, grouped convolution, batch normalisation, padded max-pooling."""
+"""Layers that the encoders share: normalised input, grouped and depthwise convolution, batch normalisation, pooling."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +23,10 @@ def _normalise_caffe(image: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
     return image[..., ::-1] - jnp.asarray(CAFFE_MEAN_BGR, image.dtype)
 
 
+def _normalise_tf(image: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
+    return image / 127.5 - 1
+
+
 def _normalise_none(image: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
     return image / 255
 
@@ -30,10 +34,11 @@ def _normalise_none(image: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
 NORMALISATIONS: dict[str, Callable[[Array], Array]] = {
     "torch": _normalise_torch,
     "caffe": _normalise_caffe,
+    "tf": _normalise_tf,
     "none": _normalise_none,
 }
 """What each family of weights expects. `torch` (torchvision, timm): RGB in [0, 1], ImageNet's mean and standard
-deviation. `caffe` (Keras' VGG and ResNet): BGR in 0..255 minus the mean. `none`: RGB in [0, 1]."""
+deviation. `caffe` (Keras' VGG): BGR in 0..255 minus the mean. `tf` (NASNet): RGB in [-1, 1]. `none`: RGB in [0, 1]."""
 
 
 def normalise(image: Any, scheme: str, dtype: DTypeLike = jnp.float32) -> Float[Array, "b h w 3"]:
@@ -72,53 +77,55 @@ def max_pool(x: Float[Array, "b h w c"], size: int, stride: int, padding: int) -
     return nn.max_pool(x, window_shape=(size, size), strides=(stride, stride))
 
 
-def _grouped_conv_lax(x: Array, kernel: Array, groups: int, stride: int) -> Array:
-    padding = [(size // 2, size // 2) for size in kernel.shape[:2]]
+def _grouped_conv_lax(x: Array, kernel: Array, groups: int, stride: int, dilation: int = 1) -> Array:
+    half_h, half_w = (dilation * (size // 2) for size in kernel.shape[:2])
     return jax.lax.conv_general_dilated(
         x,
         kernel,
         window_strides=(stride, stride),
-        padding=padding,
+        padding=((half_h, half_h), (half_w, half_w)),
+        rhs_dilation=(dilation, dilation),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=groups,
     )
 
 
-def _grouped_conv_einsum(x: Array, kernel: Array, groups: int, stride: int) -> Array:
+def _grouped_conv_einsum(x: Array, kernel: Array, groups: int, stride: int, dilation: int = 1) -> Array:
     kernel_h, kernel_w, group_in, out = kernel.shape
     batch, height, width, _ = x.shape
-    pad_h, pad_w = kernel_h // 2, kernel_w // 2
-    out_h, out_w = (height + 2 * pad_h - kernel_h) // stride + 1, (width + 2 * pad_w - kernel_w) // stride + 1
+    pad_h, pad_w = dilation * (kernel_h // 2), dilation * (kernel_w // 2)
+    out_h, out_w = (height - 1) // stride + 1, (width - 1) // stride + 1  # the kernel is odd, and padded by half of it
     # Groups go first, so that here and in the backward pass the einsum is a batched matrix product.
     x = x.reshape(batch, height, width, groups, group_in).transpose(3, 0, 1, 2, 4)
     x = jnp.pad(x, ((0, 0), (0, 0), (pad_h, pad_h), (pad_w, pad_w), (0, 0)))
     shifted = [
         x[:, :, dy : dy + stride * (out_h - 1) + 1 : stride, dx : dx + stride * (out_w - 1) + 1 : stride]
-        for dy in range(kernel_h)
-        for dx in range(kernel_w)
+        for dy in range(0, dilation * kernel_h, dilation)
+        for dx in range(0, dilation * kernel_w, dilation)
     ]
     kernel = kernel.reshape(kernel_h * kernel_w * group_in, groups, out // groups)
     y = jnp.einsum("gbhwi,igo->gbhwo", jnp.concatenate(shifted, axis=-1), kernel)
     return y.transpose(1, 2, 3, 0, 4).reshape(batch, out_h, out_w, out)
 
 
-def _grouped_conv_dense(x: Array, kernel: Array, groups: int, stride: int) -> Array:
+def _grouped_conv_dense(x: Array, kernel: Array, groups: int, stride: int, dilation: int = 1) -> Array:
     kernel_h, kernel_w, group_in, out = kernel.shape
     blocks = jnp.einsum(
         "yxigo,ng->yxnigo",
         kernel.reshape(kernel_h, kernel_w, group_in, groups, out // groups),
         jnp.eye(groups, dtype=kernel.dtype),
     )
-    return _grouped_conv_lax(x, blocks.reshape(kernel_h, kernel_w, groups * group_in, out), 1, stride)
+    return _grouped_conv_lax(x, blocks.reshape(kernel_h, kernel_w, groups * group_in, out), 1, stride, dilation)
 
 
-GROUPED_CONVS: dict[str, Callable[[Array, Array, int, int], Array]] = {
+GROUPED_CONVS: dict[str, Callable[..., Array]] = {
     "lax": _grouped_conv_lax,
     "einsum": _grouped_conv_einsum,
     "dense": _grouped_conv_dense,
 }
-"""The same convolution in three forms: XLA's own; a matrix product for each group over the shifted input; an ordinary
-convolution with a block-diagonal kernel. On CPU, XLA's own has a backward pass many times slower than the others."""
+"""(x, kernel, groups, stride, dilation): the same convolution in three forms: XLA's own; a matrix product for each group
+over the shifted input; an ordinary convolution with a block-diagonal kernel. On CPU, XLA's own has a backward pass many
+times slower than the others."""
 
 MAX_DENSE_FEATURES = 64
 """Up to so many channels the zeros of the block-diagonal kernel cost less than the layout that `einsum` needs."""
@@ -140,6 +147,7 @@ class GroupedConv(nn.Module):
         stride: In height and width; padding is explicit, for XLA's SAME is asymmetric at stride 2.
         implementation: A key of `GROUPED_CONVS`, or "auto": the fastest on this backend. Export takes "lax".
         dtype: Of the activations.
+        dilation: Of the kernel, which is padded by as many times half of it.
 
     The parameter is `kernel`, HWIO with I = input channels / groups, whatever the implementation.
     """
@@ -150,6 +158,7 @@ class GroupedConv(nn.Module):
     stride: int = 1
     implementation: str = "auto"
     dtype: DTypeLike = jnp.float32
+    dilation: int = 1
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 f"]:
@@ -159,7 +168,75 @@ class GroupedConv(nn.Module):
         if implementation == "auto":
             implementation = _fastest_grouped_conv(self.features, self.groups)
         convolve = GROUPED_CONVS[implementation]
-        return convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.groups, self.stride)
+        return convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.groups, self.stride, self.dilation)
+
+
+def _depthwise_conv_lax(x: Array, kernel: Array, stride: int, dilation: int) -> Array:
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(stride, stride),
+        padding="VALID",
+        rhs_dilation=(dilation, dilation),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=x.shape[-1],
+    )
+
+
+def _depthwise_conv_taps(x: Array, kernel: Array, stride: int, dilation: int) -> Array:
+    kernel_h, kernel_w, _, channels = kernel.shape
+    out_h, out_w = ((x.shape[1 + i] - dilation * (kernel.shape[i] - 1) - 1) // stride + 1 for i in (0, 1))
+    seen = (x.shape[0], stride * (out_h - 1) + 1, stride * (out_w - 1) + 1, channels)
+
+    @jax.checkpoint  # the backward pass slices again and keeps no copy of the input for each tap
+    def add(sum_: Array, tap: tuple[Array, Array]) -> tuple[Array, None]:
+        place, weight = tap
+        start = (0, dilation * (place // kernel_w), dilation * (place % kernel_w), 0)
+        return sum_ + jax.lax.dynamic_slice(x, start, seen)[:, ::stride, ::stride] * weight, None
+
+    taps = (jnp.arange(kernel_h * kernel_w), kernel.reshape(-1, channels))
+    return jax.lax.scan(add, jnp.zeros((x.shape[0], out_h, out_w, channels), x.dtype), taps)[0]
+
+
+DEPTHWISE_CONVS: dict[str, Callable[[Array, Array, int, int], Array]] = {
+    "lax": _depthwise_conv_lax,
+    "taps": _depthwise_conv_taps,
+}
+"""(padded x, kernel, stride, dilation): XLA's own, and a loop over the kernel's places. On CPU, the loop is 6 to 50 times
+faster; written out, its backward pass takes longer to compile and to run."""
+
+
+class DepthwiseConv(nn.Module):
+    """Convolution of each channel by itself, without bias.
+
+    Attributes:
+        kernel_size: Side of the kernel.
+        stride: In height and width.
+        dilation: Of the kernel.
+        padding: Before and after, in height and in width; None = half of the dilated kernel.
+        implementation: A key of `DEPTHWISE_CONVS`, or "auto": the fastest on this backend. Export takes "lax".
+        dtype: Of the activations.
+
+    The parameter is `kernel`, HWIO with I = 1.
+    """
+
+    kernel_size: int = 3
+    stride: int = 1
+    dilation: int = 1
+    padding: tuple[tuple[int, int], tuple[int, int]] | None = None
+    implementation: str = "auto"
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+        shape = (self.kernel_size, self.kernel_size, 1, x.shape[-1])
+        kernel = self.param("kernel", nn.initializers.he_normal(), shape, jnp.float32)
+        half = self.dilation * (self.kernel_size // 2)
+        x = jnp.pad(x.astype(self.dtype), ((0, 0), *(self.padding or ((half, half),) * 2), (0, 0)))
+        implementation = self.implementation
+        if implementation == "auto":
+            implementation = "taps" if jax.default_backend() == "cpu" else "lax"
+        return DEPTHWISE_CONVS[implementation](x, kernel.astype(self.dtype), self.stride, self.dilation)
 
 
 _statistics_axis: ContextVar[str | None] = ContextVar("statistics_axis", default=None)
@@ -191,6 +268,7 @@ class BatchNorm(nn.Module):
         momentum: Share of the old running statistics that is kept (torch's momentum is 1 - this).
         epsilon: Added to the variance.
         dtype: Of the result; statistics are computed in float32 at least.
+        unbiased: Whether the running variance is torch's; Keras 3 stores the biased one.
 
     Parameters `scale`, `bias`; collection `batch_stats` with `mean`, `var`.
     """
@@ -198,6 +276,7 @@ class BatchNorm(nn.Module):
     momentum: float = 0.9
     epsilon: float = 1e-5
     dtype: DTypeLike = jnp.float32
+    unbiased: bool = True
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h w c"]:
@@ -212,7 +291,7 @@ class BatchNorm(nn.Module):
             mean, var, count = self._batch_statistics(x)
             if not self.is_initializing():
                 self._update(running_mean, mean)
-                self._update(running_var, var * (count / max(count - 1, 1)))
+                self._update(running_var, var * (count / max(count - 1, 1)) if self.unbiased else var)
         else:
             mean, var = running_mean.value, running_var.value
         factor = scale * jax.lax.rsqrt(var + self.epsilon)
@@ -239,6 +318,7 @@ class ConvNorm(nn.Module):
         kernel_size: Side of the kernel, odd; padded by half of it.
         frozen: Normalise by the running statistics in training as well.
         implementation: Of the convolution where `groups` > 1, see `GroupedConv`.
+        dilation: See `GroupedConv`.
     """
 
     features: int
@@ -249,11 +329,13 @@ class ConvNorm(nn.Module):
     frozen: bool = False
     implementation: str = "auto"
     dtype: DTypeLike = jnp.float32
+    dilation: int = 1
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h2 w2 f"]:
         x = GroupedConv(
-            self.features, self.groups, self.kernel_size, self.stride, self.implementation, self.dtype, name="conv"
-        )(x)
+            self.features, self.groups, self.kernel_size, self.stride, self.implementation, self.dtype, self.dilation,
+            name="conv",
+        )(x)  # fmt: skip
         x = BatchNorm(dtype=self.dtype, name="norm")(x, train and not self.frozen)
         return nn.relu(x) if self.relu else x

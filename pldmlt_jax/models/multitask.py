@@ -6,8 +6,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float
 
+from pldmlt_jax.models.decoder_layers import Decoder, upsample_bilinear
+from pldmlt_jax.models.grade_heads import GRADE_HEADS
 from pldmlt_jax.models.layers import normalise
-from pldmlt_jax.types import NUM_GRADES
 
 
 class NetworkOutput(NamedTuple):
@@ -26,22 +27,28 @@ class MultiTask(nn.Module):
         num_channels: Channels of the segmentation output.
         preprocess: Scheme of `layers.normalise`, tied to the encoder's weights.
         dtype: Of the activations; outputs are at least float32.
+        grade_head: A key of `GRADE_HEADS`.
     """
 
     encoder: nn.Module
-    decoder: nn.Module
+    decoder: Decoder
     num_channels: int
     preprocess: str = "torch"
     dtype: DTypeLike = jnp.float32
+    grade_head: str = "softmax"
 
     @nn.compact
     def __call__(self, image: Any, train: bool) -> NetworkOutput:
-        """Args: image: RGB [b, h, w, 3] in 0..255, uint8 or float; train: batch statistics in the decoder's norms."""
+        """Args: image: RGB [b, h, w, 3] in 0..255, uint8 or float; train: batch statistics in all norms."""
         features = self.encoder(normalise(image, self.preprocess, self.dtype), train)
         at_least_f32 = jnp.promote_types(self.dtype, jnp.float32)
         pooled = features[-1].astype(at_least_f32).mean(axis=(1, 2))
-        grade_logits = nn.Dense(NUM_GRADES, dtype=at_least_f32, name="head")(pooled)
+        head = GRADE_HEADS[self.grade_head]
+        grade_logits = head.to_logits(nn.Dense(head.outputs, dtype=at_least_f32, name="head")(pooled))
         decoded = self.decoder(features, train)
         # He-normal starts are for convolutions before a ReLU; before the softmax Flax' default keeps the variance
-        segmentation_logits = nn.Conv(self.num_channels, (3, 3), dtype=self.dtype, name="output")(decoded)
-        return NetworkOutput(segmentation_logits.astype(at_least_f32), grade_logits, pooled)
+        size = (self.decoder.output_kernel,) * 2
+        logits = nn.Conv(self.num_channels, size, dtype=self.dtype, name="output")(decoded).astype(at_least_f32)
+        if self.decoder.output_stride > 1:
+            logits = upsample_bilinear(logits, self.decoder.output_stride)
+        return NetworkOutput(logits, grade_logits, pooled)

@@ -1,4 +1,4 @@
-"""Weights of torchvision and timm -> Flax variables."""
+"""Weights of torchvision, timm and Keras -> Flax variables."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -13,8 +13,20 @@ from safetensors.numpy import load_file
 
 from pldmlt_jax.errors import CheckpointError
 from pldmlt_jax.models.torch_file import read_torch_file
+from pldmlt_jax.models.weight_names import (
+    KERAS_LAYOUTS,
+    TORCH_LAYOUTS,
+    Layout,
+    TreePath,
+    current_keras_name,
+    current_torch_name,
+    from_keras_layout,
+    from_torch_layout,
+    modules_of,
+)
 
-TreePath = tuple[str, ...]
+Convert = Callable[[TreePath, np.ndarray], np.ndarray]
+"""(path of a leaf, the file's array) -> the array in our layout."""
 NameMap = Callable[[TreePath], str | None]
 """From the path of a leaf to the tensor's name in the file, or None for a leaf that keeps its value."""
 
@@ -31,10 +43,20 @@ class LoadedWeights(NamedTuple):
     """Tensors of the file that the network has no use for: another task's head."""
 
 
+KERAS_SUFFIX = ".h5"
+
+
+def _read_keras(path: Path) -> dict[str, np.ndarray]:
+    from pldmlt_jax.models.keras_file import read_keras_file  # with h5py, which few runs need
+
+    return read_keras_file(path)
+
+
 READERS: dict[str, Callable[[Path], dict[str, np.ndarray]]] = {
     ".safetensors": load_file,
     ".pth": read_torch_file,
     ".pt": read_torch_file,
+    KERAS_SUFFIX: _read_keras,
 }
 
 
@@ -42,7 +64,7 @@ def read_tensors(path: str | Path) -> tuple[dict[str, np.ndarray], str]:
     """Reads a weight file without running anything in it.
 
     Args:
-        path: A `.safetensors`, `.pth` or `.pt` file.
+        path: A `.safetensors`, `.pth`, `.pt` or Keras `.h5` file.
 
     Returns:
         Name -> array in the file's own layout; the file's SHA-256.
@@ -62,26 +84,26 @@ def read_tensors(path: str | Path) -> tuple[dict[str, np.ndarray], str]:
         raise CheckpointError(path, str(error), "a .safetensors file", "fetch or write it again") from error
 
 
-def _from_torch_layout(tensor: np.ndarray) -> np.ndarray:
-    """OIHW -> HWIO for convolutions (grouped ones too), transposed for fully connected layers."""
-    if tensor.ndim == 4:
-        return tensor.transpose(2, 3, 1, 0)
-    return tensor.T
-
-
 def _listed(title: str, entries: list[str]) -> str:
     more = f" and {len(entries) - _MAX_LISTED} more" if len(entries) > _MAX_LISTED else ""
     return f"{len(entries)} {title}: {', '.join(sorted(entries)[:_MAX_LISTED])}{more}"
 
 
-def assign(tree: dict[str, Any], tensors: Mapping[str, np.ndarray], name_map: NameMap, source: Path) -> dict[str, Any]:
+def assign(
+    tree: dict[str, Any],
+    tensors: Mapping[str, np.ndarray],
+    name_map: NameMap,
+    source: Path,
+    convert: Convert = from_torch_layout,
+) -> dict[str, Any]:
     """Replaces the leaves of a tree by the tensors of a file.
 
     Args:
         tree: Nested dictionaries of arrays (or of shapes), the network's own.
-        tensors: Name -> array in torch's layout.
+        tensors: Name -> array in the file's layout.
         name_map: Where each leaf stands in the file.
         source: The file, for the message.
+        convert: From the file's layout to ours.
 
     Returns:
         A tree of the same structure, shapes and dtypes.
@@ -93,7 +115,7 @@ def assign(tree: dict[str, Any], tensors: Mapping[str, np.ndarray], name_map: Na
     names = {path: name for path in leaves if (name := name_map(path)) is not None}
     missing = [name for name in names.values() if name not in tensors]
     unexpected = sorted(set(tensors) - set(names.values()))
-    arrays = {path: _from_torch_layout(tensors[name]) for path, name in names.items() if name in tensors}
+    arrays = {path: convert(path, tensors[name]) for path, name in names.items() if name in tensors}
     other_shape = [
         f"{names[path]} {array.shape} for {leaves[path].shape}"
         for path, array in arrays.items()
@@ -111,102 +133,70 @@ def assign(tree: dict[str, Any], tensors: Mapping[str, np.ndarray], name_map: Na
     return traverse_util.unflatten_dict({**leaves, **converted})
 
 
-_VGG16_FEATURES = {
-    "conv1_1": 0,
-    "conv1_2": 2,
-    "conv2_1": 5,
-    "conv2_2": 7,
-    "conv3_1": 10,
-    "conv3_2": 12,
-    "conv3_3": 14,
-    "conv4_1": 17,
-    "conv4_2": 19,
-    "conv4_3": 21,
-    "conv5_1": 24,
-    "conv5_2": 26,
-    "conv5_3": 28,
-}
-"""Our convolutions -> torchvision's position in `features`, where ReLUs and poolings are counted as well."""
+def load_weights(path: str | Path, architecture: str, variables: dict[str, Any]) -> LoadedWeights:
+    """Loads a file of torchvision, timm or Keras into an encoder or a whole grader, running statistics included.
 
-_LEAF_NAMES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
-
-
-def vgg16_name(path: TreePath) -> str:
-    """torchvision's name of a leaf of `VGG`'s parameters: ("conv1_2", "kernel") -> "features.2.weight"."""
-    conv, leaf = path
-    place = _VGG16_FEATURES.get(conv, f"({conv}, which VGG16 has not)")
-    return f"features.{place}.{_LEAF_NAMES.get(leaf, leaf)}"
-
-
-def resnet_name(path: TreePath) -> str:
-    """torchvision's name of a leaf of the variables of a `ResNet`, or of a `Classifier` with one as encoder.
-
-    ("params", "encoder", "layer1_0", "conv2", "kernel") -> "layer1.0.conv2.weight".
-    """
-    modules, leaf = [part for part in path[1:-1] if part != "encoder"], _LEAF_NAMES[path[-1]]
-    if modules == ["head"]:
-        return f"fc.{leaf}"
-    *block, unit, layer = modules
-    if unit == "downsample":
-        name = {"conv": "downsample.0", "norm": "downsample.1"}[layer]
-    else:
-        name = {"conv": "conv", "norm": "bn"}[layer] + ("1" if unit == "stem" else unit.removeprefix("conv"))
-    return ".".join([*(part.replace("_", ".") for part in block), name, leaf])
-
-
-def load_vgg16(path: str | Path, encoder_params: dict[str, Any]) -> LoadedWeights:
-    """Loads torchvision's or timm's VGG16 into the parameters of `VGG`; its classifier is left out.
+    A grader's last layer is loaded where it has as many outputs as the file's, else left at its start.
 
     Args:
         path: See `read_tensors`.
-        encoder_params: The encoder's own, of any values.
+        architecture: A key of `build.ENCODERS` or `build.GRADERS`.
+        variables: `params` and, where there are norms, `batch_stats` of an encoder, or of a `Classifier` with one.
 
     Raises:
-        CheckpointError: See `read_tensors` and `assign`.
+        CheckpointError: See `read_tensors` and `assign`; or the library has another network of this name.
     """
+    path = Path(path)
+    layout, current_name, convert = _layout(path, architecture)
     tensors, sha256 = read_tensors(path)
-    used = {name: tensor for name, tensor in tensors.items() if name.startswith("features.")}
-    variables = assign(encoder_params, used, vgg16_name, Path(path))
-    return LoadedWeights(variables, sha256, len(used), tuple(sorted(set(tensors) - set(used))))
-
-
-def load_resnet(path: str | Path, variables: dict[str, Any]) -> LoadedWeights:
-    """Loads torchvision's or timm's ResNet or ResNeXt, running statistics included.
-
-    The fully connected layer is loaded where it has as many outputs as the network's head, else left out.
-
-    Args:
-        path: See `read_tensors`.
-        variables: `params` and `batch_stats` of a `ResNet`, or of a `Classifier` with one as encoder.
-
-    Raises:
-        CheckpointError: See `read_tensors` and `assign`.
-    """
-    tensors, sha256 = read_tensors(path)
+    tensors = {current_name(name): tensor for name, tensor in tensors.items()}
     used = {name: tensor for name, tensor in tensors.items() if not name.endswith(".num_batches_tracked")}
-    skipped: tuple[str, ...] = ()
+    skipped = {name for name in used if name.startswith(layout.foreign)}
     head = variables["params"].get("head")
-    if head is None or "fc.bias" not in used or used["fc.bias"].shape != head["bias"].shape:
-        skipped = tuple(sorted(name for name in used if name.startswith("fc.")))
-        used = {name: tensor for name, tensor in used.items() if name not in skipped}
+    in_file = {name: tensor for name, tensor in used.items() if name.startswith(layout.head)}
+    if head is None or not any(tensor.shape == head["bias"].shape for tensor in in_file.values()):
+        skipped |= in_file.keys()
+    used = {name: tensor for name, tensor in used.items() if name not in skipped}
 
     def name_map(leaf: TreePath) -> str | None:
-        name = resnet_name(leaf)
-        return None if name.startswith("fc.") and name not in used else name
+        if modules_of(leaf) == ("head",) and not any(name.startswith(layout.head) for name in used):
+            return None
+        return layout.name_of(leaf)
 
-    return LoadedWeights(assign(variables, used, name_map, Path(path)), sha256, len(used), skipped)
+    loaded = assign(variables, used, name_map, path, convert)
+    return LoadedWeights(loaded, sha256, len(used), tuple(sorted(skipped)))
 
 
-def load_grader(path: str | Path, architecture: str, variables: dict[str, Any]) -> LoadedWeights:
-    """Loads a weight file into a whole `Classifier` of the named architecture.
+def with_encoder(variables: dict[str, Any], path: str | Path, encoder: str) -> tuple[dict[str, Any], LoadedWeights]:
+    """A whole network's `params` and `batch_stats` with its encoder's from a file; see `load_weights`."""
+    of_encoder = {collection: tree["encoder"] for collection, tree in variables.items() if "encoder" in tree}
+    loaded = load_weights(path, encoder, of_encoder)
+    return {c: tree | ({"encoder": loaded.variables[c]} if c in of_encoder else {}) for c, tree in variables.items()}, loaded
+
+
+def _layout(path: Path, architecture: str) -> tuple[Layout, Callable[[str], str], Convert]:
+    keras = path.suffix == KERAS_SUFFIX
+    layouts = KERAS_LAYOUTS if keras else TORCH_LAYOUTS
+    if architecture not in layouts:
+        raise CheckpointError(
+            path,
+            f"{'Keras' if keras else 'PyTorch'} weights for {architecture}",
+            f"{'a .pth or .safetensors file of torchvision or timm' if keras else 'a .h5 file of Keras'}: the other "
+            "library has no network that is the same",
+            "give such a file, or none",
+        )
+    if keras:
+        return layouts[architecture], current_keras_name, from_keras_layout
+    return layouts[architecture], current_torch_name, from_torch_layout
+
+
+def preprocessing(architecture: str, weights: str) -> str:
+    """What the weights of a file expect, by who publishes them: a scheme of `layers.normalise`.
 
     Args:
-        path: See `read_tensors`.
-        architecture: A key of `build.GRADERS`; VGG16's head keeps its start.
-        variables: `params` and, where the encoder has norms, `batch_stats`.
+        architecture: A key of `build.ENCODERS` or `build.GRADERS`.
+        weights: The file's name; "" for a random start, which takes what it is given.
     """
-    if architecture != "vgg16":
-        return load_resnet(path, variables)
-    loaded = load_vgg16(path, variables["params"]["encoder"])
-    params = variables["params"] | {"encoder": loaded.variables}
-    return loaded._replace(variables=variables | {"params": params})
+    if architecture == "nasnet_mobile":
+        return "tf"
+    return "caffe" if architecture == "vgg16" and weights.endswith(KERAS_SUFFIX) else "torch"

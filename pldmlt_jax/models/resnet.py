@@ -1,4 +1,7 @@
-"""ResNet and ResNeXt encoders with bottleneck blocks, as torchvision has them (He et al. 2016; Xie et al. 2017)."""
+"""ResNet and ResNeXt encoders as torchvision has them (He et al. 2016; Xie et al. 2017)."""
+
+from functools import partial
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -6,18 +9,49 @@ import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float
 
 from pldmlt_jax.errors import ConfigError
-from pldmlt_jax.models.layers import ConvNorm, max_pool
+from pldmlt_jax.models.layers import ConvNorm, max_pool, rematerialised
 
 EXPANSION = 4
 """Output channels of a bottleneck block over its nominal `planes`."""
 
-RESNETS: dict[str, tuple[tuple[int, ...], int, int]] = {
-    "resnet50": ((3, 4, 6, 3), 1, 64),
-    "resnet101": ((3, 4, 23, 3), 1, 64),
-    "resnext50_32x4d": ((3, 4, 6, 3), 32, 4),
-    "resnext101_32x8d": ((3, 4, 23, 3), 32, 8),
+LAST_STAGE = 3
+"""The one that `dilate_last` is about."""
+
+
+class Architecture(NamedTuple):
+    blocks: tuple[int, ...]  # of each stage
+    bottleneck: bool = True  # or basic blocks
+    cardinality: int = 1  # groups of the 3x3 convolution of a bottleneck
+    width_per_group: int = 64  # of a group at 64 planes
+
+
+RESNETS: dict[str, Architecture] = {
+    "resnet18": Architecture((2, 2, 2, 2), bottleneck=False),
+    "resnet34": Architecture((3, 4, 6, 3), bottleneck=False),
+    "resnet50": Architecture((3, 4, 6, 3)),
+    "resnet101": Architecture((3, 4, 23, 3)),
+    "resnext50_32x4d": Architecture((3, 4, 6, 3), cardinality=32, width_per_group=4),
+    "resnext101_32x8d": Architecture((3, 4, 23, 3), cardinality=32, width_per_group=8),
 }
-"""Name -> blocks of each stage, cardinality (groups of the 3x3 convolution), width of a group at 64 planes."""
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions with a shortcut, which is projected where shapes differ; attributes as of `Bottleneck`."""
+
+    planes: int
+    stride: int = 1
+    dilation: int = 1
+    frozen: bool = False
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h2 w2 f"]:
+        shared = {"frozen": self.frozen, "dtype": self.dtype}
+        y = ConvNorm(self.planes, 3, self.stride, dilation=self.dilation, **shared, name="conv1")(x, train)
+        y = ConvNorm(self.planes, 3, relu=False, dilation=self.dilation, **shared, name="conv2")(y, train)
+        if self.stride != 1 or x.shape[-1] != self.planes:
+            x = ConvNorm(self.planes, 1, self.stride, relu=False, **shared, name="downsample")(x, train)
+        return nn.relu(x + y)
 
 
 class Bottleneck(nn.Module):
@@ -27,12 +61,14 @@ class Bottleneck(nn.Module):
         planes: Nominal width; the block gives `EXPANSION` times as many channels.
         width: Channels of the 3x3 convolution.
         cardinality: Its groups.
+        dilation: Of its kernel.
     """
 
     planes: int
     width: int
     cardinality: int
     stride: int = 1
+    dilation: int = 1
     frozen: bool = False
     implementation: str = "auto"
     dtype: DTypeLike = jnp.float32
@@ -48,6 +84,7 @@ class Bottleneck(nn.Module):
             self.stride,
             self.cardinality,
             implementation=self.implementation,
+            dilation=self.dilation,
             **shared,
             name="conv2",
         )(y, train)
@@ -58,7 +95,7 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Stem and four stages of bottleneck blocks.
+    """Stem and four stages of blocks.
 
     Attributes:
         blocks: Number of blocks in each stage.
@@ -68,6 +105,10 @@ class ResNet(nn.Module):
         frozen_stages: So many leading stages (the stem is the first) receive no gradient and keep their statistics.
         implementation: Of the grouped convolutions, see `layers.GroupedConv`.
         dtype: Of the activations; parameters are float32.
+        bottleneck: Whether the blocks are bottlenecks, or basic ones (ResNet-18 and -34).
+        dilate_last: Whether the last stage keeps stride 16 and its 3x3 kernels see every second pixel instead, all of
+            them, as in segmentation_models.pytorch's encoders of output stride 16.
+        rematerialisation: Of each block, a key of `REMATERIALISATIONS`.
     """
 
     blocks: tuple[int, ...]
@@ -77,6 +118,9 @@ class ResNet(nn.Module):
     frozen_stages: int = 0
     implementation: str = "auto"
     dtype: DTypeLike = jnp.float32
+    bottleneck: bool = True
+    dilate_last: bool = False
+    rematerialisation: str = "none"
 
     @nn.compact
     def __call__(self, image: Float[Array, "b h w 3"], train: bool) -> tuple[Float[Array, "b ..."], ...]:
@@ -87,8 +131,12 @@ class ResNet(nn.Module):
             train: Whether batch normalisation uses the batch's statistics and updates the running ones.
 
         Returns:
-            The stem's output at stride 2 and those of the four stages at strides 4, 8, 16, 32.
+            The stem's output at stride 2 and those of the four stages at strides 4, 8, 16, 32 (16 where dilated).
         """
+
+        def block_of(mdl: "ResNet", x: Array, stage: int, i: int) -> Array:
+            return mdl._block(stage, i)(x, train)
+
         x = ConvNorm(self.base_filters, 7, 2, frozen=self.frozen_stages >= 1, dtype=self.dtype, name="stem")(
             image.astype(self.dtype), train
         )
@@ -96,23 +144,25 @@ class ResNet(nn.Module):
         x = max_pool(features[0], size=3, stride=2, padding=1)
         for stage, blocks in enumerate(self.blocks):
             for i in range(blocks):
-                x = self._block(stage, i)(x, train)
+                x = rematerialised(partial(block_of, stage=stage, i=i), self.rematerialisation)(self, x)
             x = self._maybe_freeze(x, stage=stage + 2)
             features.append(x)
         return tuple(features)
 
-    def _block(self, stage: int, i: int) -> Bottleneck:
+    def _block(self, stage: int, i: int) -> nn.Module:
         planes = self.base_filters * 2**stage
-        return Bottleneck(
-            planes=planes,
-            width=int(planes * self.width_per_group / 64) * self.cardinality,
-            cardinality=self.cardinality,
-            stride=2 if stage > 0 and i == 0 else 1,
-            frozen=self.frozen_stages >= stage + 2,
-            implementation=self.implementation,
-            dtype=self.dtype,
-            name=f"layer{stage + 1}_{i}",
-        )
+        dilated = self.dilate_last and stage == LAST_STAGE
+        shared = {
+            "stride": 2 if stage > 0 and i == 0 and not dilated else 1,
+            "dilation": 2 if dilated else 1,
+            "frozen": self.frozen_stages >= stage + 2,
+            "dtype": self.dtype,
+            "name": f"layer{stage + 1}_{i}",
+        }
+        if not self.bottleneck:
+            return BasicBlock(planes, **shared)
+        width = int(planes * self.width_per_group / 64) * self.cardinality
+        return Bottleneck(planes, width, self.cardinality, implementation=self.implementation, **shared)
 
     def _maybe_freeze(self, x: Array, stage: int) -> Array:
         return jax.lax.stop_gradient(x) if stage <= self.frozen_stages else x
@@ -122,9 +172,9 @@ def make_resnet(
     name: str,
     base_filters: int = 64,
     max_blocks: int = 0,
-    frozen_stages: int = 0,
-    implementation: str = "auto",
-    dtype: DTypeLike = jnp.float32,
+    *,
+    field: str = "grader.base_filters",
+    **attributes: Any,
 ) -> ResNet:
     """A ResNet or ResNeXt by name.
 
@@ -132,21 +182,20 @@ def make_resnet(
         name: A key of `RESNETS`.
         base_filters: Channels of the stem; 64 is the published network.
         max_blocks: At most so many blocks a stage, 0 = the network's own depth.
-        frozen_stages: See `ResNet`.
-        implementation: See `ResNet`.
-        dtype: See `ResNet`.
+        field: Of the config, where `base_filters` comes from.
+        attributes: Further ones of `ResNet`.
 
     Raises:
         ConfigError: `base_filters` leaves less than one channel to a group.
     """
-    blocks, cardinality, width_per_group = RESNETS[name]
+    blocks, bottleneck, cardinality, width_per_group = RESNETS[name]
     if base_filters * width_per_group < 64:
         raise ConfigError(
-            "grader.base_filters",
+            field,
             f"{base_filters}, which leaves less than one channel to each of {name}'s {cardinality} groups",
             f"at least {64 // width_per_group}",
             "raise it or choose another architecture",
         )
     if max_blocks:
         blocks = tuple(min(count, max_blocks) for count in blocks)
-    return ResNet(blocks, cardinality, width_per_group, base_filters, frozen_stages, implementation, dtype)
+    return ResNet(blocks, cardinality, width_per_group, base_filters, bottleneck=bottleneck, **attributes)

@@ -1,71 +1,17 @@
-"""The U-Net decoder of the library that the paper's baselines come from (segmentation_models, Keras)."""
+"""The U-Net decoder of the library that the paper's baselines come from (segmentation_models, Keras and PyTorch alike)."""
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import cast
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float
 
-from pldmlt_jax.models.layers import rematerialised, statistics_axis
+from pldmlt_jax.models.decoder_layers import ConvNormReLU, Decoder, upsample_nearest_2x
+from pldmlt_jax.models.layers import rematerialised
 
 
-def upsample_nearest_2x(x: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w c"]:
-    """Repeats each pixel twice in height and width; broadcast and reshape, the form that ONNX export takes."""
-    b, h, w, c = x.shape
-    return jnp.broadcast_to(x[:, :, None, :, None, :], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
-
-
-NORM_GROUPS = 8
-"""Of group normalisation; fewer where these do not divide the channels."""
-
-
-def _batch_norm(layer: "ConvNormReLU", train: bool) -> nn.Module:
-    return nn.BatchNorm(
-        use_running_average=not train,
-        momentum=layer.norm_momentum,
-        epsilon=layer.norm_epsilon,
-        dtype=layer.dtype,
-        axis_name=statistics_axis(),
-        name="norm",
-    )
-
-
-def _group_norm(layer: "ConvNormReLU", train: bool) -> nn.Module:
-    del train
-    groups = math.gcd(layer.filters, NORM_GROUPS)
-    return nn.GroupNorm(num_groups=groups, epsilon=layer.norm_epsilon, dtype=layer.dtype, name="norm")
-
-
-DECODER_NORMS: dict[str, Callable[["ConvNormReLU", bool], nn.Module]] = {"batch": _batch_norm, "group": _group_norm}
-"""The paper's, and one that does not depend on the other images of a batch."""
-
-
-class ConvNormReLU(nn.Module):
-    """3x3 convolution without bias, normalisation (a key of DECODER_NORMS), ReLU; He-normal start (the paper's)."""
-
-    filters: int
-    norm: str
-    norm_momentum: float
-    norm_epsilon: float
-    dtype: DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h w f"]:
-        x = nn.Conv(
-            self.filters,
-            (3, 3),
-            use_bias=False,
-            dtype=self.dtype,
-            kernel_init=nn.initializers.he_normal(),
-            name="conv",
-        )(x)
-        return nn.relu(cast(Array, DECODER_NORMS[self.norm](self, train)(x)))
-
-
-class UNet(nn.Module):
+class UNet(Decoder):
     """Centre block, then stages of nearest upsampling, concatenation with the encoder's skip and two convolutions.
 
     Attributes:

@@ -1,16 +1,23 @@
 """The losses against closed forms, and at their limits."""
 
 import dataclasses
+import itertools
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pldmlt_jax.config import LossConfig
+from pldmlt_jax.config import Config, LossConfig, MetaConfig
+from pldmlt_jax.errors import ConfigError, UserError
 from pldmlt_jax.method import losses
+from pldmlt_jax.models.build import TARGET_CHANNELS
 from pldmlt_jax.types import LESIONS, MASK_BITS
+from pldmlt_jax.validation import validate
 from tests.method.methods import tiny_batch
+
+FIXTURES = Path(__file__).parent.parent / "fixtures"
 
 
 def test_focal_by_hand():
@@ -97,3 +104,126 @@ def test_where_lesions_overlap_the_later_one_wins():
     label = losses.segmentation_target(bits, "exclusive").argmax(axis=-1)[0]
     expected = [[1 + LESIONS.index("HE"), 1 + LESIONS.index("SE")], [1 + LESIONS.index("MA"), 0]]
     np.testing.assert_array_equal(label, expected)
+
+
+# ---- against segmentation_models.pytorch
+
+
+@pytest.fixture(scope="module")
+def recorded() -> dict[str, np.ndarray]:
+    with np.load(FIXTURES / "losses.npz") as file:
+        return dict(file)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("dice.lesions", {}),
+        ("dice.softmax", {}),
+        ("focal_tversky.lesions", {}),
+        ("focal.lesions", {}),
+        ("focal.softmax", {"reduction": "pixel_mean", "alpha": 1.0}),
+        ("cross_entropy.softmax", {"reduction": "pixel_mean"}),
+        ("cross_entropy.lesions", {}),
+        ("weighted.cross_entropy.softmax", {"reduction": "pixel_mean", "class_weights": (0.5, 1.0, 2.0, 3.0)}),
+    ],
+)
+def test_losses_equal_the_librarys(recorded, name, fields):
+    *_, segmentation, target = name.split(".")
+    config = LossConfig(target="lesions" if target == "lesions" else "exclusive", segmentation=segmentation, **fields)
+    truth = recorded["masks"] if target == "lesions" else np.eye(4)[recorded["label"]]
+    arrays = (jnp.asarray(recorded["logits"]), jnp.asarray(truth), jnp.ones(truth.shape[:-1], bool))
+    ours = float(losses.SEGMENTATION_LOSSES[segmentation](*arrays, config))
+    assert ours == pytest.approx(float(recorded[name]), rel=1e-5)
+
+
+def test_binary_focal_of_two_channels_is_that_of_their_logits_difference():
+    """Of a softmax over background and lesion: a sigmoid of the difference, once for each channel."""
+    batch = tiny_batch()
+    logits = 3 * jax.random.normal(jax.random.key(0), (*batch.mask_bits.shape, 2))
+    truth = losses.segmentation_target(batch.mask_bits, "fused")
+    difference = jnp.stack([logits[..., 0] - logits[..., 1], logits[..., 1] - logits[..., 0]], axis=-1)
+    counted = losses.bit(batch.mask_bits, "valid")
+    expected = losses.masked_mean(losses.binary_focal(difference, truth, 0.25, 2.0, "retinanet"), counted) / 2
+    config = LossConfig(segmentation="binary_focal")
+    assert float(losses.segmentation_loss(logits, batch, config)) == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", sorted(losses.SEGMENTATION_LOSSES))
+def test_a_weight_of_zero_leaves_a_lesion_out(name):
+    batch = tiny_batch()
+    config = LossConfig(target="lesions", segmentation=name, class_weights=(2.0, 0.0, 1.0, 1.0))
+    logits = jax.random.normal(jax.random.key(0), (*batch.mask_bits.shape, 4))
+    value = float(losses.segmentation_loss(logits, batch, config))
+    assert float(losses.segmentation_loss(logits.at[..., 1].add(3.0), batch, config)) == pytest.approx(value, rel=1e-6)
+    assert float(losses.segmentation_loss(logits.at[..., 0].add(3.0), batch, config)) != pytest.approx(value, rel=1e-3)
+
+
+def test_focal_tversky_is_finite_at_a_perfect_prediction():
+    batch = tiny_batch()
+    logits = 1e3 * (2.0 * losses.segmentation_target(batch.mask_bits, "fused") - 1.0)
+    config = LossConfig(segmentation="focal_tversky")
+    value, slope = jax.value_and_grad(lambda z: losses.segmentation_loss(z, batch, config))(logits)
+    assert 0 <= float(value) < 1e-4
+    assert np.isfinite(np.asarray(slope)).all()
+
+
+# ---- options together
+
+OPTIONS = {
+    "segmentation": tuple(losses.SEGMENTATION_LOSSES),
+    "target": tuple(losses.TARGETS),
+    "reduction": ("keras", "pixel_mean"),
+    "binary_alpha": tuple(losses.BINARY_ALPHAS),
+    "gamma": (0.0, 2.0),
+    "class_weights": (False, True),
+}
+
+
+def pairwise(options):
+    """Few combinations that hold every pair of two options' values, greedily."""
+    rows = [dict(zip(options, values, strict=True)) for values in itertools.product(*options.values())]
+
+    def pairs(row):
+        return set(itertools.combinations(row.items(), 2))
+
+    missing, chosen = set().union(*map(pairs, rows)), []
+    while missing:
+        chosen.append(max(rows, key=lambda row: len(pairs(row) & missing)))
+        missing -= pairs(chosen[-1])
+    return chosen
+
+
+@pytest.mark.parametrize("row", pairwise(OPTIONS), ids=lambda row: "-".join(map(str, row.values())))
+def test_every_pair_of_options_gives_a_loss_that_descends_or_is_refused(row):
+    """A step against the slope lowers the loss; what validate() refuses is the one pair without sense."""
+    channels = TARGET_CHANNELS[row["target"]]
+    weights = tuple(float(1 + c) for c in range(channels)) if row["class_weights"] else ()
+    config = LossConfig(**(row | {"class_weights": weights}))
+    if weights and row["segmentation"] in losses.OVERLAP_LOSSES and row["target"] == "fused":
+        with pytest.raises(ConfigError, match="class_weights"):
+            validate(Config(loss=config))
+        return
+    validate(Config(loss=config))
+    batch = tiny_batch()
+    logits = jax.random.normal(jax.random.key(0), (*batch.mask_bits.shape, channels))
+    value_and_slope = jax.jit(jax.value_and_grad(lambda z: losses.segmentation_loss(z, batch, config)))
+    value, slope = value_and_slope(logits)
+    lower, _ = value_and_slope(logits - 1e-2 * slope / jnp.abs(slope).max())
+    assert 0 < float(lower) < float(value)
+
+
+@pytest.mark.parametrize("weights", [(1.0,), (1.0, 0.0), (1.0, 1.0, 1.0)])
+def test_class_weights_of_another_number_or_of_no_lesion_are_refused(weights):
+    with pytest.raises(ConfigError, match="class_weights"):
+        validate(Config(loss=LossConfig(class_weights=weights)))
+
+
+@pytest.mark.parametrize(
+    ("loss", "pseudo"), [({"grading": False}, "graders"), ({}, "given"), ({"graded_weight": 0.0}, "none")]
+)
+def test_self_training_wants_graded_photographs_that_are_learnt_from(loss, pseudo):
+    config = Config(loss=LossConfig(self_training=1.0, **loss), meta=MetaConfig(enabled=False))
+    config.pseudo.source = pseudo
+    with pytest.raises(UserError, match=r"self_training|pseudo\.source"):
+        validate(config)

@@ -57,6 +57,29 @@ def test_joint_training_adds_the_weighted_loss_on_truly_graded_images(float64):
         train_step(state, tiny_batch(), method=joint)
 
 
+@pytest.mark.parametrize("target", ["fused", "lesions"])
+def test_self_training_adds_the_loss_against_the_networks_own_masks(float64, target):
+    """The masks come from the network as deployed and receive no gradient; `valid` pixels of graded images count."""
+    plain = tiny_method(loss=LossConfig(target=target, segmentation="dice_ce"))
+    both = tiny_method(loss=LossConfig(target=target, segmentation="dice_ce", self_training=0.3))
+    state, batch = tiny_state(plain), graded_beside(tiny_batch())
+    deployed = {"params": state.network.params, "batch_stats": state.network.batch_stats}
+    answer = plain.network.apply(deployed, batch.graded.image, False).segmentation_logits
+    masks = (answer > 0).astype(float) if target == "lesions" else jnp.eye(2)[jnp.argmax(answer, axis=-1)]
+    assert 0 < float(masks.mean()) < 1
+
+    def loss(params):
+        output, _ = apply_network(params, state.network.batch_stats, batch.graded, both)
+        return losses.segmentation_loss(output.segmentation_logits, batch.graded, both.loss, masks)
+
+    alone, _ = train_step(state, batch, method=plain)
+    trained, metrics = train_step(state, batch, method=both)
+    value, slope = jax.jit(jax.value_and_grad(loss))(state.network.params)
+    expected = jax.tree.map(lambda p, g: p - 0.1 * 0.3 * g, alone.network.params, slope)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12), trained.network.params, expected)
+    assert float(metrics["self_training_loss"]) == pytest.approx(float(value))
+
+
 def test_a_row_of_weight_zero_changes_nothing_but_the_norms(float64):
     """Grading gradients come through the encoder, which has no normalisation: exact there."""
     method = tiny_method(loss=LossConfig(reduction="pixel_mean"))

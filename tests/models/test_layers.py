@@ -23,6 +23,7 @@ def _random(shape: tuple[int, ...], seed: int = 0, dtype: type = np.float32) -> 
     [
         ("torch", [(1 - 0.485) / 0.229, (0.2 - 0.456) / 0.224, -0.406 / 0.225]),
         ("caffe", [0 - 103.939, 51 - 116.779, 255 - 123.68]),
+        ("tf", [1.0, 51 / 127.5 - 1, -1.0]),
         ("none", [1.0, 0.2, 0.0]),
     ],
 )
@@ -65,6 +66,34 @@ def test_every_form_of_the_grouped_convolution_agrees_with_xlas_own(
         for a, b in zip(ours, reference, strict=True):
             assert a.dtype == dtype
             np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * float(jnp.abs(b).max()))
+
+
+@pytest.mark.parametrize("implementation", ["einsum", "dense"])
+@pytest.mark.parametrize("dilation", [2, 3])
+def test_every_form_of_the_grouped_convolution_can_be_dilated(implementation: str, dilation: int) -> None:
+    x, kernel = jnp.asarray(_random((2, 6, 9, 8))), jnp.asarray(_random((3, 3, 2, 12), 1))
+    wide = jnp.zeros((2 * dilation + 1, 2 * dilation + 1, 2, 12)).at[::dilation, ::dilation].set(kernel)
+    expected = layers.GROUPED_CONVS["lax"](x, wide, 4, 1)
+    for name in ("lax", implementation):
+        np.testing.assert_allclose(layers.GROUPED_CONVS[name](x, kernel, 4, 1, dilation), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("size", "stride", "dilation"), [(3, 1, 1), (3, 1, 2), (5, 2, 1), (7, 2, 1)])
+def test_the_depthwise_loop_agrees_with_xlas_own_in_value_and_derivatives(size: int, stride: int, dilation: int) -> None:
+    x, kernel = jnp.asarray(_random((2, 13, 14, 3))), jnp.asarray(_random((size, size, 1, 3), 1))
+
+    @partial(jax.jit, static_argnames="implementation")
+    def results(x: jax.Array, kernel: jax.Array, implementation: str) -> tuple:
+        def loss(x: jax.Array, kernel: jax.Array) -> jax.Array:
+            return jnp.sum(jnp.sin(layers.DEPTHWISE_CONVS[implementation](x, kernel, stride, dilation)))
+
+        first = jax.grad(loss, argnums=(0, 1))
+        along = (jnp.cos(x), jnp.sin(kernel))
+        return loss(x, kernel), first(x, kernel), jax.jvp(first, (x, kernel), along)[1]
+
+    ours, reference = (results(x, kernel, implementation=name) for name in ("taps", "lax"))
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(reference), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("implementation", list(layers.GROUPED_CONVS))

@@ -5,10 +5,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pldmlt_jax.config import GraderConfig, MetaConfig, ModelConfig
-from pldmlt_jax.models.build import DECODERS, ENCODERS, GRADERS, build_grader, build_label_network, build_network
+from pldmlt_jax.config import Config, GraderConfig, MetaConfig, ModelConfig
+from pldmlt_jax.errors import ConfigError
+from pldmlt_jax.models.build import (
+    DECODERS,
+    DILATABLE,
+    DILATING,
+    ENCODERS,
+    GRADERS,
+    build_grader,
+    build_label_network,
+    build_network,
+)
+from pldmlt_jax.models.decoder_layers import upsample_nearest_2x
+from pldmlt_jax.models.grade_heads import GRADE_HEADS
 from pldmlt_jax.models.label_update import HIERARCHIES, SOFTMAXES
-from pldmlt_jax.models.unet import upsample_nearest_2x
+from pldmlt_jax.validation import validate
 
 IMAGE = jnp.zeros((1, 64, 64, 3), jnp.uint8)
 
@@ -73,12 +85,55 @@ def test_nearest_upsampling_repeats_pixels():
 
 @pytest.mark.parametrize("encoder", sorted(ENCODERS))
 @pytest.mark.parametrize("decoder", sorted(DECODERS))
-def test_every_pair_segments_at_full_size_and_grades(encoder, decoder):
-    output = jax.eval_shape(
-        lambda: tiny_network(encoder=encoder, decoder=decoder).init_with_output(jax.random.key(0), IMAGE, False)
-    )[0]
+def test_every_pair_segments_at_full_size_and_grades_or_is_refused(encoder, decoder):
+    model = ModelConfig(encoder=encoder, decoder=decoder)
+    if decoder in DILATING and encoder not in DILATABLE:
+        with pytest.raises(ConfigError, match="cannot be dilated"):
+            validate(Config(model=model))
+        return
+    validate(Config(model=model))
+    network = build_network(model, "fused")
+    output = jax.eval_shape(lambda: network.init_with_output(jax.random.key(0), IMAGE, False))[0]
     assert output.segmentation_logits.shape == (1, 64, 64, 2)
     assert output.grade_logits.shape == (1, 5)
+
+
+@pytest.mark.parametrize(
+    ("field", "changes"),
+    [
+        ("model.full_res_skip", {"encoder": "resnet18", "full_res_skip": True}),
+        ("model.encoder_norm", {"encoder": "densenet121", "encoder_norm": True}),
+        ("model.full_res_skip", {"decoder": "linknet", "full_res_skip": True}),
+        ("model.decoder_filters", {"encoder": "resnet18", "decoder_filters": (8, 8, 8, 8)}),
+        ("model.decoder", {"decoder": "fpn", "encoder_filters": (4, 4, 4, 4), "encoder_convs": (1, 1, 1, 1)}),
+        ("model.encoder_base_filters", {"encoder": "resnext50_32x4d", "encoder_base_filters": 8}),
+        ("model.atrous_rates", {"encoder": "resnet18", "decoder": "deeplabv3plus", "atrous_rates": (6, 12)}),
+    ],
+)
+def test_parts_that_do_not_go_together_are_refused(field, changes):
+    with pytest.raises(ConfigError, match=field):
+        validate(Config(model=ModelConfig(**changes)))
+
+
+# ---- grading heads
+
+
+def test_the_ordinal_heads_probabilities_by_hand():
+    """P(1) = P(>= 1) P(not >= 2 | >= 1), and so on; they sum to 1."""
+    steps = jnp.array([[2.0, -1.0, 0.5, 0.0]])
+    p = jax.nn.sigmoid(steps)[0]
+    expected = [1 - p[0], p[0] * (1 - p[1]), p[0] * p[1] * (1 - p[2]), p[0] * p[1] * p[2] * (1 - p[3]), jnp.prod(p)]
+    np.testing.assert_allclose(jax.nn.softmax(GRADE_HEADS["ordinal"].to_logits(steps))[0], expected, rtol=1e-5)
+    saturated = GRADE_HEADS["ordinal"].to_logits(1e4 * steps)
+    assert np.isfinite(np.asarray(saturated)).all()
+
+
+def test_the_regression_head_answers_the_nearest_grade():
+    numbers = jnp.array([[-2.0], [-0.6], [0.4], [1.6], [9.0]])  # from the middle grade on
+    assert jnp.argmax(GRADE_HEADS["regression"].to_logits(numbers), axis=-1).tolist() == [0, 1, 2, 4, 4]
+
+
+# ---- label update
 
 
 def test_soft_label_starts_near_the_pseudo_label():

@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 from pldmlt_jax.errors import CheckpointError
 from pldmlt_jax.models.classifier import Classifier
 from pldmlt_jax.models.layers import normalise
-from pldmlt_jax.models.pretrained import assign, load_resnet, load_vgg16, read_tensors
+from pldmlt_jax.models.pretrained import assign, load_weights, read_tensors
 from pldmlt_jax.models.resnet import ResNet
 from pldmlt_jax.models.vgg import VGG
 
@@ -121,8 +121,8 @@ def test_vgg16_equals_torchvision() -> None:
         image, expected = recorded["image"], recorded["pool5"]
     vgg = VGG(filters=(4, 4, 8, 8, 8))
     params = _vgg_params(vgg)
-    loaded = load_vgg16(FIXTURES / "vgg16_narrow.safetensors", params)
-    features = vgg.apply({"params": loaded.variables}, normalise(image, "torch"), False)
+    loaded = load_weights(FIXTURES / "vgg16_narrow.safetensors", "vgg16", {"params": params})
+    features = vgg.apply(loaded.variables, normalise(image, "torch"), False)
     np.testing.assert_allclose(features[-1], expected, rtol=1e-5, atol=1e-5 * expected.max())
     assert loaded.num_tensors == 26
     assert loaded.sha256 == hashlib.sha256((FIXTURES / "vgg16_narrow.safetensors").read_bytes()).hexdigest()
@@ -131,7 +131,7 @@ def test_vgg16_equals_torchvision() -> None:
 def test_vgg16_of_another_width_lists_every_shape_that_differs() -> None:
     params = _vgg_params(VGG(filters=(4, 4, 8, 8, 16)))
     with pytest.raises(CheckpointError, match=r"6 of another shape: .*features\.24\.weight \(3, 3, 8, 8\)") as error:
-        load_vgg16(FIXTURES / "vgg16_narrow.safetensors", params)
+        load_weights(FIXTURES / "vgg16_narrow.safetensors", "vgg16", {"params": params})
     assert "missing" not in str(error.value)
 
 
@@ -139,14 +139,14 @@ def test_a_classifier_head_in_the_vgg_file_is_left_out(tmp_path: Path) -> None:
     tensors, _ = read_tensors(FIXTURES / "vgg16_narrow.safetensors")
     save_file({**tensors, "classifier.0.weight": np.zeros((2, 2), np.float32)}, tmp_path / "vgg.safetensors")
     params = _vgg_params(VGG(filters=(4, 4, 8, 8, 8)))
-    assert load_vgg16(tmp_path / "vgg.safetensors", params).skipped == ("classifier.0.weight",)
+    assert load_weights(tmp_path / "vgg.safetensors", "vgg16", {"params": params}).skipped == ("classifier.0.weight",)
 
 
 def test_safetensors_and_pth_load_the_same(tmp_path: Path, variables: dict[str, Any]) -> None:
     save_file(read_tensors(RESNEXT)[0], tmp_path / "resnext.safetensors")
     from_pth, from_safetensors = (
-        load_resnet(RESNEXT, variables),
-        load_resnet(tmp_path / "resnext.safetensors", variables),
+        load_weights(RESNEXT, "resnext50_32x4d", variables),
+        load_weights(tmp_path / "resnext.safetensors", "resnext50_32x4d", variables),
     )
     assert _all_equal(from_pth.variables, from_safetensors.variables)
     assert jax.tree.structure(from_pth.variables) == jax.tree.structure(variables)
@@ -157,15 +157,18 @@ def test_safetensors_and_pth_load_the_same(tmp_path: Path, variables: dict[str, 
 def test_a_head_with_other_outputs_keeps_its_own_values_and_is_reported(variables: dict[str, Any]) -> None:
     grader = Classifier(NARROW, num_classes=3)
     own = jax.jit(lambda key: grader.init(key, jnp.zeros((1, 32, 32, 3)), False))(jax.random.key(1))
-    loaded = load_resnet(RESNEXT, own)
+    loaded = load_weights(RESNEXT, "resnext50_32x4d", own)
     assert loaded.skipped == ("fc.bias", "fc.weight")
     assert _all_equal(loaded.variables["params"]["head"], own["params"]["head"])
-    assert _all_equal(loaded.variables["params"]["encoder"], load_resnet(RESNEXT, variables).variables["params"]["encoder"])
+    assert _all_equal(
+        loaded.variables["params"]["encoder"],
+        load_weights(RESNEXT, "resnext50_32x4d", variables).variables["params"]["encoder"],
+    )
 
 
 def test_an_encoder_alone_can_be_loaded(variables: dict[str, Any]) -> None:
     encoder = {collection: tree["encoder"] for collection, tree in variables.items()}
-    loaded, whole = load_resnet(RESNEXT, encoder), load_resnet(RESNEXT, variables)
+    loaded, whole = load_weights(RESNEXT, "resnext50_32x4d", encoder), load_weights(RESNEXT, "resnext50_32x4d", variables)
     assert loaded.skipped == ("fc.bias", "fc.weight")
     for collection in encoder:
         assert _all_equal(loaded.variables[collection], whole.variables[collection]["encoder"])
@@ -177,7 +180,7 @@ def test_missing_unexpected_and_misshaped_tensors_are_listed_together(tmp_path: 
     tensors["bn1.running_var"] = np.ones(7, np.float32)
     save_file(tensors, tmp_path / "wrong.safetensors")
     with pytest.raises(CheckpointError) as error:
-        load_resnet(tmp_path / "wrong.safetensors", variables)
+        load_weights(tmp_path / "wrong.safetensors", "resnext50_32x4d", variables)
     for part in (
         "wrong.safetensors",
         "1 missing: layer1.0.conv1.weight",

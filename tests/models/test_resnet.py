@@ -10,8 +10,9 @@ import pytest
 
 from pldmlt_jax.errors import ConfigError
 from pldmlt_jax.models.classifier import Classifier
-from pldmlt_jax.models.pretrained import load_resnet, resnet_name
+from pldmlt_jax.models.pretrained import load_weights
 from pldmlt_jax.models.resnet import RESNETS, ResNet, make_resnet
+from pldmlt_jax.models.weight_names import resnet_name
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 NARROW = ResNet(blocks=(2, 1, 1, 1), cardinality=4, width_per_group=32, base_filters=4)
@@ -27,7 +28,7 @@ def recorded() -> dict[str, np.ndarray]:
 @pytest.fixture(scope="module")
 def variables(recorded: dict[str, np.ndarray]) -> dict[str, Any]:
     initial = jax.jit(GRADER.init, static_argnums=2)(jax.random.key(0), recorded["image"], False)
-    return load_resnet(FIXTURES / "resnext_narrow.pth", initial).variables
+    return load_weights(FIXTURES / "resnext_narrow.pth", "resnext50_32x4d", initial).variables
 
 
 def _by_name(tree: dict[str, Any], collection: str) -> dict[str, np.ndarray]:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from pldmlt_jax.models.layers import normalise
-from pldmlt_jax.models.pretrained import load_vgg16
+from pldmlt_jax.models.pretrained import load_weights
 from pldmlt_jax.models.vgg import VGG
 
 PHOTOGRAPH = "IDRiD/A. Segmentation/1. Original Images/a. Training Set/IDRiD_01.jpg"
@@ -30,9 +30,9 @@ def test_pool5_of_a_photograph_equals_torchvisions(
     scheme: str, pool5_mean: float, shared_weights: Path, photograph: np.ndarray
 ) -> None:
     image = jnp.zeros((1, 32, 32, 3))
-    shapes = jax.eval_shape(lambda key: VGG().init(key, image, False), jax.random.key(0))["params"]
-    loaded = load_vgg16(shared_weights / "vgg16_imagenet_torchvision.safetensors", shapes)
+    shapes = jax.eval_shape(lambda key: VGG().init(key, image, False), jax.random.key(0))
+    loaded = load_weights(shared_weights / "vgg16_imagenet_torchvision.safetensors", "vgg16", shapes)
     assert loaded.num_tensors == 26
     assert sum(leaf.size for leaf in jax.tree.leaves(loaded.variables)) == 14_714_688
-    features = jax.jit(lambda x: VGG().apply({"params": loaded.variables}, x, False))(normalise(photograph, scheme))
+    features = jax.jit(lambda x: VGG().apply(loaded.variables, x, False))(normalise(photograph, scheme))
     np.testing.assert_allclose(features[-1].mean(), pool5_mean, rtol=2e-3)

@@ -1,0 +1,58 @@
+"""Fine-tuning: a network that starts from another one's arrays, where they have the same name and shape."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from flax import traverse_util
+
+from pldmlt_jax.training.checkpoint import Checkpoints
+
+MAX_LISTED = 6
+
+
+class Transplant(NamedTuple):
+    variables: dict[str, Any]
+    num_taken: int
+    """Arrays."""
+    kept: tuple[str, ...]
+    """Modules that keep their start, since the other network has none such or one of another shape."""
+
+    def summary(self) -> str:
+        """One line."""
+        shown = ", ".join(self.kept[:MAX_LISTED]) + (
+            f" and {len(self.kept) - MAX_LISTED} more" if len(self.kept) > MAX_LISTED else ""
+        )
+        return f"{self.num_taken} arrays; " + (
+            f"left at their start, for they differ: {shown}" if self.kept else "none differs"
+        )
+
+
+def read_network(directory: Path) -> dict[str, Any]:
+    """`params` and `batch_stats` of the best checkpoint of a folder, averaged ones where they are kept.
+
+    Raises:
+        CheckpointError: Where there is none.
+    """
+    with Checkpoints(directory) as checkpoints:
+        network = checkpoints.restore_raw(checkpoints.require_best_step())["network"]
+    return {"params": network.get("ema") or network["params"], "batch_stats": network.get("batch_stats") or {}}
+
+
+def transplant(variables: dict[str, Any], other: dict[str, Any], parts: str) -> Transplant:
+    """Takes from another network what fits.
+
+    Args:
+        variables: `params` and `batch_stats` of the network that starts.
+        other: Of the other one.
+        parts: "encoder", or "all".
+    """
+    own: dict[tuple[str, ...], Any] = traverse_util.flatten_dict(variables)
+    others: dict[tuple[str, ...], Any] = traverse_util.flatten_dict(other)
+    wanted = [path for path in own if parts == "all" or path[1] == "encoder"]
+    fits = {path for path in wanted if path in others and others[path].shape == own[path].shape}
+    # A module is taken whole or not at all: a kernel without its bias would be neither network's.
+    partly = {path[1:-1] for path in wanted if path not in fits}
+    taken = {path: jnp.asarray(others[path], own[path].dtype) for path in fits if path[1:-1] not in partly}
+    kept = tuple(sorted({"/".join(module) for module in partly}))
+    return Transplant(traverse_util.unflatten_dict({**own, **taken}), len(taken), kept)
