@@ -19,6 +19,7 @@ VERBS: dict[str, str] = {
     "train": "pldmlt_jax.pipeline",
     "evaluate": "pldmlt_jax.pipeline",
     "predict": "pldmlt_jax.cli.predict",
+    "export": "pldmlt_jax.cli.export",
     "report": "pldmlt_jax.cli.report",
 }
 """Verb -> the module whose `main(arguments)` does it; imported only then, so that `--help` answers at once."""

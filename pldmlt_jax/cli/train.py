@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from pldmlt_jax.cli.calibrate import calibrate
 from pldmlt_jax.cli.context import Context
 from pldmlt_jax.cli.pseudo_label import read_table
 from pldmlt_jax.config import Config, has_stage_1, to_dict
@@ -23,14 +24,13 @@ from pldmlt_jax.data.loader import (
 from pldmlt_jax.data.prepared import PreparedSplit
 from pldmlt_jax.data.selection import Selection
 from pldmlt_jax.errors import DataError
-from pldmlt_jax.evaluation.inference import TrainedNetwork, checkpoint_directory, load_network
 from pldmlt_jax.evaluation.segmentation_metrics import SegmentationCounts, segmentation_counts
 from pldmlt_jax.method.diagnostics import gradient_balance, meta_gradient_paths, round_diagnostics
 from pldmlt_jax.method.pseudo_labels import admissible_grades
+from pldmlt_jax.method.setup import make_method
 from pldmlt_jax.method.state import Method, MethodState, init_method_state
 from pldmlt_jax.method.steps import eval_step, meta_step, round_step, train_step
 from pldmlt_jax.method.virtual_step import uses_graded_images
-from pldmlt_jax.models.build import build_label_network, build_network
 from pldmlt_jax.models.pretrained import load_vgg16
 from pldmlt_jax.progress import progress
 from pldmlt_jax.training.checkpoint import Checkpoints
@@ -47,7 +47,7 @@ DIAGNOSTICS = {"theta": gradient_balance, "label": meta_gradient_paths, "both": 
 
 
 def train(context: Context) -> None:
-    """Runs Algorithm 1; the best and the latest state go to `checkpoints/`."""
+    """Runs Algorithm 1; the best and the latest state go to `checkpoints/`, with the best one's operating points."""
     config, selections = context.config, context.segmented
     training, validation = selections["train"], selections["val"]
     table = context.workdir / "pseudo_labels.csv"
@@ -86,31 +86,12 @@ def train(context: Context) -> None:
             make_log=lambda step: RunLog(context.workdir, step),
             task=task,
         )
+    calibrate(context)
 
 
 def make_rounds(config: Config, num_images: int) -> Rounds:
     per_epoch = steps_per_epoch(num_images, config.train.batch_size)
     return algorithm_rounds(config.train, per_epoch, label_update=config.meta.enabled)
-
-
-def make_method(config: Config, total_steps: int) -> Method:
-    """The static part of stage 2; `total_steps` of theta are what its schedule runs over."""
-    return Method(
-        network=build_network(config.model, config.loss.target),
-        label_network=build_label_network(config.meta),
-        loss=config.loss,
-        meta=config.meta,
-        optim=config.optim,
-        total_steps=total_steps,
-        seed=config.seed,
-        microbatches=config.train.microbatches,
-    )
-
-
-def load_trained(context: Context) -> TrainedNetwork:
-    """The best checkpoint that the command line names, else the workdir's."""
-    directory = checkpoint_directory(Path(context.arguments.checkpoint or context.workdir))
-    return load_network(directory, context.config, make_method(context.config, total_steps=1))
 
 
 def start_state(context: Context, method: Method) -> MethodState:

@@ -11,6 +11,19 @@ from pldmlt_jax.models.classifier import Classifier, ClassifierOutput
 from pldmlt_jax.types import NUM_GRADES
 
 
+def grade_maps(features: Float[Array, "b h w k"], kernel: Float[Array, "k c"]) -> Float[Array, "b h w c"]:
+    """What each place of a feature map adds to each grade's logit, under a linear head on the map's average.
+
+    Their mean over all places is the logit less the head's bias. Grad-CAM's alpha is then the head's weight over the
+    number of places, so that ReLU(grade_maps) is its map (Eq. 1) times that number (Zhou et al. 2016).
+
+    Args:
+        features: The encoder's last.
+        kernel: Of the head.
+    """
+    return jnp.einsum("bhwk,kc->bhwc", features, kernel.astype(features.dtype))
+
+
 class GradCam(NamedTuple):
     maps: Float[Array, "b c h w"]
     """Raw and non-negative, at the feature map's size: comparable between grades."""

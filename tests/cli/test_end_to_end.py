@@ -10,6 +10,7 @@ import cv2
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from pldmlt_jax.cli.app import run
 from pldmlt_jax.cli.pseudo_label import read_table
@@ -241,7 +242,9 @@ def test_predict_answers_at_the_images_own_size(workdir, tmp_path, capsys):
         rows = list(csv.DictReader(file))
     assert [(row["height_px"], row["width_px"]) for row in rows] == [("70", "120"), ("200", "150"), ("64", "64")]
     for row in rows:
-        mask = cv2.imread(str(output / row["mask"]), cv2.IMREAD_UNCHANGED)
+        picture = Image.open(output / row["mask"])
+        assert picture.mode == "P"
+        mask = np.asarray(picture)
         assert mask.shape == (int(row["height_px"]), int(row["width_px"]))
         assert int((mask > 0).sum()) == int(row["lesion_px"])
         assert sum(float(row[f"grade_{grade}"]) for grade in range(5)) == pytest.approx(1.0, abs=1e-3)
