@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime
 
 session = onnxruntime.InferenceSession(sys.argv[1])
-about = {key: json.loads(value) for key, value in session.get_modelmeta().custom_metadata_map.items() if key != "image"}
+about = json.loads(session.get_modelmeta().custom_metadata_map["pldmlt"])
 size, photograph = about["size_px"], cv2.cvtColor(cv2.imread(sys.argv[2]), cv2.COLOR_BGR2RGB)
 lit = cv2.medianBlur(photograph[..., 0], 5) > 0.08 * np.percentile(photograph[..., 0], 99)
 (y0, *_, y1), (x0, *_, x1) = (np.flatnonzero(lit.mean(axis=axis) > 0.02) for axis in (1, 0))

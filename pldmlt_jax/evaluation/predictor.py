@@ -90,7 +90,7 @@ class Predictor:
         asked = zip(self.forwards, self.temperatures, strict=True)
         return averaged([infer(forward, images, self.config.inference, batch_size, t) for forward, t in asked])
 
-    def predict(self, image: UInt8[np.ndarray, "h w 3"] | str | Path) -> Prediction:
+    def predict(self, image: np.ndarray | str | Path) -> Prediction:
         """Predicts one photograph.
 
         Args:
@@ -101,7 +101,7 @@ class Predictor:
         """
         return next(self.predict_many([image]))
 
-    def predict_many(self, images: Sequence[UInt8[np.ndarray, "h w 3"] | str | Path]) -> Iterator[Prediction]:
+    def predict_many(self, images: Sequence[np.ndarray | str | Path]) -> Iterator[Prediction]:
         """Predicts photographs in order, `evaluation.batch_size` at once; each answer is made when it is asked for."""
         batch_size = self.config.evaluation.batch_size
         for start in range(0, len(images), batch_size):

@@ -67,8 +67,13 @@ def test_pipeline_leaves_every_promised_file(workdir):
         "seg/micro_bg/dice", "seg/micro_bg/dice_all_background", "seg/foreground/dice", "grade/accuracy", "grade/kappa",
         "grade/majority", "baseline/channel_threshold/dice", "pseudo/accuracy_before", "pseudo/accuracy_after",
         "parameters/network", "parameters/label_network", "parameters/vgg16", "parameters/resnext50_32x4d",
+        "seg/foreground/dice_at_operating_point", "seg/foreground/dice_at_operating_point_original_size",
     ):  # fmt: skip
         assert name in metrics, name
+    points = json.loads((workdir / "checkpoints" / "operating_points.json").read_text())
+    assert (
+        points["step"] == metrics["step"] and points["temperature"] > 0 and 0 < points["lesions"]["lesion"]["threshold"] < 1
+    )
     with open(workdir / "per_image.csv", newline="") as file:
         assert len(list(csv.DictReader(file))) == 4
     phases = {json.loads(line)["phase"] for line in (workdir / "log.jsonl").read_text().splitlines()}
@@ -196,6 +201,22 @@ def test_evaluate_takes_the_saved_config_and_leaves_it(workdir, capsys):
     assert run(arguments(copy)) == 0
     assert "evaluate: complete" not in capsys.readouterr().out  # the test images are scored again
     assert json.loads((copy / "metrics.json").read_text())["seg/split"] == "test"
+
+
+def test_a_network_averaged_with_itself_scores_as_it_does_alone(workdir, tmp_path):
+    cache = f"--config.data.cache_dir={workdir.parent / 'cache'}"
+    command = ["main.py", "evaluate", f"--checkpoint={workdir},{workdir}/checkpoints", f"--workdir={tmp_path}", cache]
+    assert run(command) == 0
+    alone, both = (json.loads((folder / "metrics.json").read_text()) for folder in (workdir, tmp_path))
+    assert both["step"] == [alone["step"]] * 2
+    for name in (
+        "seg/foreground/dice",
+        "seg/foreground/dice_at_operating_point",
+        "seg/macro_bg/dice_soft",
+        "grade/accuracy",
+    ):
+        assert both[name] == pytest.approx(alone[name], abs=1e-6), name
+    assert run([*command, "--config.data.split=folds"]) == 2
 
 
 def test_training_goes_on_from_its_checkpoint(workdir, tmp_path):

@@ -49,7 +49,9 @@ def test_average_over_views_turns_and_flips_as_the_image_does(tta, turns):
         np.testing.assert_allclose(turned.grade_probabilities, straight.grade_probabilities, atol=1e-6)
 
 
-@pytest.mark.parametrize(("size_px", "tile_px", "overlap"), [(256, 96, 0.5), (1024, 512, 0.0), (320, 96, 0.9), (96, 64, 0.3)])
+@pytest.mark.parametrize(
+    ("size_px", "tile_px", "overlap"), [(256, 96, 0.5), (1024, 512, 0.0), (320, 96, 0.9), (96, 64, 0.3)]
+)
 def test_windows_cover_every_pixel_with_the_overlap_asked_for(size_px, tile_px, overlap):
     config = InferenceConfig(mode="tiles", tile_px=tile_px, overlap=overlap)
     starts = tile_starts(size_px, config)

@@ -34,7 +34,7 @@ def tiny_network(config: Config, folder: Path = Path("nowhere")) -> TrainedNetwo
     method = make_method(config, total_steps=1)
     rng = np.random.default_rng(config.seed)
     state = jax.tree.map(
-        lambda leaf: leaf + 0.3 * rng.normal(size=leaf.shape).astype(leaf.dtype) if leaf.ndim else leaf,
+        lambda leaf: leaf + 0.1 * rng.normal(size=leaf.shape).astype(leaf.dtype) if leaf.ndim else leaf,
         init_method_state(method),
     )
     positive = dataclasses.replace(state.network, batch_stats=jax.tree.map(abs, state.network.batch_stats))
