@@ -47,8 +47,9 @@ def _openvino(network: TrainedNetwork, config: InferenceConfig, size_px: int) ->
         raise ConfigError(
             "inference.engine_dtype", "'bfloat16'", "a processor that computes in it (AMX or AVX-512 BF16)", "use float32"
         )
+    path = str(cached_onnx(network, size_px))
     hint = {"INFERENCE_PRECISION_HINT": OPENVINO_TYPES[config.engine_dtype], "PERFORMANCE_HINT": "LATENCY"}
-    compiled = core.compile_model(str(cached_onnx(network, size_px)), "CPU", hint)
+    compiled = core.compile_model(path, "CPU", hint)
 
     def forward(images: np.ndarray, batch_size: int) -> RawOutput:
         found = compiled({INPUT: filled_up(images, batch_size).astype(np.float32)})

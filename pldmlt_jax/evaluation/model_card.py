@@ -66,7 +66,8 @@ def _input(config: Config, export: Export) -> str:
 def _output(config: Config) -> str:
     names = ", ".join(channels(config.loss.target))
     return (
-        f"- `probabilities` [b, h, w, {len(channels(config.loss.target))}]: {names}.\n"
+        f"- `probabilities` [b, h, w, {len(channels(config.loss.target))}]: {names}. Outside the field of view they mean "
+        "nothing: the network is not trained there, and `predict` sets them to zero.\n"
         "- `grade_logits` [b, 5]: of the grades 0 to 4; their softmax after division by the temperature below.\n"
         "- `grade_maps` [b, h', w', 5]: what each place adds to each logit; the positive part is Grad-CAM."
         + ("" if config.loss.grading else "\n\nThis network has **not learnt grades**: the last two mean nothing.")
