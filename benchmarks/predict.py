@@ -1,11 +1,13 @@
-"""Prediction of VGG16-U-Net beside segmentation_models.pytorch's, in one run: seconds a batch, and the memory it takes.
+"""Prediction of VGG16-U-Net beside segmentation_models.pytorch's, in one run: seconds a batch.
 
     python -m benchmarks.predict                                     256, 512 and 1024 px, one image
     python -m benchmarks.predict --size=512 --batch=4 --json=FILE
 
 Rows: this project by each engine that is installed (requirements-export.txt; bfloat16 where the processor has it), and
 PyTorch eager, channels-last and compiled where it is (requirements-bench.txt). Same encoder, decoder filters and input;
-the same image goes round and round. `rounds` are interleaved, so that a machine that others use is as slow for each.
+the same image goes round and round. Rounds are interleaved, so that a machine that others use is as slow for each; idle
+threads of one library may still cost the next, which `--only=NAME,NAME` rules out. XLA's rows have its own count of
+operations and of temporary memory.
 """
 
 import argparse
