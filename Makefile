@@ -1,5 +1,6 @@
 # Everything runs inside .venv, which `install` makes with the newest Python of 3.13, 3.12 and 3.11 that works here.
 # PYTHON=COMMAND makes it with another one; CUDA=1 adds JAX's CUDA 13 plugin for an NVIDIA GPU: make install CUDA=1
+# EXPORT=1 adds what export to ONNX and the engines onnx and openvino need: make install EXPORT=1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -16,7 +17,7 @@ help: ## this list
 demo: install ## the whole method on the embedded synthetic set, into runs/demo
 	$(VENV_PYTHON) main.py
 
-install: ## .venv with what the program needs (CUDA=1: for an NVIDIA GPU)
+install: ## .venv with what the program needs (CUDA=1: for an NVIDIA GPU; EXPORT=1: for ONNX)
 	@scripts/install.sh requirements.lock
 
 install-dev: ## .venv with what the tests and checks need too

@@ -21,15 +21,15 @@ import optax
 from jaxtyping import Array
 
 from benchmarks.measure import drawn_batch, ratio, show, time_columns, timed_in_turns, write_rows
-from pldmlt_jax.cli.train import make_method
 from pldmlt_jax.config import Config, LossConfig, MetaConfig, OptimConfig
 from pldmlt_jax.method import losses
 from pldmlt_jax.method.cost import batch_shape, cost_of
 from pldmlt_jax.method.meta_gradient import META_GRADIENTS
+from pldmlt_jax.method.setup import make_method
 from pldmlt_jax.method.state import Method, MethodState, Params, init_method_state
 from pldmlt_jax.method.steps import meta_step, round_step, train_step
 from pldmlt_jax.method.virtual_step import apply_network
-from pldmlt_jax.models.pretrained import load_vgg16
+from pldmlt_jax.models.pretrained import with_encoder
 from pldmlt_jax.types import NUM_GRADES, Batch
 
 
@@ -160,8 +160,7 @@ def approximations(size_px: int, arguments: argparse.Namespace) -> list[dict[str
     method = make_method(config, total_steps=arguments.steps)
     state = init_method_state(method)
     if arguments.weights:
-        encoder = load_vgg16(arguments.weights, state.network.params["encoder"]).variables
-        state = init_method_state(method, encoder)
+        state = init_method_state(method, lambda variables: with_encoder(variables, arguments.weights, "vgg16")[0])
     for _ in range(arguments.steps):
         state, _ = train_step(state, batch, method=method)
     rows = []

@@ -1,0 +1,54 @@
+"""PLDMLT: lesions and grades of diabetic retinopathy in photographs of the fundus, by one network.
+
+    import pldmlt_jax as pj
+
+    answer = pj.load("runs/idrid").predict("photograph.jpg")
+    answer.masks["lesion"], answer.grade, answer.grade_probabilities
+
+| name | what |
+| --- | --- |
+| `load(path)` | a trained network, or several, from a workdir, its checkpoints or a folder that `export` has written |
+| `Predictor` | what `load` gives: `predict(image)`, `predict_many(images)` |
+| `Prediction` | the answer for one photograph at its own size |
+| `InferenceConfig` | tiles and test-time augmentation: `load(path, inference=InferenceConfig(tta="flips"))` |
+| `read_image(path)` | RGB uint8 [h, w, 3] of a JPEG, PNG, TIFF or BMP file, turned as its EXIF data say |
+| `overlay(image, masks)` | the masks over the photograph, in the colours that every picture here has |
+| `UserError` | what all errors that a user can cause are: a path, what was found and expected, and what to do |
+
+Their docstrings say shapes, units and errors. Importing this package defines these names and loads nothing: JAX and the
+rest come with the first use of one. A research result, not a medical device.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pldmlt_jax.config import InferenceConfig as InferenceConfig
+    from pldmlt_jax.data.fundus import read_image as read_image
+    from pldmlt_jax.errors import UserError as UserError
+    from pldmlt_jax.evaluation.figures import overlay as overlay
+    from pldmlt_jax.evaluation.predictor import Prediction as Prediction
+    from pldmlt_jax.evaluation.predictor import Predictor as Predictor
+    from pldmlt_jax.evaluation.predictor import load as load
+
+_HOMES = {
+    "load": "pldmlt_jax.evaluation.predictor",
+    "Predictor": "pldmlt_jax.evaluation.predictor",
+    "Prediction": "pldmlt_jax.evaluation.predictor",
+    "InferenceConfig": "pldmlt_jax.config",
+    "read_image": "pldmlt_jax.data.fundus",
+    "overlay": "pldmlt_jax.evaluation.figures",
+    "UserError": "pldmlt_jax.errors",
+}
+
+__all__ = ["InferenceConfig", "Prediction", "Predictor", "UserError", "load", "overlay", "read_image"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

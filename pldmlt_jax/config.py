@@ -230,6 +230,18 @@ class EvaluationConfig:
 
 
 @dataclass(unsafe_hash=True)
+class InferenceConfig:
+    """How a trained network is asked, by `evaluate`, `predict` and `export`."""
+
+    mode: str = "whole"  # the whole prepared image at once, or "tiles": overlapping windows of it, for less memory
+    tile_px: int = 512  # side of a window
+    overlap: float = 0.5  # share of its side that a window has in common with the next one, at least
+    tta: str = "none"  # average over views: "none", "flips" (4) or "dihedral" (8: flips and turns by 90 degrees)
+    threshold: float = 0.0  # of `predict`'s masks; 0 = each lesion's operating point, as chosen on the validation images
+    engine_dtype: str = "float32"  # of --engine=openvino: "float32", or "bfloat16" where the processor has it
+
+
+@dataclass(unsafe_hash=True)
 class Config:
     name: str = "idrid"
     workdir: str = ""  # "" = runs/NAME
@@ -244,6 +256,7 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    inference: InferenceConfig = field(default_factory=InferenceConfig)
 
 
 def has_stage_1(config: Config) -> bool:

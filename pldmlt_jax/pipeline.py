@@ -84,6 +84,8 @@ METHOD = ("data.", "model.", "loss.", "meta.", "optim.", "train.", "seed")
 CHECKPOINTS = "checkpoints/*/_CHECKPOINT_METADATA"
 """Orbax' own file, with the time of saving: no two checkpoints share its content."""
 
+OPERATING_POINTS = "checkpoints/operating_points.json"
+
 STAGES = (
     Stage("prepare", prepare, leaves=("data.json",), parts=("data.",)),
     Stage(
@@ -105,19 +107,19 @@ STAGES = (
         goes_on=True, shared=("segmented", "graded_for_network"),
     ),
     Stage(
-        "evaluate", evaluate, leaves=("metrics.json",), parts=(*METHOD, "evaluation."),
-        reads=(CHECKPOINTS, "graders/*/metrics.json", "pseudo_labels.csv"), describes=True,
+        "evaluate", evaluate, leaves=("metrics.json",), parts=(*METHOD, "evaluation.", "inference."),
+        reads=(CHECKPOINTS, OPERATING_POINTS, "graders/*/metrics.json", "pseudo_labels.csv"), describes=True,
         shared=("segmented", "graded_for_network"),
     ),
     Stage(
-        "predict", predict_examples, leaves=(f"{EXAMPLES}/predictions.csv",), parts=(*METHOD, "evaluation."),
-        reads=(CHECKPOINTS,), describes=True,
+        "predict", predict_examples, leaves=(f"{EXAMPLES}/predictions.csv",), parts=(*METHOD, "evaluation.", "inference."),
+        reads=(CHECKPOINTS, OPERATING_POINTS), describes=True,
     ),
     Stage(
         "report", report, leaves=("report.html",),
         reads=("data.json", "metrics.json", "per_image.csv", "pseudo_labels.*", "log.jsonl", "weights.json",
                "contact_sheet.*", "graders/*/metrics.json", "graders/*/log.jsonl", "cams/*", "examples/*",
-               "checkpoints/config.json"),
+               "checkpoints/config.json", OPERATING_POINTS),
         describes=True,
     ),
 )  # fmt: skip

@@ -10,6 +10,7 @@ from pldmlt_jax.data.enhance import ENHANCEMENTS
 from pldmlt_jax.data.masks import REDUCTIONS
 from pldmlt_jax.data.specs import DATASETS, set_names
 from pldmlt_jax.errors import ConfigError, UserError, nearest, raise_all
+from pldmlt_jax.evaluation.views import TILE_STEP_PX, VIEWS
 from pldmlt_jax.method.losses import BINARY_ALPHAS, OVERLAP_LOSSES, SEGMENTATION_LOSSES, TARGETS
 from pldmlt_jax.method.meta_gradient import META_GRADIENTS, WITHOUT_DIRECT_PATH
 from pldmlt_jax.method.pseudo_labels import ENSEMBLES
@@ -59,6 +60,9 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "train.unit": ("epoch", "step"),
     "train.monitor": ("loss", "dice"),
     "parallel.mode": ("mesh", "pmap"),
+    "inference.mode": ("whole", "tiles"),
+    "inference.tta": tuple(VIEWS),
+    "inference.engine_dtype": ("float32", "bfloat16"),
 }
 """Fields that take one of some names (or, for a tuple, several)."""
 
@@ -149,6 +153,9 @@ RANGES: dict[str, tuple[float, float]] = {
     "evaluation.batch_size": (1, 4096),
     "evaluation.threshold": (0, 1),
     "evaluation.num_examples": (0, 1000),
+    "inference.tile_px": (32, 8192),
+    "inference.overlap": (0, 0.9),
+    "inference.threshold": (0, 1),
 }
 """Least and greatest value, both allowed; of each item where the field is a tuple. Every number of the config is here."""
 
@@ -340,6 +347,13 @@ def _relation_errors(config: Config) -> Iterator[UserError]:
             f"{parallel.coordinator!r} with process {parallel.process_id} of {parallel.num_processes}",
             "for several processes HOST:PORT of the first, their number, and each one's own from 0; for one none of these",
             "see docs/parallel.md",
+        )
+    if config.inference.mode == "tiles" and config.inference.tile_px % TILE_STEP_PX:
+        yield ConfigError(
+            "inference.tile_px",
+            f"{config.inference.tile_px}",
+            f"a multiple of {TILE_STEP_PX}, so that the network halves windows as it halves the whole image",
+            f"use {max(round(config.inference.tile_px / TILE_STEP_PX), 1) * TILE_STEP_PX}",
         )
     if meta.inner_optimizer == "adam" and config.optim.optimizer != "adam":
         yield ConfigError(

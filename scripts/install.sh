@@ -1,6 +1,7 @@
 #!/bin/sh
 # Makes .venv where there is none and installs a lock into it, hashes checked, unless exactly that lock is there already.
 #   scripts/install.sh requirements.lock          CUDA=1: JAX's CUDA 13 plugin too, for an NVIDIA GPU
+#                                                 EXPORT=1: what export to ONNX and the engines need
 # The environment stays off PATH; PYTHON=COMMAND chooses the Python that it is made with.
 set -eu
 lock=$1
@@ -43,4 +44,9 @@ if [ -n "${CUDA:-}" ] && [ ! -e "$cuda_stamp" ]; then
     echo "Installing $plugin into $venv (gigabytes)"
     pip_install "$plugin" || fail_of_pip "$plugin"
     touch "$cuda_stamp"
+fi
+if [ -n "${EXPORT:-}" ] && ! cmp -s requirements-export.txt "$venv/installed-export"; then
+    echo "Installing requirements-export.txt into $venv"
+    pip_install --no-deps -r requirements-export.txt || fail_of_pip requirements-export.txt
+    cp requirements-export.txt "$venv/installed-export"
 fi

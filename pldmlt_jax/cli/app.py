@@ -22,6 +22,7 @@ VERBS: dict[str, str] = {
     "train": PIPELINE,
     "evaluate": PIPELINE,
     "predict": "pldmlt_jax.cli.predict",
+    "export": "pldmlt_jax.cli.export",
     "report": "pldmlt_jax.cli.report",
 }
 """Verb -> the module whose `main(arguments)` does it; imported only then, so that `--help` answers at once."""

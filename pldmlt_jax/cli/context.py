@@ -112,7 +112,8 @@ SEEN_BY_NETWORK = ("data.size_px", "data.fov_crop", "data.resize", "data.enhance
 
 
 def with_saved_config(arguments: Arguments) -> Arguments:
-    """Without `--config`, `evaluate` and `predict` take the config that the network was trained with.
+    """Without `--config`, `evaluate`, `predict` and `export` take the config that the network was trained with, the first
+    one's where several are named.
 
     What the command line sets of it comes on top, and results go beside the checkpoint unless it says where. With
     `--config` the two must agree on what the network was trained for, but for what the command line sets; and on the
@@ -122,11 +123,12 @@ def with_saved_config(arguments: Arguments) -> Arguments:
         CheckpointError: There is no checkpoint, or it was trained for or on something else than is asked for.
     """
     from pldmlt_jax.evaluation.inference import checkpoint_directory, saved_config
+    from pldmlt_jax.evaluation.predictor import split_checkpoints
 
-    if arguments.verb not in ("evaluate", "predict"):
+    if arguments.verb not in ("evaluate", "predict", "export"):
         return arguments
-    directory = checkpoint_directory(Path(arguments.checkpoint or arguments.workdir))
-    trained = saved_config(directory)
+    paths = split_checkpoints(arguments.checkpoint or str(arguments.workdir))
+    directory, *others = [checkpoint_directory(path) for path in paths]
     if not arguments.config_given:
         config = saved_config(directory)
         config.parallel = arguments.config.parallel  # of this machine, not of the one that trained it
@@ -136,16 +138,20 @@ def with_saved_config(arguments: Arguments) -> Arguments:
             setattr(target, name, getattr(given, name))
         workdir = arguments.workdir if arguments.workdir_given else directory.parent
         arguments = dataclasses.replace(arguments, config=config, workdir=workdir)
-    _require_agreement(arguments, trained, directory)
+    _require_agreement(arguments, saved_config(directory), directory)
+    for other in others if arguments.verb == "evaluate" else ():
+        _require_agreement(arguments, saved_config(other), other, SPLITS)
     return arguments
 
 
-def _require_agreement(arguments: Arguments, saved: Config, directory: Path) -> None:
+def _require_agreement(
+    arguments: Arguments, saved: Config, directory: Path, seen: tuple[str, ...] = SEEN_BY_NETWORK
+) -> None:
     from pldmlt_jax.models.pretrained import preprocessing
 
     given, trained = dict(fields(arguments.config)), dict(fields(saved))
     same_set = given["data.segmentation"] == trained["data.segmentation"]
-    compared = {name for name in given if name.startswith(SEEN_BY_NETWORK)} - {"model.weights", *arguments.overrides}
+    compared = {name for name in given if name.startswith(seen)} - {"model.weights", *arguments.overrides}
     compared |= set(SPLITS) if same_set and arguments.verb == "evaluate" else set()
     differing = [
         f"{name} = {trained[name]!r}, not {given[name]!r}" for name in sorted(compared) if given[name] != trained[name]

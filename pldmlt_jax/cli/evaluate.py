@@ -10,8 +10,8 @@ import numpy as np
 
 from pldmlt_jax.cli.context import Context
 from pldmlt_jax.cli.pseudo_label import read_table, summary
-from pldmlt_jax.cli.train import load_trained
 from pldmlt_jax.cli.train_grader import majority_grade, true_grades
+from pldmlt_jax.cli.trained import load_predictor
 from pldmlt_jax.data.description import leakage_report
 from pldmlt_jax.data.selection import Selection, choose_splits
 from pldmlt_jax.evaluation.baselines import (
@@ -24,7 +24,8 @@ from pldmlt_jax.evaluation.baselines import (
 )
 from pldmlt_jax.evaluation.figures import overlay, write_picture
 from pldmlt_jax.evaluation.grading_metrics import grading_figures
-from pldmlt_jax.evaluation.inference import TrainedNetwork
+from pldmlt_jax.evaluation.operating_points import PointCounts
+from pldmlt_jax.evaluation.predictor import Predictor
 from pldmlt_jax.evaluation.scoring import (
     ORIGINAL,
     area_columns,
@@ -46,11 +47,13 @@ PICTURE_PX = 480
 
 def evaluate(context: Context) -> None:
     """Scores the best checkpoint on a split of both sets, or of the one that has it, with every baseline beside it."""
-    network = load_trained(context)
+    network = load_predictor(context)
     sets = {"seg": context.segmented, "grade": context.graded_for_network}
     chosen = choose_splits(sets, context.arguments.split)
     selections = {key: sets[key][split] for key, split in chosen.items()}
-    figures: dict[str, Any] = {f"{key}/split": split for key, split in chosen.items()} | {"step": network.step}
+    steps = [member.step for member in network.networks]
+    figures: dict[str, Any] = {f"{key}/split": split for key, split in chosen.items()}
+    figures["step"] = steps[0] if len(steps) == 1 else steps
     figures |= {f"parameters/{name}": count for name, count in parameter_counts(context, network).items()}
     rows: list[dict[str, Any]] = []
     if "seg" in selections:
@@ -86,11 +89,11 @@ def leakage_figures(context: Context) -> dict[str, Any]:
     return counts | repeated
 
 
-def parameter_counts(context: Context, network: TrainedNetwork) -> dict[str, int]:
+def parameter_counts(context: Context, network: Predictor) -> dict[str, int]:
     """Parameters of every network of the run."""
     counts = {
-        "network": sum(leaf.size for leaf in jax.tree.leaves(network.state.network.params)),
-        "label_network": sum(leaf.size for leaf in jax.tree.leaves(network.state.label.params)),
+        name: sum(leaf.size for member in network.networks for leaf in jax.tree.leaves(part(member.state).params))
+        for name, part in (("network", lambda state: state.network), ("label_network", lambda state: state.label))
     }
     for path in sorted((context.workdir / "graders").glob("*/metrics.json")):
         counts[path.parent.name] = json.loads(path.read_text(encoding="utf-8"))["parameters"]
@@ -98,34 +101,38 @@ def parameter_counts(context: Context, network: TrainedNetwork) -> dict[str, int
 
 
 def score_segmentation(
-    context: Context, network: TrainedNetwork, selection: Selection, task: Task
+    context: Context, network: Predictor, selection: Selection, task: Task
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Pooled figures at both sizes, and a row for each image; pictures of some go to `examples/`.
 
     Of all processes together, each of which predicts its share of the images.
     """
-    config, target = context.config, network.method.loss.target
+    config, target = context.config, network.target
     threshold = config.evaluation.threshold
     train_pixels = channel_histograms(context.segmented["train"])
     baseline = best_threshold(train_pixels)
     at_network, at_original = SegmentationCounts.empty(target), SegmentationCounts.empty(target)
+    points, points_original = PointCounts(target, network.points), PointCounts(target, network.points)
     original_pixels, reduced_px = NO_PIXELS, np.zeros(1 + len(LESIONS))
     rows: dict[int, dict[str, Any]] = {}
     for chunk in chunks(own_share(range(len(selection))), config.evaluation.batch_size):
         indices = [int(selection.indices[place]) for place in chunk]
         samples = [selection.split[index] for index in indices]
-        probabilities, grades = network(np.stack([sample.image for sample in samples]), config.evaluation.batch_size)
+        probabilities, grades, _ = network(np.stack([sample.image for sample in samples]), config.evaluation.batch_size)
         for row, (index, sample) in enumerate(zip(indices, samples, strict=True)):
             p, record = probabilities[row], selection.split.records[index]
             counted = count_one(p, sample.mask_bits, target, threshold)
             at_network = at_network.merge(counted)
+            points.add(p, sample.mask_bits)
             graded = grades[row] if config.loss.grading else None
             values = image_row(sample, counted, graded, context.known_grades.get(record.image))
             if config.evaluation.original_size:
                 reduced_px += counted.marked_px * sample.geometry.area_scale
                 image, bits = read_original(record, config.data)
-                counted = count_one(to_original_pixels(p, sample, target), bits, target, threshold)
+                enlarged = to_original_pixels(p, sample, target)
+                counted = count_one(enlarged, bits, target, threshold)
                 at_original = at_original.merge(counted)
+                points_original.add(enlarged, bits, sample.geometry.area_scale)
                 original_pixels = original_pixels + pixel_histograms(image, bits)
                 values |= {f"{name}{ORIGINAL}": value for name, value in area_columns(counted).items()}
             rows[chunk[row]] = values
@@ -134,11 +141,15 @@ def score_segmentation(
     table = merged(rows)
     if is_first():
         save_examples(context, network, selection, table)
-    figures = at_network.compute() | {"seg/threshold": threshold, "baseline/channel_threshold/rule": rule(baseline)}
+    points.counts, points_original.counts = summed((points.counts, points_original.counts))
+    figures = at_network.compute() | points.compute()
+    figures |= {"seg/threshold": threshold, "baseline/channel_threshold/rule": rule(baseline)}
     figures |= threshold_figures(baseline, channel_histograms(selection))
     figures |= threshold_figures(baseline, train_pixels, "_train")
     if config.evaluation.original_size:
-        figures |= {f"{name}{ORIGINAL}": value for name, value in at_original.compute().items()}
+        figures |= {
+            f"{name}{ORIGINAL}": value for name, value in (at_original.compute() | points_original.compute()).items()
+        }
         figures |= threshold_figures(baseline, original_pixels, ORIGINAL)
         figures |= inflation_figures(reduced_px, at_original.marked_px)
     return figures, table
@@ -148,7 +159,7 @@ def chunks(items: Sequence, size: int) -> list[Sequence]:
     return [items[start : start + size] for start in range(0, len(items), size)]
 
 
-def save_examples(context: Context, network: TrainedNetwork, selection: Selection, rows: list[dict[str, Any]]) -> None:
+def save_examples(context: Context, network: Predictor, selection: Selection, rows: list[dict[str, Any]]) -> None:
     """Photograph, truth and prediction, both outlined, of the worst and the best images by Dice.
 
     They are predicted once more: keeping every picture until the ranking is known would take all the memory of a big set.
@@ -162,9 +173,9 @@ def save_examples(context: Context, network: TrainedNetwork, selection: Selectio
     shown = dict.fromkeys([*ranked[:half], *ranked[::-1][: config.num_examples - half]])
     for chunk in chunks(list(shown), config.batch_size):
         samples = [selection.split[int(selection.indices[place])] for place in chunk]
-        probabilities, _ = network(np.stack([sample.image for sample in samples]), config.batch_size)
+        probabilities = network(np.stack([sample.image for sample in samples]), config.batch_size).probabilities
         for sample, p in zip(samples, probabilities, strict=True):
-            save_views(folder, sample, foreground_score(p, network.method.loss.target) > config.threshold)
+            save_views(folder, sample, foreground_score(p, network.target) > config.threshold)
 
 
 def save_views(folder: Path, sample: Sample, predicted: np.ndarray) -> None:
@@ -181,14 +192,14 @@ def save_views(folder: Path, sample: Sample, predicted: np.ndarray) -> None:
 
 
 def score_grading(
-    context: Context, network: TrainedNetwork, selection: Selection, train: Selection, task: Task
+    context: Context, network: Predictor, selection: Selection, train: Selection, task: Task
 ) -> dict[str, Any]:
     """The multi-task network's grades on truly graded images that neither stage has trained on."""
     probabilities: dict[int, np.ndarray] = {}
     batch_size = context.config.evaluation.batch_size
     for chunk in chunks(own_share(range(len(selection))), batch_size):
         samples = [selection.split[int(selection.indices[place])] for place in chunk]
-        answers = network(np.stack([sample.image for sample in samples]), batch_size)[1]
+        answers = network(np.stack([sample.image for sample in samples]), batch_size).grade_probabilities
         probabilities |= zip(chunk, answers, strict=True)
         task.update(task.done + len(samples))
     return grading_figures(np.stack(merged(probabilities)), true_grades(selection), majority_grade(train))

@@ -13,10 +13,14 @@ from pldmlt_jax.config import Config
 from pldmlt_jax.errors import ConfigError, UserError, nearest, raise_all
 
 VERBS_OF = {
-    "checkpoint": ("evaluate", "predict"), "split": ("run", "evaluate"), "input": ("predict",), "output": ("predict",),
-    "augmented": ("prepare",),
+    "checkpoint": ("evaluate", "predict", "export"), "split": ("run", "evaluate"), "input": ("predict",),
+    "output": ("predict", "export"), "engine": ("evaluate", "predict"), "probabilities": ("predict",),
+    "format": ("export",), "augmented": ("prepare",),
 }  # fmt: skip
 """The verbs that a flag has an effect on."""
+
+SWITCHES = ("debug", "probabilities")
+"""Flags that take no value."""
 
 DEMO_CONFIG = "configs/demo.py"
 
@@ -34,18 +38,23 @@ verbs (without one: all stages in this order)
   pseudo-label   ensemble, Grad-CAM, refinement by the lesion masks
   train          Algorithm 1; goes on from its latest checkpoint
   evaluate       metrics.json and per_image.csv of a split
-  predict        mask, overlay and grade of any image files (--input)
+  predict        mask, overlay, grade and its map of any image files (--input)
+  export         weights + config, StableHLO, ONNX and a model card, to use without this program
   report         report.html, one page of everything the run left
 
 flags
   --config=FILE            a file under configs/ (default: configs/demo.py)
   --config.FIELD=VALUE     override a field, for example --config.data.root=DIR
   --workdir=DIR            where the run's files go (default: runs/NAME)
-  --checkpoint=DIR         evaluate, predict: a workdir or its checkpoints/ (default: the workdir)
+  --checkpoint=DIR         evaluate, predict, export: a workdir, its checkpoints/ or an exported folder
+                           (default: the workdir); several with commas: the mean of their probabilities
   --split=NAME             evaluate: train, val, test or official_test
                            (default: test, or val where no test images are on disk)
-  --input=PATH             predict: an image file or a folder
-  --output=DIR             predict: where results go (default: WORKDIR/predictions)
+  --input=PATH             predict: an image file, a folder or a quoted pattern; several with commas
+  --output=DIR             predict, export: where results go (default: WORKDIR/predictions, WORKDIR/export)
+  --probabilities          predict: the probability of each lesion as well, as 16-bit PNG
+  --engine=NAME            evaluate, predict: xla (default), onnx or openvino (see requirements-export.txt)
+  --format=NAMES           export: folder, stablehlo, onnx, with commas (default: all)
   --augmented=NUMBER       prepare: a contact sheet of so many training images, as training sees them
   --debug                  show a traceback with an error
   --help                   this text
@@ -64,6 +73,9 @@ class Arguments:
     split: str = ""  # "" = test, or val where no test images are on disk
     input: str = ""
     output: str = ""
+    engine: str = ""  # "" = xla
+    probabilities: bool = False
+    format: str = ""  # "" = all
     augmented: int = 0
     overrides: tuple[str, ...] = ()  # config fields that it set, dotted
     workdir_given: bool = False
@@ -71,10 +83,11 @@ class Arguments:
 
 def _define(values: flags.FlagValues, config_file: str) -> None:
     config_flags.DEFINE_config_file("config", default=config_file, flag_values=values)
-    for name, default in (("workdir", ""), ("checkpoint", ""), ("split", ""), ("input", ""), ("output", "")):
-        flags.DEFINE_string(name, default, "", flag_values=values)
+    for name in ("workdir", "checkpoint", "split", "input", "output", "engine", "format"):
+        flags.DEFINE_string(name, "", "", flag_values=values)
     flags.DEFINE_integer("augmented", 0, "", lower_bound=0, flag_values=values)
-    flags.DEFINE_bool("debug", False, "", flag_values=values)
+    for name in SWITCHES:
+        flags.DEFINE_bool(name, False, "", flag_values=values)
 
 
 def _parse(config_file: str, arguments: list[str]) -> tuple[flags.FlagValues, list[str]]:
@@ -127,11 +140,7 @@ def _field_paths(config: Any, prefix: str = "config.") -> Iterator[str]:
 
 def _explain(argument: str, error: Exception, config: Config) -> UserError:
     name = argument.lstrip("-").split("=", 1)[0]
-    known = (
-        list(_field_paths(config))
-        if name.startswith("config.")
-        else ["config", "workdir", "checkpoint", "split", "input", "output", "augmented", "debug", "help"]
-    )
+    known = list(_field_paths(config)) if name.startswith("config.") else ["config", "workdir", *VERBS_OF, "debug", "help"]
     if name in known:
         detail = str(error).splitlines()[0]
         return ConfigError(f"--{name}", detail, "a value of the field's type", "correct the value")
@@ -190,7 +199,8 @@ def parse(argv: list[str], verbs: tuple[str, ...]) -> Arguments | None:
     workdir = Path(values.workdir or config.workdir or f"runs/{config.name}")
     return Arguments(
         verb, config, config_given, workdir, values.checkpoint, values.split, values.input, values.output,
-        values.augmented, overrides=tuple(_overrides(_joined(rest))), workdir_given=bool(values.workdir),
+        values.engine, values.probabilities, values.format, values.augmented,
+        overrides=tuple(_overrides(_joined(rest))), workdir_given=bool(values.workdir),
     )  # fmt: skip
 
 
@@ -204,9 +214,10 @@ def _overrides(arguments: list[str]) -> Iterator[str]:
 def _joined(arguments: list[str]) -> list[str]:
     """`--name value` as `--name=value`, for flags that take a value."""
     joined: list[str] = []
+    switches = [f"--{prefix}{name}" for name in SWITCHES for prefix in ("", "no")]
     remaining = iter(arguments)
     for argument in remaining:
-        takes_value = argument.startswith("--") and "=" not in argument and argument not in ("--debug", "--nodebug")
+        takes_value = argument.startswith("--") and "=" not in argument and argument not in switches
         if takes_value:
             value = next(remaining, None)
             joined.append(argument if value is None else f"{argument}={value}")

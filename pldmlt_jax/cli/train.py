@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from pldmlt_jax.cli.calibrate import calibrate
 from pldmlt_jax.cli.context import Context
 from pldmlt_jax.cli.pseudo_label import read_table
 from pldmlt_jax.config import Config, has_stage_1, to_dict
@@ -23,14 +24,14 @@ from pldmlt_jax.data.loader import (
 from pldmlt_jax.data.prepared import PreparedSplit
 from pldmlt_jax.data.selection import Selection
 from pldmlt_jax.errors import CheckpointError, DataError
-from pldmlt_jax.evaluation.inference import TrainedNetwork, checkpoint_directory, load_network, saved_config
+from pldmlt_jax.evaluation.inference import checkpoint_directory, saved_config
 from pldmlt_jax.evaluation.segmentation_metrics import SegmentationCounts, segmentation_counts
 from pldmlt_jax.method.diagnostics import gradient_balance, meta_gradient_paths, round_diagnostics
 from pldmlt_jax.method.pseudo_labels import admissible_grades
+from pldmlt_jax.method.setup import make_method
 from pldmlt_jax.method.state import Method, MethodState, init_method_state
 from pldmlt_jax.method.steps import eval_step, meta_step, round_step, train_step
 from pldmlt_jax.method.virtual_step import uses_graded_images
-from pldmlt_jax.models.build import build_label_network, build_network
 from pldmlt_jax.models.pretrained import preprocessing, with_encoder
 from pldmlt_jax.models.published import fetch_weights
 from pldmlt_jax.progress import progress
@@ -38,8 +39,8 @@ from pldmlt_jax.training.checkpoint import Checkpoints
 from pldmlt_jax.training.init_from import read_network, transplant
 from pldmlt_jax.training.log import open_log
 from pldmlt_jax.training.loop import Rounds, Stopping, algorithm_rounds, fit
-from pldmlt_jax.training.parallel import Devices, own_devices, training_devices
-from pldmlt_jax.training.processes import summed
+from pldmlt_jax.training.parallel import Devices, training_devices
+from pldmlt_jax.training.processes import on_first, summed
 from pldmlt_jax.types import Batch
 
 MONITOR_THRESHOLD = 0.5
@@ -51,7 +52,7 @@ DIAGNOSTICS = {"theta": gradient_balance, "label": meta_gradient_paths, "both": 
 
 
 def train(context: Context) -> None:
-    """Runs Algorithm 1; the best and the latest state go to `checkpoints/`."""
+    """Runs Algorithm 1; the best and the latest state go to `checkpoints/`, with the best one's operating points."""
     config, selections = context.config, context.segmented
     training, validation = selections["train"], selections["val"]
     table = context.workdir / "pseudo_labels.csv"
@@ -89,6 +90,7 @@ def train(context: Context) -> None:
             make_log=lambda step: open_log(context.workdir, step),
             task=task,
         )
+    on_first(lambda: calibrate(context))
 
 
 def labels_of(split: PreparedSplit, config: Config, table: Path) -> Labels:
@@ -101,28 +103,6 @@ def labels_of(split: PreparedSplit, config: Config, table: Path) -> Labels:
 def make_rounds(config: Config, num_images: int) -> Rounds:
     per_epoch = steps_per_epoch(num_images, config.train.batch_size)
     return algorithm_rounds(config.train, per_epoch, label_update=config.meta.enabled)
-
-
-def make_method(config: Config, total_steps: int, axis_name: str | None = None) -> Method:
-    """The static part of stage 2; `total_steps` of theta are what its schedule runs over, `axis_name` is a pmap's."""
-    return Method(
-        network=build_network(config.model, config.loss.target),
-        label_network=build_label_network(config.meta),
-        loss=config.loss,
-        meta=config.meta,
-        optim=config.optim,
-        total_steps=total_steps,
-        seed=config.seed,
-        microbatches=config.train.microbatches,
-        axis_name=axis_name,
-    )
-
-
-def load_trained(context: Context) -> TrainedNetwork:
-    """The best checkpoint that the command line names, else the workdir's."""
-    directory = checkpoint_directory(Path(context.arguments.checkpoint or context.workdir))
-    method = make_method(context.config, total_steps=1)
-    return load_network(directory, context.config, method, own_devices(context.config.parallel))
 
 
 def start_state(context: Context, method: Method) -> MethodState:

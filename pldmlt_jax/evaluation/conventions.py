@@ -5,6 +5,8 @@ CONVENTIONS: tuple[tuple[str, str | None, str], ...] = (
      "Baseline: the best threshold on one colour channel, chosen on the training images."),
     ("seg/foreground/iou", "baseline/channel_threshold/iou", "Lesion intersection over union, pooled; the same baseline."),
     ("seg/foreground/dice_per_image", None, "Mean of each image's lesion Dice; images without any lesion are left out."),
+    ("seg/foreground/dice_at_operating_point", None, "Lesion Dice, pooled, of the masks that `predict` makes: thresholds "
+     "and smallest components chosen on the validation images."),
     ("seg/foreground/precision", None, "Share of the predicted pixels that are lesion."),
     ("seg/foreground/recall", None, "Share of the lesion pixels that are predicted."),
     ("seg/micro_bg/dice", "seg/micro_bg/dice_all_background", "One ratio over all pixels and both classes: pixel "
@@ -16,6 +18,6 @@ CONVENTIONS: tuple[tuple[str, str | None, str], ...] = (
     ("seg/inflation", None, "Area of the lesions at the network's size relative to the original: reducing masks makes "
      "small lesions grow, so figures at the network's size are comparable with each other only."),
     *((f"seg/{lesion}/{name}", None, f"{name} of {lesion}.") for lesion in ("MA", "HE", "EX", "SE", "mean")
-      for name in ("recall", "dice", "iou", "ap", "aupr_11_exclusive", "inflation")),
+      for name in ("recall", "dice", "dice_at_operating_point", "iou", "ap", "aupr_11_exclusive", "inflation")),
 )  # fmt: skip
 """Name in `metrics.json`, the name of its baseline, and what it is."""

@@ -1,6 +1,6 @@
 """Pictures as pixels: lesion overlays and class activation maps, in colours that a colour-blind person can tell apart."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -38,6 +38,34 @@ def overlay(image: UInt8[np.ndarray, "h w 3"], masks: Mapping[str, Bool[np.ndarr
     return picture
 
 
+def with_legend(
+    picture: UInt8[np.ndarray, "h w 3"], entries: Mapping[str, str], lines: Sequence[str]
+) -> UInt8[np.ndarray, "h w 3"]:
+    """The picture with a small box in its upper left corner, which photographs of a fundus leave empty.
+
+    Args:
+        picture: RGB, of any size: the box grows with it.
+        entries: Key of LESION_COLOURS -> what stands beside its colour.
+        lines: Text without a colour, above.
+    """
+    scale = max(picture.shape[:2]) / 1000
+    pitch, size = max(round(24 * scale), 8), max(0.6 * scale, 0.2)
+    thickness = max(round(1.5 * scale), 1)
+    texts = [*((text, None) for text in lines), *((text, LESION_COLOURS[name]) for name, text in entries.items())]
+    widths = [cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, size, thickness)[0][0] for text, _ in texts]
+    box = picture.copy()
+    height, width = pitch * len(texts) + pitch // 2, max(widths, default=0) + 2 * pitch
+    box[:height, :width] = (0.25 * box[:height, :width]).astype(np.uint8)
+    for i, (text, colour) in enumerate(texts):
+        top, left = pitch * i + pitch // 4, pitch // 4
+        if colour is not None:
+            cv2.rectangle(box, (left, top + pitch // 6), (left + 2 * pitch // 3, top + 5 * pitch // 6), colour, cv2.FILLED)
+            left += pitch
+        place = (left, top + 3 * pitch // 4)
+        cv2.putText(box, text, place, cv2.FONT_HERSHEY_SIMPLEX, size, (255, 255, 255), thickness, cv2.LINE_AA)
+    return box
+
+
 def write_picture(path: Path, picture: UInt8[np.ndarray, "h w 3"], longer_side_px: int = 0) -> None:
     """Writes an RGB picture for people, as JPEG.
 
@@ -53,7 +81,7 @@ def write_picture(path: Path, picture: UInt8[np.ndarray, "h w 3"], longer_side_p
     cv2.imwrite(str(path.with_name(path.name + PICTURE_SUFFIX)), bgr, [cv2.IMWRITE_JPEG_QUALITY, PICTURE_QUALITY])
 
 
-def heat(coarse: Float[np.ndarray, "h w"], size: tuple[int, int]) -> UInt8[np.ndarray, "s s 3"]:
+def heat(coarse: Float[np.ndarray, "h w"], size: tuple[int, int]) -> UInt8[np.ndarray, "height width 3"]:
     """A map, bilinearly enlarged and min-max scaled, in viridis: for the eye only, maps are no longer comparable."""
     enlarged = cv2.resize(np.asarray(coarse, np.float32), (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
     low, high = float(enlarged.min()), float(enlarged.max())

@@ -1,33 +1,36 @@
-"""A trained network on images of any size: prepared like the training images, answered at the image's own size."""
+"""A trained network: from a folder of checkpoints or of exported weights, asked at its own size."""
 
+import dataclasses
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Any, cast
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 from jaxtyping import Array, Float, UInt8
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 
-from pldmlt_jax.config import Config, from_dict
+from pldmlt_jax.config import Config, ParallelConfig, from_dict
 from pldmlt_jax.data.fundus import to_original
-from pldmlt_jax.data.prepare import prepare_image
 from pldmlt_jax.errors import CheckpointError
+from pldmlt_jax.evaluation.views import RawOutput
 from pldmlt_jax.method import losses
-from pldmlt_jax.method.state import Method, MethodState, init_method_state
-from pldmlt_jax.models.multitask import NetworkOutput
+from pldmlt_jax.method.gradcam import grade_maps, head_slopes
+from pldmlt_jax.method.state import Method, MethodState, TrainState, init_method_state
+from pldmlt_jax.models.multitask import MultiTask, NetworkOutput
 from pldmlt_jax.training.checkpoint import CONFIG, Checkpoints
-from pldmlt_jax.training.parallel import Devices
-from pldmlt_jax.types import Geometry
+from pldmlt_jax.training.parallel import Devices, own_devices
+from pldmlt_jax.types import NUM_GRADES, Geometry
 
+WEIGHTS = "model.safetensors"
+"""In a folder of exported weights, beside `config.json`."""
 
-class Prediction(NamedTuple):
-    """One image's answer."""
-
-    probabilities: Float[np.ndarray, "h w k"]  # at the original size; zero outside the field of view's crop
-    grade_probabilities: Float[np.ndarray, "c"]
+STEP = "step"
+"""Key of the file's metadata: the step of training that the weights are from."""
 
 
 @dataclass(frozen=True)
@@ -38,42 +41,69 @@ class TrainedNetwork:
     method: Method
     state: MethodState
     step: int
-    devices: Devices
+    directory: Path  # of the checkpoints, or of the exported weights
+    devices: Devices = field(default_factory=lambda: own_devices(ParallelConfig()))  # of this process
 
-    def __call__(self, images: UInt8[np.ndarray, "b s s 3"], batch_size: int) -> tuple[np.ndarray, np.ndarray]:
-        """Segmentation and grade probabilities of `b <= batch_size` images at the network's size.
+    @property
+    def variables(self) -> dict[str, Any]:
+        """What evaluation uses: running statistics, averaged parameters where they are kept."""
+        return {"params": self.state.network.evaluated_params(), "batch_stats": self.state.network.batch_stats}
+
+    def __call__(self, images: UInt8[np.ndarray, "b h w 3"], batch_size: int) -> RawOutput:
+        """Answers of `b <= batch_size` images at the network's size.
 
         Fewer images, and a batch that the devices do not divide, are filled up with black ones: of one shape, the network
         is compiled once.
         """
-        variables = {
-            "params": self.state.network.evaluated_params(),
-            "batch_stats": self.state.network.batch_stats,
-        }
-        missing = self.devices.own_batch_size(batch_size) - len(images)
-        black = np.zeros((missing, *images.shape[1:]), np.uint8)
-        answer = self.devices.evaluation(_probabilities, method=self.method)
-        segmentation, grades = answer(variables, self.devices.put_batch(np.concatenate([images, black])))
-        return segmentation[: len(images)], grades[: len(images)]
+        whole = filled_up(images, self.devices.own_batch_size(batch_size))
+        ask = self.devices.evaluation(answer, network=self.method.network, target=self.method.loss.target)
+        return RawOutput(*(array[: len(images)] for array in ask(self.variables, self.devices.put_batch(whole))))
 
 
-@partial(jax.jit, static_argnames="method")
-def _probabilities(variables: dict, images: Array, *, method: Method) -> tuple[Array, Array]:
-    output = cast(NetworkOutput, method.network.apply(variables, images, False))
-    segmentation = losses.segmentation_probabilities(output.segmentation_logits, method.loss.target)
-    return segmentation, jax.nn.softmax(output.grade_logits, axis=-1)
+def filled_up(images: UInt8[np.ndarray, "b h w 3"], batch_size: int) -> UInt8[np.ndarray, "n h w 3"]:
+    """The images and as many black ones as a batch lacks."""
+    return np.concatenate([images, np.zeros((batch_size - len(images), *images.shape[1:]), np.uint8)])
+
+
+def answer(
+    variables: dict[str, Any], images: Array, *, network: MultiTask, target: str
+) -> tuple[Float[Array, "b h w k"], Float[Array, "b c"], Float[Array, "b h2 w2 c"]]:
+    """The fields of `RawOutput`: a pure function, which is also what `export` writes.
+
+    Args:
+        variables: `params` and `batch_stats`.
+        images: RGB [b, h, w, 3] in 0..255, uint8 or float.
+        network: Its module.
+        target: A key of `losses.TARGETS`.
+    """
+    output, kept = cast(
+        tuple[NetworkOutput, Any],
+        network.apply(
+            variables,
+            images,
+            False,
+            mutable=["intermediates"],
+            capture_intermediates=lambda module, _: module.name == "encoder",
+        ),
+    )
+    features = kept["intermediates"]["encoder"]["__call__"][0][-1].astype(output.pooled.dtype)
+    maps = grade_maps(features, head_slopes(variables["params"]["head"], network.grade_head, output.pooled))
+    return losses.segmentation_probabilities(output.segmentation_logits, target), output.grade_logits, maps
 
 
 def checkpoint_directory(path: Path) -> Path:
-    """The folder of checkpoints that a workdir, or that folder itself, stands for.
+    """The folder of checkpoints, or of exported weights, that a workdir or that folder itself stands for.
 
     Raises:
         CheckpointError: Where there is none.
     """
     for candidate in (path / "checkpoints", path):
+        if (candidate / WEIGHTS).is_file():
+            return candidate
         if candidate.is_dir() and any(child.name.isdigit() for child in candidate.iterdir()):
             return candidate
-    raise CheckpointError(path, "no checkpoint in it", "a workdir that `train` has filled", "train first, or check the path")
+    expected = f"a workdir that `train` has filled, or a folder of {WEIGHTS} and {CONFIG}"
+    raise CheckpointError(path, "no checkpoint in it", expected, "train first, or check the path")
 
 
 def saved_config(directory: Path) -> Config:
@@ -89,29 +119,71 @@ def saved_config(directory: Path) -> Config:
         raise CheckpointError(path, str(error), "the config that the network was trained with", "train again") from error
 
 
-def load_network(directory: Path, config: Config, method: Method, devices: Devices) -> TrainedNetwork:
-    """The best checkpoint of a folder, on devices of this process.
+def load_network(directory: Path, config: Config, method: Method) -> TrainedNetwork:
+    """The best checkpoint of a folder, or its exported weights, on this process's devices (`config.parallel`).
 
     Raises:
         CheckpointError: Where there is none, or it is of another architecture.
     """
-    like = devices.like(jax.eval_shape(lambda: init_method_state(method)))
+    devices = own_devices(config.parallel)
+    shapes = jax.eval_shape(lambda: init_method_state(method))
+    if (directory / WEIGHTS).is_file():
+        state, step = read_weights(directory / WEIGHTS, method)
+        return TrainedNetwork(config, method, devices.put_state(state), step, directory, devices)
     with Checkpoints(directory, alone=True) as checkpoints:
         step = checkpoints.require_best_step()
-        state, _ = checkpoints.restore(step, like)
-    return TrainedNetwork(config, method, state, step, devices)
+        state, _ = checkpoints.restore(step, devices.like(shapes))
+    return TrainedNetwork(config, method, without_optimizers(state), step, directory, devices)
 
 
-def predict_images(
-    network: TrainedNetwork, images: Sequence[UInt8[np.ndarray, "_ _ 3"]], batch_size: int
-) -> Iterator[Prediction]:
-    """Predicts RGB images of any size, in order, in batches of one compiled shape."""
-    for start in range(0, len(images), batch_size):
-        chunk = images[start : start + batch_size]
-        prepared = [prepare_image(image, network.config.data, network.config.data.size_px) for image in chunk]
-        segmentation, grades = network(np.stack([view.image for view in prepared]), batch_size)
-        for row, view in enumerate(prepared):
-            yield Prediction(at_original_size(segmentation[row], view.valid, view.geometry), grades[row])
+def without_optimizers(state: MethodState) -> MethodState:
+    """Two thirds of a state's memory are Adam's, of no use once training is over."""
+    network, label = (dataclasses.replace(part, opt_state=()) for part in (state.network, state.label))
+    return dataclasses.replace(state, network=network, label=label)
+
+
+def write_weights(path: Path, network: TrainedNetwork) -> None:
+    """Writes the arrays that evaluation uses, and the label network's, by their path in the tree."""
+    tree = {"network": network.variables, "label": {"params": network.state.label.params}}
+    arrays = {"/".join(key): np.asarray(value) for key, value in traverse_util.flatten_dict(tree).items()}
+    save_file(arrays, path, metadata={STEP: str(network.step)})
+
+
+def read_weights(path: Path, method: Method) -> tuple[MethodState, int]:
+    """The state that `write_weights` has written, without optimisers, and its step.
+
+    Raises:
+        CheckpointError: The file is damaged or of another architecture; lists what differs.
+    """
+    from safetensors import safe_open
+
+    like = jax.eval_shape(lambda: init_method_state(method))
+    stats, params = like.network.batch_stats, like.network.params
+    tree = {"network": {"params": params, "batch_stats": stats}, "label": {"params": like.label.params}}
+    leaves: dict[tuple[str, ...], Any] = traverse_util.flatten_dict(tree)
+    expected = {"/".join(key): leaf.shape for key, leaf in leaves.items()}
+    try:
+        arrays = load_file(path)
+        with safe_open(path, "numpy") as file:
+            step = int((file.metadata() or {}).get(STEP, 0))
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(path, str(error), "a file that `export` has written", "export again") from error
+    differing = [
+        f"{name}: {arrays[name].shape if name in arrays else 'absent'}, not {expected.get(name, 'there')}"
+        for name in sorted(arrays.keys() | expected.keys())
+        if name not in arrays or expected.get(name) != arrays[name].shape
+    ]
+    if differing:
+        found = f"weights of another architecture ({'; '.join(differing[:5])}; {len(differing)} in all)"
+        raise CheckpointError(path, found, "the arrays of the config.json beside it", "take both from one export")
+    nested = traverse_util.unflatten_dict({tuple(name.split("/")): jnp.asarray(value) for name, value in arrays.items()})
+    network, label = nested["network"], nested["label"]
+    return MethodState(
+        step=jnp.asarray(step, jnp.int32),
+        network=TrainState(network["params"], network.get("batch_stats", {}), ()),
+        label=TrainState(label["params"], {}, ()),
+        label_mean=jnp.full((NUM_GRADES,), 1.0 / NUM_GRADES),
+    ), step
 
 
 def at_original_size(

@@ -12,6 +12,7 @@ from typing import Any
 from pldmlt_jax.evaluation.charts import confusion_chart, line_chart, stacked_chart
 from pldmlt_jax.evaluation.conventions import CONVENTIONS
 from pldmlt_jax.evaluation.figures import PICTURE_SUFFIX
+from pldmlt_jax.evaluation.operating_points import FILE as POINTS
 from pldmlt_jax.evaluation.scoring import ORIGINAL
 from pldmlt_jax.training.checkpoint import CONFIG
 from pldmlt_jax.training.log import read_log
@@ -35,6 +36,7 @@ def write_report(workdir: Path) -> Path:
         ("Summary", _summary(workdir)),
         ("Training", _training(workdir)),
         ("Metrics by convention", _metrics(workdir)),
+        ("Operating points", _operating_points(workdir)),
         ("Grades", _grades(workdir)),
         ("Pseudo-labels", _pseudo_labels(workdir)),
         ("Label update and gradient balance", _label_update(workdir)),
@@ -181,6 +183,26 @@ def _metrics(workdir: Path) -> str:
         _table(("figure", "network's size", "baseline", "original size", "baseline", "what it is"), rows)
         + "<h3>Parameters</h3>"
         + _table(("network", "parameters"), parameters)
+    )
+
+
+def _operating_points(workdir: Path) -> str:
+    """What `predict` and `export` use: chosen on the validation images, and what it does on the evaluated split."""
+    points, m = _json(workdir / "checkpoints" / POINTS), _json(workdir / "metrics.json")
+    if not points:
+        return ""
+    rows = []
+    for name, point in points["lesions"].items():
+        key = f"seg/{'foreground' if name == 'lesion' else name}/dice"
+        chosen = [point[field] for field in ("threshold", "min_area_px", "images", "dice", "dice_at_half")]
+        rows.append((name, *chosen, m.get(f"{key}_at_operating_point", ""), m.get(key, "")))
+    header = ("lesion", "threshold", "smallest component, px", "validation images", "Dice there", "at 0.5",
+              "Dice on the evaluated split", "at 0.5")  # fmt: skip
+    grades = f"temperature {_number(points['temperature'])}, from {points['graded_images']} truly graded images"
+    grades = grades if points["temperature"] else "uncalibrated, for there are no truly graded validation images"
+    return (
+        "<p>Threshold and smallest component (at the network's size) of the highest Dice on the validation images, which "
+        f"<code>predict</code> and <code>export</code> use. Grades: {grades}.</p>{_table(header, rows)}"
     )
 
 

@@ -1,5 +1,6 @@
 """Grad-CAM of all grades in one pass (Eq. 1; Selvaraju et al. 2020)."""
 
+from collections.abc import Mapping
 from functools import partial
 from typing import NamedTuple, cast
 
@@ -8,7 +9,40 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from pldmlt_jax.models.classifier import Classifier, ClassifierOutput
+from pldmlt_jax.models.grade_heads import GRADE_HEADS
 from pldmlt_jax.types import NUM_GRADES
+
+
+def grade_maps(features: Float[Array, "b h w k"], slopes: Float[Array, "*b k c"]) -> Float[Array, "b h w c"]:
+    """What each place of a feature map adds to each grade's logit, under a head on the map's average.
+
+    Grad-CAM's alpha is the slope over the number of places, so that ReLU(grade_maps) is its map (Eq. 1) times that number;
+    of a linear head, their mean over all places is the logit less the head's bias (Zhou et al. 2016).
+
+    Args:
+        features: The encoder's last.
+        slopes: See `head_slopes`.
+    """
+    axes = "bhwk,kc->bhwc" if slopes.ndim == 2 else "bhwk,bkc->bhwc"
+    return jnp.einsum(axes, features, slopes.astype(features.dtype))
+
+
+def head_slopes(head: Mapping[str, Array], grade_head: str, pooled: Float[Array, "b k"]) -> Float[Array, "*b k c"]:
+    """Slope of each grade's logit along the pooled feature: [k, c] of a linear head, else [b, k, c].
+
+    Args:
+        head: `kernel` and `bias` of the network's head.
+        grade_head: A key of GRADE_HEADS.
+        pooled: Average of the feature map.
+    """
+    kernel = head["kernel"].astype(pooled.dtype)
+    if grade_head == "softmax":  # linear: the same for every image
+        return kernel
+
+    def logits(one: Float[Array, "k"]) -> Float[Array, "c"]:
+        return GRADE_HEADS[grade_head].to_logits((one @ kernel + head["bias"])[None])[0]
+
+    return jax.vmap(jax.jacrev(logits))(pooled).swapaxes(1, 2)
 
 
 class GradCam(NamedTuple):

@@ -10,6 +10,7 @@ import cv2
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from pldmlt_jax.cli.app import run
 from pldmlt_jax.cli.pseudo_label import read_table
@@ -66,8 +67,13 @@ def test_pipeline_leaves_every_promised_file(workdir):
         "seg/micro_bg/dice", "seg/micro_bg/dice_all_background", "seg/foreground/dice", "grade/accuracy", "grade/kappa",
         "grade/majority", "baseline/channel_threshold/dice", "pseudo/accuracy_before", "pseudo/accuracy_after",
         "parameters/network", "parameters/label_network", "parameters/vgg16", "parameters/resnext50_32x4d",
+        "seg/foreground/dice_at_operating_point", "seg/foreground/dice_at_operating_point_original_size",
     ):  # fmt: skip
         assert name in metrics, name
+    points = json.loads((workdir / "checkpoints" / "operating_points.json").read_text())
+    assert (
+        points["step"] == metrics["step"] and points["temperature"] > 0 and 0 < points["lesions"]["lesion"]["threshold"] < 1
+    )
     with open(workdir / "per_image.csv", newline="") as file:
         assert len(list(csv.DictReader(file))) == 4
     phases = {json.loads(line)["phase"] for line in (workdir / "log.jsonl").read_text().splitlines()}
@@ -197,6 +203,22 @@ def test_evaluate_takes_the_saved_config_and_leaves_it(workdir, capsys):
     assert json.loads((copy / "metrics.json").read_text())["seg/split"] == "test"
 
 
+def test_a_network_averaged_with_itself_scores_as_it_does_alone(workdir, tmp_path):
+    cache = f"--config.data.cache_dir={workdir.parent / 'cache'}"
+    command = ["main.py", "evaluate", f"--checkpoint={workdir},{workdir}/checkpoints", f"--workdir={tmp_path}", cache]
+    assert run(command) == 0
+    alone, both = (json.loads((folder / "metrics.json").read_text()) for folder in (workdir, tmp_path))
+    assert both["step"] == [alone["step"]] * 2
+    for name in (
+        "seg/foreground/dice",
+        "seg/foreground/dice_at_operating_point",
+        "seg/macro_bg/dice_soft",
+        "grade/accuracy",
+    ):
+        assert both[name] == pytest.approx(alone[name], abs=1e-6), name
+    assert run([*command, "--config.data.split=folds"]) == 2
+
+
 def test_training_goes_on_from_its_checkpoint(workdir, tmp_path):
     """Two rounds and then a third, against three at once: the same parameters, bit by bit."""
     results = []
@@ -241,7 +263,9 @@ def test_predict_answers_at_the_images_own_size(workdir, tmp_path, capsys):
         rows = list(csv.DictReader(file))
     assert [(row["height_px"], row["width_px"]) for row in rows] == [("70", "120"), ("200", "150"), ("64", "64")]
     for row in rows:
-        mask = cv2.imread(str(output / row["mask"]), cv2.IMREAD_UNCHANGED)
+        picture = Image.open(output / row["mask"])
+        assert picture.mode == "P"
+        mask = np.asarray(picture)
         assert mask.shape == (int(row["height_px"]), int(row["width_px"]))
         assert int((mask > 0).sum()) == int(row["lesion_px"])
         assert sum(float(row[f"grade_{grade}"]) for grade in range(5)) == pytest.approx(1.0, abs=1e-3)

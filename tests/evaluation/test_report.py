@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from pldmlt_jax.evaluation.figures import write_picture
+from pldmlt_jax.evaluation.operating_points import OperatingPoint, OperatingPoints, write_points
 from pldmlt_jax.evaluation.report import write_report
 
 VOID = {"meta", "link", "img", "br", "path", "rect", "circle", "line", "use"}
@@ -120,6 +121,16 @@ def test_every_figure_stands_beside_its_baseline(workdir):
     for number in ("0.6123", "0.2345", "0.5877", "0.2211", "0.9402", "0.3333", "0.6400", "23750951"):
         assert number in text
     assert "undefined" in text  # the kappa
+
+
+def test_operating_points_stand_beside_what_they_do_on_the_evaluated_split(workdir):
+    assert "Operating points" not in Page(write_report(workdir).read_text()).text
+    metrics = json.loads((workdir / "metrics.json").read_text()) | {"seg/foreground/dice_at_operating_point": 0.7171}
+    (workdir / "metrics.json").write_text(json.dumps(metrics))
+    write_points(workdir / "checkpoints", OperatingPoints({"lesion": OperatingPoint(0.35, 6.0, 9, 0.4141, 0.3131)}, step=7))
+    text = Page(write_report(workdir).read_text()).text
+    for part in ("Operating points", "0.3500", "6.0000", "0.4141", "0.3131", "0.7171", "uncalibrated"):
+        assert part in text, part
 
 
 def test_nothing_is_left_of_the_template_s_marks(workdir):

@@ -1,0 +1,187 @@
+"""Prediction of VGG16-U-Net beside segmentation_models.pytorch's, in one run: seconds a batch.
+
+    python -m benchmarks.predict                                     256, 512 and 1024 px, one image
+    python -m benchmarks.predict --size=512 --batch=4 --json=FILE
+
+Rows: this project by each engine that is installed (requirements-export.txt; bfloat16 where the processor has it), and
+PyTorch eager, channels-last and compiled where it is (requirements-bench.txt). Same encoder, decoder filters and input;
+the same image goes round and round. Rounds are interleaved, so that a machine that others use is as slow for each; idle
+threads of one library may still cost the next, which `--only=NAME,NAME` rules out. XLA's rows have its own count of
+operations and of temporary memory.
+"""
+
+import argparse
+import contextlib
+import copy
+import dataclasses
+import importlib.util
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pldmlt_jax.config import Config, InferenceConfig
+from pldmlt_jax.errors import UserError
+from pldmlt_jax.evaluation.engines import make_forward
+from pldmlt_jax.evaluation.inference import TrainedNetwork, answer
+from pldmlt_jax.method.setup import make_method
+from pldmlt_jax.method.state import init_method_state
+from pldmlt_jax.models.layers import IMAGENET_MEAN, IMAGENET_STD
+
+DECODER_FILTERS = (256, 128, 64, 32, 16)
+
+
+def main() -> None:
+    arguments = parse()
+    rows: list[dict[str, Any]] = []
+    for size_px in arguments.size:
+        for batch in arguments.batch:
+            found = list(measure(size_px, batch, arguments.rounds, set(arguments.only)))
+            rows += found
+            show(found)
+    if arguments.json:
+        Path(arguments.json).write_text(json.dumps(rows, indent=1) + "\n")
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=_numbers, default=[256, 512, 1024], help="sides of the square, px")
+    parser.add_argument("--batch", type=_numbers, default=[1])
+    parser.add_argument("--rounds", type=int, default=7, help="batches that each is timed on, after one that is not")
+    parser.add_argument("--only", type=lambda text: text.split(","), default=[], help="names of rows, all by default")
+    parser.add_argument("--json", default="", help="file for the rows")
+    return parser.parse_args()
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
+def measure(size_px: int, batch: int, rounds: int, only: set[str]) -> Iterator[dict[str, Any]]:
+    """One row for each contender, timed in turns."""
+    images = np.random.default_rng(0).integers(0, 256, (batch, size_px, size_px, 3)).astype(np.uint8)
+    with tempfile.TemporaryDirectory() as folder:
+        contenders = {**ours(size_px, batch, images, Path(folder)), **theirs(images)}
+        contenders = {name: row for name, row in contenders.items() if not only or name in only}
+        seconds: dict[str, list[float]] = {name: [] for name in contenders}
+        for place in range(rounds + 1):
+            for name, (_, run) in contenders.items():
+                start = time.perf_counter()
+                run()
+                if place:  # the first compiles
+                    seconds[name].append(time.perf_counter() - start)
+    for name, (row, _) in contenders.items():
+        times = seconds[name]
+        yield row | {
+            "what": f"predict, {name}", "size_px": size_px, "batch": batch, "seconds_median": statistics.median(times),
+            "seconds_min": min(times), "seconds_max": max(times), "images_per_s": batch / statistics.median(times),
+        }  # fmt: skip
+
+
+Contender = tuple[dict[str, Any], Callable[[], Any]]
+
+
+def ours(size_px: int, batch: int, images: np.ndarray, folder: Path) -> dict[str, Contender]:
+    """This project's network by every engine that is there, with random weights."""
+    config = Config()
+    config.data.size_px = size_px
+    device = jax.devices()[0]
+    contenders: dict[str, Contender] = {}
+    types = ("float32", "bfloat16") if device.platform != "cpu" else ("float32",)
+    for dtype in types:
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, dtype=dtype))
+        network = _network(config, folder)
+        row = {"library": f"jax {jax.__version__}", "dtype": dtype, "device": device.device_kind} | _analysis(
+            network, images
+        )
+        contenders[f"xla {dtype}"] = row, lambda network=network: network(images, batch)
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, dtype="float32"))
+    for engine, dtype in (("onnx", "float32"), ("openvino", "float32"), ("openvino", "bfloat16")):
+        inference = InferenceConfig(engine_dtype=dtype)
+        try:
+            forward = make_forward(engine, _network(config, folder), inference)
+        except UserError as error:
+            print(f"  {engine} {dtype}: {error.found}")
+            continue
+        row = {"library": engine, "dtype": dtype, "device": "cpu"}
+        contenders[f"{engine} {dtype}"] = row, lambda forward=forward: forward(images, batch)
+    return contenders
+
+
+def _network(config: Config, folder: Path) -> TrainedNetwork:
+    method = make_method(config, total_steps=1)
+    return TrainedNetwork(config, method, init_method_state(method), 0, folder)
+
+
+def _analysis(network: TrainedNetwork, images: np.ndarray) -> dict[str, Any]:
+    """XLA's own count of operations and of temporary memory."""
+    function = jax.jit(answer, static_argnames=("network", "target"))
+    compiled = function.lower(
+        network.variables, jnp.asarray(images), network=network.method.network, target=network.method.loss.target
+    ).compile()
+    cost, memory = compiled.cost_analysis(), compiled.memory_analysis()
+    flops = {"flops": cost["flops"]} if cost and "flops" in cost else {}
+    return flops | ({"temp_bytes": memory.temp_size_in_bytes} if memory else {})
+
+
+def theirs(images: np.ndarray) -> dict[str, Contender]:
+    """smp's U-Net of the same encoder and decoder with a classification head, with random weights."""
+    if not importlib.util.find_spec("segmentation_models_pytorch"):
+        print("  segmentation_models.pytorch is not installed: see requirements-bench.txt")
+        return {}
+    import torch  # pyright: ignore[reportMissingImports]
+
+    with contextlib.suppress(RuntimeError):  # where torchvision's compiled operators do not fit torch; none is needed here
+        for operator in ("nms", "qnms"):
+            torch.library.define(f"torchvision::{operator}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    import segmentation_models_pytorch as smp  # pyright: ignore[reportMissingImports]
+
+    cuda = torch.cuda.is_available()
+    device = torch.device("cuda" if cuda else "cpu")
+    model = smp.Unet(
+        "vgg16", encoder_weights=None, decoder_channels=DECODER_FILTERS, classes=2, decoder_use_norm="batchnorm",
+        aux_params={"pooling": "avg", "classes": 5},
+    ).eval().to(device)  # fmt: skip
+    mean, std = (torch.tensor(each, device=device).view(1, 3, 1, 1) for each in (IMAGENET_MEAN, IMAGENET_STD))
+
+    def forward(network: Any, layout: Any, dtype: Any) -> Callable[[], Any]:
+        def run() -> Any:
+            with torch.inference_mode(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+                x = torch.from_numpy(images).to(device).permute(0, 3, 1, 2).contiguous(memory_format=layout)
+                masks, grades = network((x.float() / 255 - mean) / std)
+                return masks.float().softmax(dim=1).cpu().numpy(), grades.float().softmax(dim=1).cpu().numpy()
+
+        return run
+
+    channels_last = copy.deepcopy(model).to(memory_format=torch.channels_last)
+    compiled = torch.compile(copy.deepcopy(channels_last))
+    contenders: dict[str, Contender] = {}
+    types = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    name = torch.cuda.get_device_name() if cuda else "cpu"
+    for dtype, torch_type in types.items():
+        row = {"library": f"torch {torch.__version__}, smp {smp.__version__}", "dtype": dtype, "device": name}
+        contenders[f"torch eager {dtype}"] = row, forward(model, torch.contiguous_format, torch_type)
+        contenders[f"torch channels_last {dtype}"] = row, forward(channels_last, torch.channels_last, torch_type)
+        contenders[f"torch compile {dtype}"] = row, forward(compiled, torch.channels_last, torch_type)
+    return contenders
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    """Seconds, and how often this project's float32 XLA time goes into each."""
+    print(f"\n{rows[0]['size_px']} px, batch {rows[0]['batch']}")
+    torch_rows = [row for row in rows if "torch" in row["library"] and row["dtype"] == "float32"]
+    torch_best = min((row["seconds_median"] for row in torch_rows), default=None)
+    for row in rows:
+        ratio = f"{torch_best / row['seconds_median']:6.2f} x the fastest float32 PyTorch" if torch_best else ""
+        print(f"  {row['what']:<36}{row['seconds_median']:9.3f} s {row['images_per_s']:8.2f} images/s {ratio}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

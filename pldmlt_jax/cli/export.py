@@ -1,0 +1,95 @@
+"""`export`: the trained network for use without this program, and what there is to know about it."""
+
+import contextlib
+import csv
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pldmlt_jax.cli.context import Context
+from pldmlt_jax.cli.flags import Arguments
+from pldmlt_jax.cli.predict import EXAMPLES, TABLE
+from pldmlt_jax.cli.trained import load_networks
+from pldmlt_jax.data.fundus import read_image
+from pldmlt_jax.data.prepare import prepare_image
+from pldmlt_jax.errors import CheckpointError, ConfigError, DataError, UserError, gathered, nearest, raise_all
+from pldmlt_jax.evaluation.export import FORMATS, Export
+from pldmlt_jax.evaluation.model_card import model_card
+from pldmlt_jax.evaluation.onnx_file import INSTALL, require
+from pldmlt_jax.evaluation.operating_points import read_points
+from pldmlt_jax.progress import progress
+
+CARD = "model_card.md"
+MAX_COMPARED = 4
+"""Images that the exported network is compared with Flax on."""
+
+
+def main(arguments: Arguments) -> None:
+    context = Context(arguments)
+    formats = chosen_formats(arguments.format)
+    networks = load_networks(context)
+    if len(networks) > 1:
+        found = f"{len(networks)} networks"
+        raise CheckpointError("--checkpoint", found, "one: the mean of several is no network", "export each by itself")
+    network = networks[0]
+    output = Path(arguments.output or context.workdir / "export")
+    output.mkdir(parents=True, exist_ok=True)
+    export = Export(network, read_points(network.directory, network.step), output, images_to_compare(context))
+    files = []
+    with progress("export", len(formats)) as task:
+        for name in formats:
+            files.append(FORMATS[name](export))
+            task.advance(name)
+    card = model_card(export, figures_of(context), files)
+    (output / CARD).write_text(card, encoding="utf-8")
+    for line in (*files, CARD):
+        print(f"  {line}")
+    print(f"  in {output}")
+
+
+def chosen_formats(text: str) -> list[str]:
+    """The formats between commas; all that can be written where none are named.
+
+    Raises:
+        ConfigError: A name is unknown, or jax2onnx is not installed and ONNX was asked for by name.
+    """
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    errors: list[UserError] = []
+    for name in names:
+        if name not in FORMATS:
+            action = nearest(name, list(FORMATS), "choose one of them")
+            errors.append(ConfigError("--format", f"{name!r}", "one of " + ", ".join(FORMATS), action))
+    with gathered(errors):
+        if "onnx" in names:
+            require("jax2onnx", "--format=onnx")
+    raise_all(errors)
+    if names:
+        return list(dict.fromkeys(names))
+    try:
+        require("jax2onnx", "--format=onnx")
+    except ConfigError:
+        print(f"  ONNX is left out, for jax2onnx is not installed: {INSTALL}")
+        return [name for name in FORMATS if name != "onnx"]
+    return list(FORMATS)
+
+
+def images_to_compare(context: Context) -> np.ndarray:
+    """Prepared photographs that the run has predicted, or noise where there are none: uint8 [b, s, s, 3]."""
+    data, images = context.config.data, []
+    table = context.workdir / EXAMPLES / TABLE
+    rows = csv.DictReader(table.read_text(encoding="utf-8").splitlines()) if table.is_file() else ()
+    for row in itertools.islice(rows, MAX_COMPARED):
+        with contextlib.suppress(DataError):  # moved away since
+            images.append(prepare_image(read_image(Path(row["image"])), data, data.size_px).image)
+    if not images:
+        images = list(np.random.default_rng(0).integers(0, 256, (2, data.size_px, data.size_px, 3), np.uint8))
+    return np.stack(images)
+
+
+def figures_of(context: Context) -> dict[str, Any]:
+    """Of `metrics.json` in the workdir, empty where there is none."""
+    path = context.workdir / "metrics.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

@@ -1,0 +1,218 @@
+"""Each lesion's operating point: the threshold and the smallest component, as they do best on the validation images."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float, Int, UInt8
+
+from pldmlt_jax.errors import CheckpointError
+from pldmlt_jax.evaluation.segmentation_metrics import dice, lesion_scores
+from pldmlt_jax.files import write_json
+from pldmlt_jax.types import LESIONS, MASK_BITS
+
+FILE = "operating_points.json"
+"""Beside the checkpoints, or beside exported weights."""
+
+THRESHOLDS = np.round(np.arange(0.05, 0.951, 0.05), 2)
+MIN_AREAS_PX = (0, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+"""Of components at the network's size, where 0 keeps them all."""
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """What makes a mask of one lesion's probabilities."""
+
+    threshold: float = 0.5
+    min_area_px: float = 0.0  # of a component at the network's size: smaller ones are dropped; 0 = none
+    images: int = 0  # validation images that have the lesion; 0: nothing to choose by, and so 0.5
+    dice: float | None = None  # pooled over the validation images, at this point
+    dice_at_half: float | None = None  # and at a threshold of 0.5
+
+
+@dataclass(frozen=True)
+class OperatingPoints:
+    """What is chosen on the validation images, kept beside the checkpoint."""
+
+    lesions: Mapping[str, OperatingPoint] = field(default_factory=dict)  # by `lesion_names`; an absent one has 0.5
+    temperature: float | None = None  # of the grades; None: no truly graded validation images, uncalibrated
+    graded_images: int = 0  # that the temperature was fitted on
+    step: int = -1  # of the checkpoint that they belong to; -1: nothing was chosen
+    inference: Mapping[str, Any] = field(default_factory=dict)  # how the network was asked
+    field_px: tuple[int, int] | None = None  # least and greatest longer side of the training photographs' field of view
+
+    def of(self, name: str) -> OperatingPoint:
+        return self.lesions.get(name, OperatingPoint())
+
+    @classmethod
+    def at(cls, threshold: float, names: Sequence[str], points: "OperatingPoints") -> "OperatingPoints":
+        """The points with one threshold for every lesion, and no component dropped."""
+        return dataclasses.replace(points, lesions={name: OperatingPoint(threshold) for name in names})
+
+
+def lesion_names(target: str) -> tuple[str, ...]:
+    """The masks that a network makes: one of any lesion, or one of each."""
+    return ("lesion",) if target == "fused" else LESIONS
+
+
+def mask_scores(probabilities: Float[np.ndarray, "... k"], target: str) -> Float[np.ndarray, "... l"]:
+    """Probability of each of `lesion_names`."""
+    return probabilities[..., 1:2] if target == "fused" else lesion_scores(probabilities, target)
+
+
+def drop_small(mask: Bool[np.ndarray, "h w"], min_area_px: float) -> Bool[np.ndarray, "h w"]:
+    """The mask without components (8-connected) of fewer pixels."""
+    if min_area_px <= 1:
+        return mask
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    kept = np.asarray(stats[:, cv2.CC_STAT_AREA] >= min_area_px)
+    kept[0] = False  # the background
+    return kept[np.asarray(labels, np.intp)]
+
+
+def masks_at(
+    scores: Float[np.ndarray, "h w l"], names: Sequence[str], points: OperatingPoints, area_scale: float = 1.0
+) -> dict[str, Bool[np.ndarray, "h w"]]:
+    """Masks at the operating points.
+
+    Args:
+        scores: Probabilities by lesion.
+        names: Of the lesions.
+        points: Thresholds and smallest components.
+        area_scale: Pixels of `scores` to one at the network's size (`Geometry.area_scale`).
+    """
+    masks = {}
+    for i, name in enumerate(names):
+        point = points.of(name)
+        masks[name] = drop_small(scores[..., i] > point.threshold, point.min_area_px * area_scale)
+    return masks
+
+
+class PointSearch:
+    """Counts every pair of threshold and smallest component over validation images, one image at a time."""
+
+    def __init__(self, target: str):
+        self.target, self.names = target, lesion_names(target)
+        shape = (len(self.names), len(THRESHOLDS), len(MIN_AREAS_PX))
+        self.tp, self.predicted = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+        self.marked, self.images = np.zeros(len(self.names), np.int64), np.zeros(len(self.names), np.int64)
+
+    def add(self, probabilities: Float[np.ndarray, "s s k"], mask_bits: UInt8[np.ndarray, "s s"]) -> None:
+        """Counts one image; only pixels with the `valid` bit count."""
+        valid = mask_bits & MASK_BITS["valid"] != 0
+        scores = mask_scores(probabilities, self.target)
+        for i, name in enumerate(self.names):
+            truth = valid & (mask_bits & MASK_BITS["fused" if name == "lesion" else name] != 0)
+            self.marked[i] += np.count_nonzero(truth)
+            self.images[i] += bool(truth.any())
+            for t, threshold in enumerate(THRESHOLDS):
+                area, hit = _components((scores[..., i] > threshold) & valid, truth)
+                kept = area[:, None] >= np.array(MIN_AREAS_PX)
+                self.predicted[i, t] += area @ kept
+                self.tp[i, t] += hit @ kept
+
+    def best(self) -> dict[str, OperatingPoint]:
+        """The pair of the highest pooled Dice for each lesion; of equal ones that nearest to 0.5, and the smaller area."""
+        half = int(np.argmin(np.abs(THRESHOLDS - 0.5)))
+        points = {}
+        for i, name in enumerate(self.names):
+            if not self.marked[i]:
+                points[name] = OperatingPoint()
+                continue
+            scores = 2.0 * self.tp[i] / (self.predicted[i] + self.marked[i])
+            ranked = sorted(np.ndindex(*scores.shape), key=lambda at, scores=scores: (-scores[at], abs(at[0] - half), at[1]))
+            t, a = ranked[0]
+            points[name] = OperatingPoint(
+                float(THRESHOLDS[t]), float(MIN_AREAS_PX[a]), int(self.images[i]),
+                *(dice(int(self.tp[i][at]), int(self.predicted[i][at]), int(self.marked[i])) for at in ((t, a), (half, 0))),
+            )  # fmt: skip
+        return points
+
+
+def _components(
+    predicted: Bool[np.ndarray, "s s"], truth: Bool[np.ndarray, "s s"]
+) -> tuple[Int[np.ndarray, "n"], Int[np.ndarray, "n"]]:
+    """Area of each component, and how many of its pixels are right."""
+    number, labels, stats, _ = cv2.connectedComponentsWithStats(predicted.astype(np.uint8), connectivity=8)
+    hit = np.bincount(labels[truth], minlength=number)
+    return stats[1:, cv2.CC_STAT_AREA].astype(np.int64), hit[1:]
+
+
+class PointCounts:
+    """True positives, predicted and marked pixels at the operating points, over many images."""
+
+    def __init__(self, target: str, points: OperatingPoints):
+        self.target, self.points, self.names = target, points, lesion_names(target)
+        counted = ("fused", *(name for name in self.names if name != "lesion"))
+        self.counts = {name: np.zeros(3, np.int64) for name in counted}
+
+    def add(self, probabilities: np.ndarray, mask_bits: np.ndarray, area_scale: float = 1.0) -> None:
+        """Counts one image, at any size; see `masks_at`."""
+        valid = mask_bits & MASK_BITS["valid"] != 0
+        masks = masks_at(mask_scores(probabilities, self.target), self.names, self.points, area_scale)
+        masks["fused"] = np.logical_or.reduce(list(masks.values()))
+        for name in self.counts:
+            predicted, truth = masks[name] & valid, (mask_bits & MASK_BITS[name] != 0) & valid
+            found = np.array([np.count_nonzero(mask) for mask in (predicted & truth, predicted, truth)], np.int64)
+            self.counts[name] = self.counts[name] + found
+
+    def compute(self) -> dict[str, float | None]:
+        """`seg/NAME/dice_at_operating_point`, precision and recall; None where undefined."""
+        figures: dict[str, float | None] = {}
+        for name, counts in self.counts.items():
+            tp, predicted, marked = (int(count) for count in counts)
+            key = "foreground" if name == "fused" else name
+            figures |= {
+                f"seg/{key}/dice_at_operating_point": dice(tp, predicted, marked),
+                f"seg/{key}/precision_at_operating_point": tp / predicted if predicted else None,
+                f"seg/{key}/recall_at_operating_point": tp / marked if marked else None,
+            }
+        return figures
+
+
+def write_points(directory: Path, points: OperatingPoints) -> None:
+    write_json(directory / FILE, dataclasses.asdict(points))
+
+
+def read_points(directory: Path, step: int) -> OperatingPoints:
+    """The points beside a checkpoint; 0.5 and no calibration where there are none, or they belong to another step.
+
+    Raises:
+        CheckpointError: The file is not one of this version.
+    """
+    path = directory / FILE
+    if not path.is_file():
+        return OperatingPoints()
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        lesions = {name: OperatingPoint(**point) for name, point in values.pop("lesions").items()}
+        field_px = tuple(values.pop("field_px") or ()) or None
+        points = OperatingPoints(lesions=lesions, field_px=field_px, **values)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        action = "remove it, or choose the points again: python main.py train goes on and ends with them"
+        raise CheckpointError(path, str(error), "operating points as `train` writes them", action) from error
+    return points if points.step == step else OperatingPoints()
+
+
+def averaged_points(points: Sequence[OperatingPoints]) -> OperatingPoints:
+    """Those of an ensemble, whose probabilities are averaged: thresholds and smallest components are averaged as well.
+
+    Chosen by each network for itself, they are a guess for the mean; the temperatures are applied before it.
+    """
+    if len(points) == 1:
+        return points[0]
+    names = dict.fromkeys(name for one in points for name in one.lesions)
+    lesions = {
+        name: OperatingPoint(
+            float(np.mean([one.of(name).threshold for one in points])),
+            float(np.mean([one.of(name).min_area_px for one in points])),
+        )
+        for name in names
+    }
+    calibrated = all(one.temperature is not None for one in points)
+    return dataclasses.replace(points[0], lesions=lesions, temperature=1.0 if calibrated else None)

@@ -1,0 +1,111 @@
+"""Thresholds and smallest components: against counting each pair by itself, and what is written is what is read."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from pldmlt_jax.errors import CheckpointError
+from pldmlt_jax.evaluation.operating_points import (
+    FILE,
+    MIN_AREAS_PX,
+    THRESHOLDS,
+    OperatingPoint,
+    OperatingPoints,
+    PointCounts,
+    PointSearch,
+    averaged_points,
+    drop_small,
+    masks_at,
+    read_points,
+    write_points,
+)
+from pldmlt_jax.types import MASK_BITS
+
+RNG = np.random.default_rng(3)
+
+
+def images(num: int = 3):
+    """Noisy probabilities of blobs, with specks that are none, and a rim that does not count."""
+    for _ in range(num):
+        truth = np.zeros((40, 40, 2), bool)
+        truth[5:12, 8:16, 0] = truth[20:30, 20:24, 1] = True
+        p = np.where(truth, 0.6, 0.1) + 0.15 * RNG.normal(size=truth.shape)
+        p[RNG.random(truth.shape) < 0.02] = 0.9
+        bits = np.where(truth[..., 0], MASK_BITS["MA"] | MASK_BITS["fused"], 0)
+        bits |= np.where(truth[..., 1], MASK_BITS["EX"] | MASK_BITS["fused"], 0)
+        bits[3:] |= MASK_BITS["valid"]
+        scores = np.zeros((40, 40, 4), np.float32)
+        scores[..., [0, 2]] = p.clip(0, 1)
+        yield scores, bits.astype(np.uint8)
+
+
+def test_best_pair_is_the_one_that_counting_each_by_itself_finds():
+    search, found = PointSearch("lesions"), list(images())
+    for scores, bits in found:
+        search.add(scores, bits)
+    points = search.best()
+    assert points["HE"] == OperatingPoint()  # no image has it
+    for lesion, other in (("MA", "EX"), ("EX", "MA")):
+        by_pair = {}
+        for threshold in THRESHOLDS:
+            for area in MIN_AREAS_PX:
+                pair = OperatingPoints({lesion: OperatingPoint(float(threshold), float(area))})
+                counts = PointCounts("lesions", pair)
+                for scores, bits in found:
+                    valid = bits & MASK_BITS["valid"] != 0
+                    counts.add(scores * valid[..., None], bits)
+                by_pair[float(threshold), float(area)] = counts.compute()[f"seg/{lesion}/dice_at_operating_point"]
+        point = points[lesion]
+        assert point.dice == pytest.approx(max(by_pair.values()))
+        assert by_pair[point.threshold, point.min_area_px] == pytest.approx(point.dice)
+        assert by_pair[0.5, 0.0] == pytest.approx(point.dice_at_half)
+        assert point.min_area_px > 0 and point.images == 3 and other != lesion  # specks are dropped
+
+
+def test_foreground_is_the_union_of_the_lesions():
+    counts = PointCounts("lesions", OperatingPoints({"MA": OperatingPoint(0.5), "EX": OperatingPoint(0.5)}))
+    scores, bits = next(images())
+    counts.add(scores, bits)
+    valid, marked = bits & MASK_BITS["valid"] != 0, bits & MASK_BITS["fused"] != 0
+    union = (scores > 0.5).any(axis=-1) & valid
+    expected = 2 * (union & marked).sum() / (union.sum() + (marked & valid).sum())
+    assert counts.compute()["seg/foreground/dice_at_operating_point"] == pytest.approx(expected)
+
+
+def test_small_components_go_and_diagonal_neighbours_are_one():
+    mask = np.zeros((8, 8), bool)
+    mask[0, 0] = mask[1, 1] = mask[2, 2] = mask[5, 5] = True
+    np.testing.assert_array_equal(drop_small(mask, 3), np.diag([1, 1, 1, 0, 0, 0, 0, 0]).astype(bool))
+    np.testing.assert_array_equal(drop_small(mask, 1), mask)
+
+
+def test_smallest_component_grows_with_the_image():
+    points = OperatingPoints({"lesion": OperatingPoint(0.5, 4.0)})
+    scores = np.zeros((20, 20, 1), np.float32)
+    scores[2:4, 2:6] = 0.9  # 8 pixels
+    assert masks_at(scores, ["lesion"], points)["lesion"].sum() == 8
+    assert masks_at(scores, ["lesion"], points, area_scale=4.0)["lesion"].sum() == 0
+
+
+def test_points_are_read_as_written_and_those_of_another_step_are_not_used(tmp_path):
+    points = OperatingPoints(
+        {"MA": OperatingPoint(0.35, 6.0, 9, 0.4, 0.3)}, 1.7, 40, 120, {"mode": "whole", "tta": "none"}, (900, 1000)
+    )
+    write_points(tmp_path, points)
+    assert read_points(tmp_path, 120) == points
+    assert read_points(tmp_path, 121) == OperatingPoints()
+    assert read_points(tmp_path / "nowhere", 1).of("MA") == OperatingPoint(0.5, 0.0)
+    (tmp_path / FILE).write_text(json.dumps({"lesions": {"MA": {"treshold": 1}}}))
+    with pytest.raises(CheckpointError, match="treshold"):
+        read_points(tmp_path, 120)
+
+
+def test_an_ensemble_has_the_mean_and_is_calibrated_if_all_are():
+    a = OperatingPoints({"MA": OperatingPoint(0.2, 4.0)}, temperature=2.0)
+    b = dataclasses.replace(a, lesions={"MA": OperatingPoint(0.4, 8.0)}, temperature=None)
+    assert averaged_points([a, b]).of("MA") == OperatingPoint(pytest.approx(0.3), 6.0)
+    assert averaged_points([a, b]).temperature is None
+    assert averaged_points([a, a]).temperature == 1.0
+    assert averaged_points([b]) is b
