@@ -24,7 +24,7 @@ install-dev: ## .venv with what the tests and checks need too
 	@scripts/install.sh requirements-dev.lock
 
 test: install-dev ## all tests (ARGS="-k name" for some)
-	$(VENV_PYTHON) -m pytest $(ARGS)
+	$(VENV_PYTHON) -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: install-dev ## style (ruff)
 	$(VENV_PYTHON) -m ruff check .

@@ -95,7 +95,7 @@ class ModelConfig:
     norm_momentum: float = 0.99  # decay of the decoder's running statistics
     norm_epsilon: float = 1e-3
     dtype: str = "float32"  # of activations: "float32", "bfloat16" or "float64" (tests); parameters stay float32
-    rematerialisation: str = "none"  # "blocks" or "convs": computed again in the backward pass, for less memory
+    rematerialisation: str = "none"  # "blocks" or "convs": computed twice, for less memory (not on a CPU)
     weights: str = ""  # of the encoder: a file (.pth, .safetensors, Keras' .h5) or a published one's name; "" = He-normal
 
 

@@ -1,7 +1,6 @@
 """What makes a stage run anew, and what names predictions get."""
 
 import shutil
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -11,7 +10,6 @@ from data.idrid_files import SHAPE, write_grading, write_segmentation
 from pldmlt_jax.cli.app import run
 from pldmlt_jax.cli.context import Context
 from pldmlt_jax.cli.flags import Arguments, parse
-from pldmlt_jax.cli.predict import unique_names
 from pldmlt_jax.pipeline import STAGES, fingerprint_of, raw_files
 
 
@@ -113,8 +111,3 @@ def test_moved_data_root_keeps_the_fingerprint(config, tmp_path):
     (tmp_path / "IDRiD").rename(tmp_path / "elsewhere" / "IDRiD")
     config.data.root = str(tmp_path / "elsewhere")
     assert contents(config) == before
-
-
-def test_no_two_predictions_share_a_name():
-    names = unique_names([Path(name) for name in ("a.jpg", "a.png", "a_2.jpg", "b/a.jpg")])
-    assert sorted(names.values()) == ["a", "a_2", "a_2_2", "a_3"]

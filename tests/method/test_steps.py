@@ -70,7 +70,7 @@ def test_self_training_adds_the_loss_against_the_networks_own_masks(float64, tar
 
     def loss(params):
         output, _ = apply_network(params, state.network.batch_stats, batch.graded, both)
-        return losses.segmentation_loss(output.segmentation_logits, batch.graded, both.loss, masks)
+        return losses.segmentation_loss(output.segmentation_logits, batch.graded, both.loss, target=masks)
 
     alone, _ = train_step(state, batch, method=plain)
     trained, metrics = train_step(state, batch, method=both)
