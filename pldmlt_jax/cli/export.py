@@ -1,9 +1,6 @@
 """`export`: the trained network for use without this program, and what there is to know about it."""
 
 import contextlib
-import csv
-import itertools
-import json
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +17,7 @@ from pldmlt_jax.evaluation.export import FORMATS, Export
 from pldmlt_jax.evaluation.model_card import model_card
 from pldmlt_jax.evaluation.onnx_file import INSTALL, require
 from pldmlt_jax.evaluation.operating_points import read_points
+from pldmlt_jax.files import read_json, read_rows, writing
 from pldmlt_jax.progress import progress
 
 CARD = "model_card.md"
@@ -44,7 +42,8 @@ def main(arguments: Arguments) -> None:
             files.append(FORMATS[name](export))
             task.advance(name)
     card = model_card(export, figures_of(context), files)
-    (output / CARD).write_text(card, encoding="utf-8")
+    with writing(output / CARD) as file:
+        file.write(card)
     for line in (*files, CARD):
         print(f"  {line}")
     print(f"  in {output}")
@@ -80,8 +79,8 @@ def images_to_compare(context: Context) -> np.ndarray:
     """Prepared photographs that the run has predicted, or noise where there are none: uint8 [b, s, s, 3]."""
     data, images = context.config.data, []
     table = context.workdir / EXAMPLES / TABLE
-    rows = csv.DictReader(table.read_text(encoding="utf-8").splitlines()) if table.is_file() else ()
-    for row in itertools.islice(rows, MAX_COMPARED):
+    rows = read_rows(table, ("image",)) if table.is_file() else []
+    for _, row in rows[:MAX_COMPARED]:
         with contextlib.suppress(DataError):  # moved away since
             images.append(prepare_image(read_image(Path(row["image"])), data, data.size_px).image)
     if not images:
@@ -92,4 +91,4 @@ def images_to_compare(context: Context) -> np.ndarray:
 def figures_of(context: Context) -> dict[str, Any]:
     """Of `metrics.json` in the workdir, empty where there is none."""
     path = context.workdir / "metrics.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return read_json(path) if path.is_file() else {}

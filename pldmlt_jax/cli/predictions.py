@@ -8,8 +8,10 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from pldmlt_jax.data.fundus import write_image
 from pldmlt_jax.evaluation.figures import HEAT_OPACITY, LESION_COLOURS, heat, overlay, with_legend, write_picture
 from pldmlt_jax.evaluation.predictor import Prediction
+from pldmlt_jax.files import writing
 from pldmlt_jax.method.losses import EXCLUSIVE_ORDER
 from pldmlt_jax.types import LESIONS
 
@@ -41,7 +43,7 @@ def write_prediction(path: Path, name: str, image: UInt8[np.ndarray, "h w 3"], p
     for lesion, values in p.probabilities.items() if probabilities else ():
         files[f"{lesion}_probability"] = f"{name}_{lesion}_probability.png"
         scaled = np.round(values * PROBABILITY_ONE).astype(np.uint16)
-        cv2.imwrite(str(output / files[f"{lesion}_probability"]), scaled, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+        write_image(output / files[f"{lesion}_probability"], scaled, [cv2.IMWRITE_PNG_COMPRESSION, 1])
     return {"image": str(path), "warning": "; ".join(p.warnings)} | _figures(p) | files
 
 
@@ -67,7 +69,8 @@ def write_mask(path: Path, p: Prediction) -> None:
     picture = Image.fromarray(label)
     colours = {LABELS[lesion]: LESION_COLOURS[lesion] for lesion in p.masks}
     picture.putpalette([part for value in range(max(colours) + 1) for part in colours.get(value, (0, 0, 0))])
-    picture.save(path, compress_level=1)
+    with writing(path, "wb") as file:
+        picture.save(file, "PNG", compress_level=1)
 
 
 def captioned_overlay(image: UInt8[np.ndarray, "h w 3"], p: Prediction) -> UInt8[np.ndarray, "h w 3"]:

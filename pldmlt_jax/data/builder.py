@@ -84,13 +84,15 @@ class FundusBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             "geometry": tfds.features.Tensor(shape=(NUM_GEOMETRY,), dtype=np.int64),
             "dhash": tfds.features.Tensor(shape=(HASH_BYTES,), dtype=np.uint8),
         }
-        return self.dataset_info_from_configs(
+        info = self.dataset_info_from_configs(
             features=tfds.features.FeaturesDict(features),
             supervised_keys=None,
             disable_shuffling=True,
             citation=self.CITATION,
             license=self.LICENCE,
         )
+        info.initialize_from_bucket = lambda: None  # nothing of ours is there; it only leaves an empty folder in /tmp
+        return info
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
         config: Any = self.builder_config

@@ -10,7 +10,7 @@ from pldmlt_jax.config import DataConfig
 from pldmlt_jax.data.builder import FundusBuilder, FundusConfig
 from pldmlt_jax.data.records import Listing, RawRecord
 from pldmlt_jax.errors import DataError, UserError
-from pldmlt_jax.files import visible
+from pldmlt_jax.files import WINDOWS, read_text, visible
 from pldmlt_jax.types import LESIONS, NUM_GRADES
 
 LAYOUT = """the layout of DDR (https://github.com/nkicsl/DDR-dataset):
@@ -138,7 +138,7 @@ def read_list(path: Path) -> tuple[dict[str, int | None], list[UserError]]:
         raise DataError(path, "no such file", LAYOUT, "get the list with its images")
     grades: dict[str, int | None] = {}
     errors: list[UserError] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig", errors="replace").splitlines(), start=1):
+    for number, line in enumerate(read_text(path, otherwise=WINDOWS).splitlines(), start=1):
         if not line.strip():
             continue
         where = f"{path}, line {number}"

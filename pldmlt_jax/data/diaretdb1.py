@@ -3,12 +3,14 @@
 Kauppi et al.: The DIARETDB1 diabetic retinopathy database and evaluation protocol. BMVC 2007.
 """
 
+import os
 from pathlib import Path
 
 from pldmlt_jax.config import DataConfig
 from pldmlt_jax.data.builder import FundusBuilder, FundusConfig
 from pldmlt_jax.data.records import Listing, RawRecord
 from pldmlt_jax.errors import DataError, UserError
+from pldmlt_jax.files import WINDOWS, read_text
 
 LAYOUT = """the layout of DiaRetDB1 v2.1 (https://www.it.lut.fi/project/imageret/diaretdb1_v2_1/):
     DiaRetDB1/ddb1_v02_01_{train,test}.txt
@@ -61,7 +63,7 @@ def list_photographs(root: Path) -> Listing:
                 raise DataError(base / f"{name}.txt", "no such file", LAYOUT, "get the whole release")
             continue
         records[split] = []
-        for number, line in enumerate(table.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+        for number, line in enumerate(read_text(table, otherwise=WINDOWS).splitlines(), start=1):
             if not line.strip():
                 continue
             where, parts = f"{table}, line {number}", line.split()
@@ -99,5 +101,5 @@ def _line_errors(where: str, parts: list[str], base: Path) -> list[UserError]:
     return [
         DataError(base / part, f"no such file, but {where} names it", "the whole release", "get the file or drop the line")
         for part in parts
-        if not (base / part).is_file()
+        if not os.path.isfile(base / part)  # False too for a name that no file can have
     ]

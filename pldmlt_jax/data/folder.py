@@ -1,7 +1,5 @@
 """One's own photographs: a folder of images, masks of some of them and a CSV of grades of some of them."""
 
-import csv
-import io
 import re
 import unicodedata
 from collections import defaultdict
@@ -13,7 +11,7 @@ from pldmlt_jax.data.builder import FundusBuilder, FundusConfig
 from pldmlt_jax.data.fundus import IMAGE_SUFFIXES, PHOTOGRAPH_SUFFIXES
 from pldmlt_jax.data.records import Listing, RawRecord
 from pldmlt_jax.errors import DataError, UserError
-from pldmlt_jax.files import visible
+from pldmlt_jax.files import read_cells, visible
 from pldmlt_jax.types import NUM_GRADES, UNKNOWN_GRADE
 
 LAYOUT = """a folder of one's own photographs:
@@ -216,18 +214,15 @@ def _grades(root: Path, images: dict[str, Path], errors: list[UserError]) -> dic
     path = tables[0]
     grades: dict[str, int] = {}
     contradicted: set[str] = set()
-    text = _decoded(path.read_bytes())
-    delimiter = max(DELIMITERS, key=text.partition("\n")[0].count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    header = [re.sub(r"[^a-z]", "", cell.lower()) for cell in next(reader, [])]
+    header, rows = read_cells(path, DELIMITERS)
+    header = [re.sub(r"[^a-z]", "", cell.lower()) for cell in header]
     image_column = next((header.index(name) for name in IMAGE_COLUMNS if name in header), None)
     grade_column = next((header.index(name) for name in GRADE_COLUMNS if name in header), None)
     if image_column is None or grade_column is None:
         raise DataError(path, f"columns {', '.join(header) or 'none'}", "the columns image and grade", "add a header")
-    for row in reader:
-        cells = [*row, *[""] * len(header)]
+    for line, cells in rows:
         given, grade = cells[image_column].strip(), cells[grade_column].strip().removesuffix(".0")
-        where = f"{path}, line {reader.line_num}"
+        where = f"{path}, line {line}"
         if not given or not grade:
             continue
         given = unicodedata.normalize("NFC", given)
@@ -242,11 +237,3 @@ def _grades(root: Path, images: dict[str, Path], errors: list[UserError]) -> dic
         else:
             grades[name] = int(grade)
     return {name: grade for name, grade in grades.items() if name not in contradicted}
-
-
-def _decoded(content: bytes) -> str:
-    """UTF-8, or what spreadsheets on Windows save in its place."""
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return content.decode("cp1252", errors="replace")

@@ -1,6 +1,5 @@
 """Which training images validate and which are held out: stratified, seeded, each photograph in one place."""
 
-import csv
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from jaxtyping import Int
 
 from pldmlt_jax.config import DataConfig
 from pldmlt_jax.errors import DataError, UserError, raise_all
+from pldmlt_jax.files import read_rows, write_rows
 
 FOLD_COLUMNS = ("set", "image", "stratum", "fold")
 
@@ -66,10 +66,7 @@ def split_indices(
 
 def write_folds(path: Path, rows: Sequence[tuple[str, str, str, int]]) -> None:
     """Writes a set, an image, its stratum and its fold a line."""
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(FOLD_COLUMNS)
-        writer.writerows(rows)
+    write_rows(path, [dict(zip(FOLD_COLUMNS, row, strict=True)) for row in rows])
 
 
 def read_folds(path: Path, images: Sequence[tuple[str, str]], num_folds: int) -> Int[np.ndarray, "n"]:
@@ -87,19 +84,13 @@ def read_folds(path: Path, images: Sequence[tuple[str, str]], num_folds: int) ->
         raise DataError(path, "no such file", "a CSV with the columns set, image, fold", "check --config.data.folds_file")
     errors: list[UserError] = []
     found: dict[tuple[str, str], int] = {}
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        columns = reader.fieldnames or []
-        if missing := {"image", "fold"} - set(columns):
-            lacking = f"no column {', '.join(sorted(missing))}"
-            raise DataError(path, lacking, "the columns set, image, fold", "restore the header")
-        for row in reader:
-            fold = (row["fold"] or "").strip()
-            if fold in map(str, range(num_folds)):
-                found[row.get("set") or "", (row["image"] or "").strip()] = int(fold)
-            else:
-                where = f"{path}, line {reader.line_num}"
-                errors.append(DataError(where, f"fold {fold!r}", f"0 to {num_folds - 1}", "correct it, or data.num_folds"))
+    for line, row in read_rows(path, ("image", "fold")):
+        fold = row["fold"].strip()
+        if fold in map(str, range(num_folds)):
+            found[row.get("set", ""), row["image"].strip()] = int(fold)
+        else:
+            expected = f"0 to {num_folds - 1}"
+            errors.append(DataError(f"{path}, line {line}", f"fold {fold!r}", expected, "correct it, or data.num_folds"))
     folds = [found.get((name, image), found.get(("", image), -1)) for name, image in images]
     if lost := [f"{name} {image}" for (name, image), fold in zip(images, folds, strict=True) if fold < 0]:
         what = f"no fold for {len(lost)} of {len(images)} images, the first {lost[0]}"

@@ -1,5 +1,6 @@
 """A fundus photograph: reading it, and the way to the network's square and back."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -7,7 +8,9 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from pldmlt_jax.config import DataConfig
+from pldmlt_jax.data.headers import MAX_PIXELS, declared_size
 from pldmlt_jax.errors import DataError
+from pldmlt_jax.files import read_bounded, writing
 from pldmlt_jax.types import Geometry
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".jp2", ".avif")
@@ -18,6 +21,9 @@ PHOTOGRAPH_SUFFIXES = (*IMAGE_SUFFIXES, ".heic", ".heif", ".dng", ".dcm")
 _END_MARKERS = {b"\xff\xd8": b"\xff\xd9", b"\x89PNG": b"IEND"}
 _TAIL_BYTES = 4096
 
+MAX_BYTES = 2**29
+"""Of an image file: as large as the largest image that is read, without any compression, in 16 bits."""
+
 
 def read_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:
     """Reads an RGB image of 8 bits: grey, alpha and 16 bits are converted, a rotation in its EXIF data is applied.
@@ -26,14 +32,41 @@ def read_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:
         DataError: The file is missing, no image, or cut off.
     """
     content = read_bytes(path)
-    image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
-    if image is None:
+    return cv2.cvtColor(decoded(content, path, cv2.IMREAD_COLOR, "image"), cv2.COLOR_BGR2RGB)
+
+
+def decoded(content: bytes, path: Path, mode: int, what: str) -> np.ndarray:
+    """The pixels of an image file in memory.
+
+    Raises:
+        DataError: It is not readable, or declares more than `MAX_PIXELS`: it is not decoded then.
+    """
+    try:
+        height, width = declared_size(content)
+        if height * width > MAX_PIXELS:
+            found, expected = f"{height} x {width} px", f"at most {MAX_PIXELS} pixels"
+            raise DataError(path, found, expected, "make it smaller, or leave it out")
+        pixels = cv2.imdecode(np.frombuffer(content, np.uint8), mode)
+        if pixels is None:
+            raise ValueError("it cannot be decoded")
+    except (ValueError, cv2.error) as error:
         if any(content.startswith(start) and end not in content[-_TAIL_BYTES:] for start, end in _END_MARKERS.items()):
-            raise DataError(path, "a truncated image", "a whole one", "fetch the file again")
-        raise DataError(
-            path, "not a readable image", "a file of " + ", ".join(IMAGE_SUFFIXES), "fetch it again, or convert it"
-        )
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+            raise DataError(path, "a truncated image", "a whole one", "fetch the file again") from error
+        reason = str(error) if isinstance(error, ValueError) else "it cannot be decoded"  # not the failed C++ assertion
+        found, expected = f"not a readable {what}: {reason}", "a file of " + ", ".join(IMAGE_SUFFIXES)
+        raise DataError(path, found, expected, "fetch it again, or convert it") from error
+    return pixels
+
+
+def write_image(path: Path, pixels: np.ndarray, options: Sequence[int] = ()) -> None:
+    """Writes an image as OpenCV encodes it, whole or not at all; colours in OpenCV's order."""
+    with writing(path, "wb") as file:
+        file.write(encoded(pixels, path.suffix, options))
+
+
+def encoded(pixels: np.ndarray, suffix: str, options: Sequence[int] = ()) -> bytes:
+    """An image as the content of a file of that suffix; `cv2.imwrite` is silent where a disk is full."""
+    return cv2.imencode(suffix, pixels, list(options))[1].tobytes()
 
 
 def read_bytes(path: Path) -> bytes:
@@ -42,10 +75,7 @@ def read_bytes(path: Path) -> bytes:
     Raises:
         DataError: The file is missing, unreadable or empty.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(path, error.strerror or "unreadable", "an image file", "check the path") from error
+    content = read_bounded(path, MAX_BYTES, "an image file")
     if not content:
         raise DataError(path, "an empty file", "an image", "fetch the file again")
     return content

@@ -4,7 +4,6 @@ A lesion that an image does not have has no file. A numbers its photographs diff
 in both of its splits: names never identify a photograph.
 """
 
-import csv
 from collections.abc import Collection
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from pldmlt_jax.config import DataConfig
 from pldmlt_jax.data.builder import FundusBuilder, FundusConfig
 from pldmlt_jax.data.records import Listing, RawRecord
 from pldmlt_jax.errors import DataError, UserError, raise_all
-from pldmlt_jax.files import visible
+from pldmlt_jax.files import read_rows, visible
 from pldmlt_jax.types import NUM_GRADES, UNKNOWN_GRADE
 
 LAYOUT = """the official layout of IDRiD (https://ieee-dataport.org/open-access/indian-diabetic-retinopathy-image-dataset-idrid):
@@ -34,6 +33,9 @@ GRADE_FILES = {
     "train": "a. IDRiD_Disease Grading_Training Labels.csv",
     "test": "b. IDRiD_Disease Grading_Testing Labels.csv",
 }
+GRADES = tuple(map(str, range(NUM_GRADES)))
+"""As tables spell them."""
+
 TRUE_GRADES_FILE = "true_grades_of_segmentation_images.csv"
 """Not part of the release: grades of A's photographs that stand in B as well, to evaluate pseudo-labels."""
 
@@ -162,25 +164,19 @@ def read_grades(path: Path) -> tuple[dict[str, int | None], list[UserError]]:
         raise DataError(path, "no such file", "a CSV of grades", "get it with the images:\n" + LAYOUT)
     grades: dict[str, int | None] = {}
     errors: list[UserError] = []
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
-        if not {"Image name", "Retinopathy grade"} <= set(reader.fieldnames):
-            columns = ", ".join(reader.fieldnames) or "none"
-            raise DataError(path, f"columns {columns}", "Image name and Retinopathy grade", "restore the header")
-        for row in reader:
-            name, text = (row["Image name"] or "").strip(), (row["Retinopathy grade"] or "").strip()
-            if not name:
-                continue
-            where = f"{path}, line {reader.line_num}"
-            if text not in map(str, range(NUM_GRADES)):
-                errors.append(DataError(where, f"grade {text!r} of {name}", "0, 1, 2, 3 or 4", "correct the row"))
-                grades[name] = None
-            elif grades.get(name, int(text)) != int(text):
-                errors.append(DataError(where, f"{name} again, with another grade", "each image once", "correct the rows"))
-                grades[name] = None
-            else:
-                grades[name] = int(text)
+    for line, row in read_rows(path, ("Image name", "Retinopathy grade")):
+        name, text = row["Image name"].strip(), row["Retinopathy grade"].strip()
+        if not name:
+            continue
+        where = f"{path}, line {line}"
+        if text not in GRADES:
+            errors.append(DataError(where, f"grade {text!r} of {name}", "0, 1, 2, 3 or 4", "correct the row"))
+            grades[name] = None
+        elif grades.get(name, int(text)) != int(text):
+            errors.append(DataError(where, f"{name} again, with another grade", "each image once", "correct the rows"))
+            grades[name] = None
+        else:
+            grades[name] = int(text)
     return grades, errors
 
 
@@ -201,8 +197,15 @@ def _unmatched(images: list[Path], grades: Collection[str], table: Path) -> list
 def _true_grades(path: Path, split: str | None = None) -> dict[str, int]:
     if not path.is_file():
         return {}
-    with open(path, newline="", encoding="utf-8") as file:
-        return {row["image"]: int(row["dr_grade"]) for row in csv.DictReader(file) if split is None or row["split"] == split}
+    rows = read_rows(path, ("image", "dr_grade") if split is None else ("image", "dr_grade", "split"))
+    raise_all(
+        [
+            DataError(f"{path}, line {line}", f"grade {row['dr_grade']!r}", "0, 1, 2, 3 or 4", "correct the row")
+            for line, row in rows
+            if row["dr_grade"] not in GRADES
+        ]
+    )
+    return {row["image"]: int(row["dr_grade"]) for _, row in rows if split is None or row["split"] == split}
 
 
 def _images(folder: Path, *, required: bool, root: Path) -> list[Path]:

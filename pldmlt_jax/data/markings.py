@@ -10,11 +10,13 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from xml.parsers import expat
 
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
+from pldmlt_jax.data.fundus import read_bytes
 from pldmlt_jax.errors import DataError
 from pldmlt_jax.types import LESIONS
 
@@ -37,6 +39,9 @@ CONFIDENCES = {"High": 3, "Medium": 2, "Low": 1}
 """`confidencelevel` -> votes."""
 
 MOST_VOTES = 3
+
+MAX_XML_BYTES, MAX_XML_DEPTH, MAX_COORDINATE = 2**24, 32, 10**6
+"""Far beyond what any of the markings has."""
 
 DISC_AGREEMENT = 0.5
 """Of the optic disc, which only supports the refinement: half of the votes leave out the few that are mistyped."""
@@ -77,19 +82,49 @@ def read_markings(path: Path) -> list[Marking]:
     Raises:
         DataError: The file is missing or no such XML, or has an unknown shape, kind, confidence or number.
     """
+    content = read_bytes(path)
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(path, error.strerror or "unreadable", "an expert's markings", "fetch the file again") from error
-    if b"<!ENTITY" in content:
-        raise DataError(path, "XML that declares entities", "the released markings, which have none", "fetch the file again")
-    try:
+        _require_plain_xml(content)
         root = ElementTree.fromstring(content)
         if root.find("markinglist") is None:
             raise ValueError("no markinglist")
         return [_marking(element) for element in root.iterfind("markinglist/marking")]
-    except (ElementTree.ParseError, ValueError) as error:
+    except (ElementTree.ParseError, expat.ExpatError, ValueError, LookupError) as error:
         raise DataError(path, str(error), "DiaRetDB1's markings as released", "fetch the file again") from error
+
+
+def _require_plain_xml(content: bytes) -> None:
+    """Goes through the file with nothing kept, in whatever encoding it is: no entity is declared, and so none expanded.
+
+    Raises:
+        ValueError: It declares one, is nested as no markings are, or is too large.
+        ExpatError: It is no XML.
+    """
+    if len(content) > MAX_XML_BYTES:
+        raise ValueError(f"{len(content)} bytes, where markings have less than {MAX_XML_BYTES}")
+    depth = 0
+    parser = expat.ParserCreate()
+
+    def refuse(*_: object) -> None:
+        raise ValueError("XML that declares entities or other things; the released markings name a document type at most")
+
+    def doctype(_name: str, _system: object, _public: object, has_declarations: int) -> None:
+        if has_declarations:
+            refuse()
+
+    def descend(*_: object) -> None:
+        nonlocal depth
+        depth += 1
+        if depth > MAX_XML_DEPTH:
+            raise ValueError(f"elements nested more than {MAX_XML_DEPTH} deep")
+
+    def ascend(*_: object) -> None:
+        nonlocal depth
+        depth -= 1
+
+    parser.StartDoctypeDeclHandler, parser.EntityDeclHandler = doctype, refuse
+    parser.StartElementHandler, parser.EndElementHandler = descend, ascend
+    parser.Parse(content, True)
 
 
 def _marking(element: ElementTree.Element) -> Marking:
@@ -125,11 +160,17 @@ def _text(element: ElementTree.Element, name: str) -> str:
 
 
 def _number(element: ElementTree.Element) -> int:
-    return int(element.text or "")
+    return _within(int(element.text or ""))
+
+
+def _within(number: int) -> int:
+    if abs(number) > MAX_COORDINATE:
+        raise ValueError(f"the number {number}, beyond {MAX_COORDINATE}")
+    return number
 
 
 def _point(element: ElementTree.Element | None) -> Point:
-    x, y = (int(number) for number in ((element.text if element is not None else "") or "").split(","))
+    x, y = (_within(int(number)) for number in ((element.text if element is not None else "") or "").split(","))
     return x - 1, y - 1
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Int, UInt8, UInt16
 
 from pldmlt_jax.config import DataConfig
-from pldmlt_jax.data.fundus import crop_to, place, read_bytes
+from pldmlt_jax.data.fundus import crop_to, decoded, place, read_bytes
 from pldmlt_jax.errors import DataError
 from pldmlt_jax.types import Geometry
 
@@ -37,8 +37,8 @@ def read_mask_pixels(path: Path) -> np.ndarray:
     Raises:
         DataError: The file is unreadable.
     """
-    pixels = cv2.imdecode(np.frombuffer(read_bytes(path), np.uint8), cv2.IMREAD_UNCHANGED)
-    if pixels is None or pixels.dtype not in (np.uint8, np.uint16):
+    pixels = decoded(read_bytes(path), path, cv2.IMREAD_UNCHANGED, "mask")
+    if pixels.dtype not in (np.uint8, np.uint16):
         raise DataError(path, "not a readable mask", "a TIFF or PNG file of 8 or 16 bits", "fetch the file again")
     return pixels
 

@@ -25,7 +25,7 @@ from pldmlt_jax.data.leakage import difference_hash
 from pldmlt_jax.data.masks import Components, count_components, fuse, mask_to_network
 from pldmlt_jax.data.records import Listing, RawRecord
 from pldmlt_jax.errors import UserError, raise_all
-from pldmlt_jax.files import partial_path, remove_leftovers
+from pldmlt_jax.files import remove_leftovers, writing
 from pldmlt_jax.types import LESIONS, MASK_BITS, Geometry
 
 PREPARATION_VERSION = 6
@@ -179,9 +179,9 @@ def _prepare_to_file(
     try:
         path = directory / f"{_key(record, hashes, data, size_px)}.npz"
         if not path.exists():
-            temporary = partial_path(path)
-            np.savez(temporary, **prepare_one(record, data, size_px))
-            temporary.replace(path)
+            prepared = prepare_one(record, data, size_px)
+            with writing(path, "wb") as file:
+                np.savez(file, **prepared)
     except UserError as error:
         return error
     return path

@@ -23,7 +23,8 @@ from pldmlt_jax.data.builder import FundusConfig
 from pldmlt_jax.data.prepare import OnProgress, read_listing
 from pldmlt_jax.data.records import RawRecord
 from pldmlt_jax.data.specs import dataset_spec, set_names
-from pldmlt_jax.errors import UserError, gathered, raise_all
+from pldmlt_jax.errors import DataError, UserError, gathered, raise_all
+from pldmlt_jax.files import locked, sync_tree
 from pldmlt_jax.types import LESIONS, Geometry, Sample
 
 
@@ -106,7 +107,8 @@ class PreparedSplit:
 def _decode(content: bytes, mode: int) -> np.ndarray:
     pixels = cv2.imdecode(np.frombuffer(content, np.uint8), mode)
     if pixels is None:
-        raise ValueError("a prepared image cannot be decoded: delete data.cache_dir and prepare again")
+        found, action = "a prepared image that cannot be decoded", "remove that folder, and prepare again"
+        raise DataError("data.cache_dir", found, "a whole one", action)
     return pixels
 
 
@@ -170,15 +172,17 @@ def _open_one(name: str, data: DataConfig, size_px: int, on_progress: OnProgress
     key = hashlib.sha256(json.dumps(stems).encode()).hexdigest()[:12]
     config = FundusConfig(name=f"{size_px}-{key}", size_px=size_px, data=data)
     directory = Path(data.cache_dir) / "tfds"
-    for stale in directory.glob(f"*/{config.name}/*incomplete*"):
-        shutil.rmtree(stale)
     logging.getLogger("absl").setLevel(logging.ERROR)
-    builder: Any = spec.builder(config=config, data_dir=directory)
-    if not builder.is_prepared():
-        tfds.disable_progress_bar()
-        from_there = tfds.download.DownloadConfig(manual_dir=spec.builder.raw_folder(data))
-        with contextlib.redirect_stdout(io.StringIO()):  # our own progress is shown already
-            builder.download_and_prepare(download_config=from_there, file_format="array_record")
+    with locked(directory / ".lock"):  # another process may share the cache, and be packing this very set
+        for stale in directory.glob(f"*/{config.name}/*incomplete*"):
+            shutil.rmtree(stale)
+        builder: Any = spec.builder(config=config, data_dir=directory)
+        if not builder.is_prepared():
+            tfds.disable_progress_bar()
+            from_there = tfds.download.DownloadConfig(manual_dir=spec.builder.raw_folder(data))
+            with contextlib.redirect_stdout(io.StringIO()):  # our own progress is shown already
+                builder.download_and_prepare(download_config=from_there, file_format="array_record")
+            sync_tree(Path(builder.data_dir))
     decoders = {"image": tfds.decode.SkipDecoding(), "mask_bits": tfds.decode.SkipDecoding()}
     sources = builder.as_data_source(split=list(readable.records), decoders=decoders)
     skipped = tuple(str(error) for error in readable.skipped)

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from pldmlt_jax.config import DataConfig, SyntheticConfig
+from pldmlt_jax.data.fundus import encoded
 from pldmlt_jax.data.fundus_drawing import develop, draw_disc, draw_vessels, new_canvas
 from pldmlt_jax.data.idrid import (
     DISC_FOLDER,
@@ -29,7 +30,7 @@ from pldmlt_jax.data.idrid import (
 )
 from pldmlt_jax.data.lesion_drawing import Findings, draw_findings, grade_from_findings
 from pldmlt_jax.data.records import Listing
-from pldmlt_jax.files import partial_path, remove_leftovers
+from pldmlt_jax.files import locked, naming, partial_path, remove_leftovers, sync_folder, sync_tree
 from pldmlt_jax.types import LESIONS, NUM_GRADES
 
 DRAWING_VERSION = 3
@@ -86,11 +87,15 @@ def ensure_written(config: SyntheticConfig, cache_dir: str, progress: Callable[[
     root = Path(cache_dir) / f"synthetic-{hashlib.sha256(facts.encode()).hexdigest()[:12]}"
     if root.is_dir():
         return root
-    remove_leftovers(root.parent)
-    partial = partial_path(root)
-    shutil.rmtree(partial, ignore_errors=True)
-    _write(config, partial, progress)
-    partial.rename(root)
+    with locked(root.with_name(f".{root.name}.lock")):
+        if not root.is_dir():  # another process may have drawn it meanwhile
+            remove_leftovers(root.parent)
+            partial = partial_path(root)
+            shutil.rmtree(partial, ignore_errors=True)
+            _write(config, partial, progress)
+            sync_tree(partial)
+            partial.rename(root)
+            sync_folder(root.parent)
     return root
 
 
@@ -193,7 +198,8 @@ def _write_one(job: _Job, height_px: int) -> None:
     if fundus.grade != job.grade:
         raise AssertionError(f"{job.image.name}: drew grade {fundus.grade} for {job.grade}")
     bgr = cv2.cvtColor(fundus.image, cv2.COLOR_RGB2BGR)
-    cv2.imwrite(str(job.image), bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    with naming(job.image):
+        job.image.write_bytes(encoded(bgr, job.image.suffix, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]))
     if job.masks is None:
         return
     planes = {LESION_FOLDERS[lesion]: (lesion, fundus.masks[lesion]) for lesion in LESIONS}
@@ -205,4 +211,5 @@ def _write_one(job: _Job, height_px: int) -> None:
 
 def _write_mask(path: Path, mask: Bool[np.ndarray, "h w"]) -> None:
     coloured = np.where(mask[..., None], np.array(MASK_COLOUR_BGR, np.uint8), np.uint8(0))
-    cv2.imwrite(str(path), coloured)
+    with naming(path):
+        path.write_bytes(encoded(coloured, path.suffix))

@@ -1,5 +1,6 @@
 """Charts of a run as inline SVG that takes the page's own colours."""
 
+import html
 import io
 from collections.abc import Mapping, Sequence
 
@@ -26,13 +27,13 @@ def _svg(figure: Figure, title: str) -> str:
     figure.savefig(buffer, format="svg", transparent=True, bbox_inches="tight", metadata={"Date": None})
     plt.close(figure)
     svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :].replace("<svg ", f'<svg role="img" aria-label="{title}" ', 1)
+    svg = svg[svg.index("<svg") :].replace("<svg ", f'<svg role="img" aria-label="{html.escape(title)}" ', 1)
     return svg
 
 
 def _axes(title: str, x_label: str) -> tuple[Figure, Axes]:
     figure, axes = plt.subplots(figsize=(5.2, 2.9))
-    axes.set_title(title, color=INK, fontsize=10)
+    axes.set_title(title, color=INK, fontsize=10, parse_math=False)
     axes.set_xlabel(x_label, color=INK, fontsize=9)
     axes.tick_params(colors=INK, labelsize=8)
     for side, spine in axes.spines.items():

@@ -16,7 +16,7 @@ from pldmlt_jax.evaluation.engines import onnx_session
 from pldmlt_jax.evaluation.inference import WEIGHTS, TrainedNetwork, answer, write_weights
 from pldmlt_jax.evaluation.onnx_file import TOLERANCE, largest_difference, write_onnx
 from pldmlt_jax.evaluation.operating_points import OperatingPoints, lesion_names, write_points
-from pldmlt_jax.files import write_json
+from pldmlt_jax.files import write_json, writing
 from pldmlt_jax.models.build import TARGET_CHANNELS
 from pldmlt_jax.models.multitask import MultiTask
 from pldmlt_jax.training.checkpoint import CONFIG
@@ -76,7 +76,8 @@ def write_stablehlo(network: TrainedNetwork, path: Path) -> None:
     shape = jax.export.symbolic_shape(f"b, {multiple}*h, {multiple}*w, 3")
     images = jax.ShapeDtypeStruct(shape, jnp.uint8)
     function = jax.jit(lambda images: answer(variables, images, network=module, target=target))
-    path.write_bytes(jax.export.export(function, platforms=PLATFORMS)(images).serialize())
+    with writing(path, "wb") as file:
+        file.write(jax.export.export(function, platforms=PLATFORMS)(images).serialize())
 
 
 def _onnx(export: Export) -> str:

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
+from pldmlt_jax.data.fundus import write_image
 from pldmlt_jax.types import NUM_GRADES
 
 LESION_COLOURS: dict[str, tuple[int, int, int]] = {
@@ -78,7 +79,7 @@ def write_picture(path: Path, picture: UInt8[np.ndarray, "h w 3"], longer_side_p
     if scale > 1:
         picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
     bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
-    cv2.imwrite(str(path.with_name(path.name + PICTURE_SUFFIX)), bgr, [cv2.IMWRITE_JPEG_QUALITY, PICTURE_QUALITY])
+    write_image(path.with_name(path.name + PICTURE_SUFFIX), bgr, [cv2.IMWRITE_JPEG_QUALITY, PICTURE_QUALITY])
 
 
 def heat(coarse: Float[np.ndarray, "h w"], size: tuple[int, int]) -> UInt8[np.ndarray, "height width 3"]:

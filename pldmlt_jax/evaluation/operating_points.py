@@ -1,7 +1,6 @@
 """Each lesion's operating point: the threshold and the smallest component, as they do best on the validation images."""
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,9 +10,9 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
-from pldmlt_jax.errors import CheckpointError
+from pldmlt_jax.errors import CheckpointError, DataError
 from pldmlt_jax.evaluation.segmentation_metrics import dice, lesion_scores
-from pldmlt_jax.files import write_json
+from pldmlt_jax.files import read_json, write_json
 from pldmlt_jax.types import LESIONS, MASK_BITS
 
 FILE = "operating_points.json"
@@ -189,11 +188,11 @@ def read_points(directory: Path, step: int) -> OperatingPoints:
     if not path.is_file():
         return OperatingPoints()
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path)
         lesions = {name: OperatingPoint(**point) for name, point in values.pop("lesions").items()}
         field_px = tuple(values.pop("field_px") or ()) or None
         points = OperatingPoints(lesions=lesions, field_px=field_px, **values)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (DataError, ValueError, TypeError, KeyError, AttributeError) as error:
         action = "remove it, or choose the points again: python main.py train goes on and ends with them"
         raise CheckpointError(path, str(error), "operating points as `train` writes them", action) from error
     return points if points.step == step else OperatingPoints()

@@ -1,7 +1,6 @@
 """One self-contained page of everything that a run left in its workdir; it opens offline."""
 
 import base64
-import csv
 import html
 import json
 from collections.abc import Iterable, Sequence
@@ -14,6 +13,7 @@ from pldmlt_jax.evaluation.conventions import CONVENTIONS
 from pldmlt_jax.evaluation.figures import PICTURE_SUFFIX
 from pldmlt_jax.evaluation.operating_points import FILE as POINTS
 from pldmlt_jax.evaluation.scoring import ORIGINAL
+from pldmlt_jax.files import read_json, read_rows, writing
 from pldmlt_jax.training.checkpoint import CONFIG
 from pldmlt_jax.training.log import read_log
 
@@ -54,9 +54,8 @@ def write_report(workdir: Path) -> Path:
     for mark, text in {"TITLE": _escape(f"PLDMLT: {name}"), "LINKS": links, "BODY": body}.items():
         page = page.replace(f"<!--{mark}-->", text)
     target = workdir / "report.html"
-    temporary = target.with_name("report.html.part")
-    temporary.write_text(page, encoding="utf-8")
-    temporary.replace(target)
+    with writing(target) as file:
+        file.write(page)
     return target
 
 
@@ -69,14 +68,11 @@ def _escape(text: Any) -> str:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return read_json(path) if path.exists() else {}
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
-    if not path.exists():
-        return []
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    return [row for _, row in read_rows(path, ("image",))] if path.exists() else []
 
 
 def _missing(stage: str) -> str:
@@ -165,7 +161,7 @@ def _training(workdir: Path) -> str:
     for folder in sorted(workdir.glob("graders/*")):
         log = read_log(folder / "log.jsonl")
         names = {"val/accuracy": "accuracy", "val/kappa": "kappa"}
-        charts.append(line_chart(f"grader {_escape(folder.name)}, validation", _series(log, names)))
+        charts.append(line_chart(f"grader {folder.name}, validation", _series(log, names)))
     return f'<div class="charts">{"".join(charts)}</div>'
 
 

@@ -8,6 +8,9 @@ import numpy as np
 
 from pldmlt_jax.errors import CheckpointError
 
+MOST_COMPRESSED = 20
+"""Times that the arrays may be larger than the file: weights hardly can be compressed."""
+
 _EXPECTED = "a Keras file as its applications are published: a group for each layer, named in the attribute layer_names"
 _ACTION = "fetch it again, or save it with model.save('FILE.h5')"
 
@@ -23,8 +26,8 @@ def _names(group: Any, attribute: str) -> list[str]:
     return [value.decode() if isinstance(value, bytes) else str(value) for value in values]
 
 
-def _arrays(root: Any) -> dict[str, np.ndarray]:
-    arrays = {}
+def _arrays(root: Any, max_bytes: int) -> dict[str, np.ndarray]:
+    arrays, num_bytes = {}, 0
     for layer in _names(root, "layer_names"):
         group = root[layer]
         for position, name in enumerate(_names(group, "weight_names") if "weight_names" in group.attrs else []):
@@ -32,6 +35,9 @@ def _arrays(root: Any) -> dict[str, np.ndarray]:
             elsewhere = dataset.file.filename != root.file.filename or dataset.external or dataset.is_virtual
             if elsewhere or dataset.dtype.kind != "f":
                 raise ValueError(f"{layer}/{name} is not an array of floats in this file")
+            num_bytes += dataset.nbytes
+            if num_bytes > max_bytes:
+                raise ValueError("its arrays claim to be far larger than the file")
             arrays[f"{layer}/{position}"] = np.asarray(dataset)
     return arrays
 
@@ -50,8 +56,8 @@ def read_keras_file(path: Path) -> dict[str, np.ndarray]:
     """
     try:
         with h5py.File(path, "r") as file:
-            return _arrays(file.get("model_weights", file))
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
+            return _arrays(file.get("model_weights", file), MOST_COMPRESSED * path.stat().st_size)
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError, OverflowError) as error:
         if isinstance(error, OSError) and error.errno:
             raise
         raise CheckpointError(path, f"not readable as Keras' weights: {error}", _EXPECTED, _ACTION) from error

@@ -76,11 +76,12 @@ def read_tensors(path: str | Path) -> tuple[dict[str, np.ndarray], str]:
     if path.suffix not in READERS:
         raise CheckpointError(path, f"a file named *{path.suffix}", " or ".join(READERS), "give one of these")
     try:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        with open(path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
         return READERS[path.suffix](path), digest
     except OSError as error:
-        raise CheckpointError(path, str(error.strerror), "a file of weights", "check the path") from error
-    except SafetensorError as error:
+        raise CheckpointError(path, error.strerror or str(error), "a file of weights", "check the path") from error
+    except (SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:  # the others: of unknown dtypes
         raise CheckpointError(path, str(error), "a .safetensors file", "fetch or write it again") from error
 
 

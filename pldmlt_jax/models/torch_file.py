@@ -7,17 +7,26 @@ tensor's numbers stand in the file; everything else is refused. Both of PyTorch'
 
 import collections
 import dataclasses
+import math
+import mmap
 import pickle
+import reprlib
+import struct
 import zipfile
+import zlib
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from pldmlt_jax.errors import CheckpointError
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-_DAMAGED = (pickle.UnpicklingError, zipfile.BadZipFile, ValueError, TypeError, LookupError, AttributeError, EOFError)
+_DAMAGED = (
+    *(pickle.UnpicklingError, zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, RecursionError),
+    *(ValueError, TypeError, LookupError, AttributeError, OverflowError, AssertionError, ImportError),
+)
 """What the standard library raises on the bytes of a file that is not what it claims to be."""
 
 
@@ -37,9 +46,6 @@ class _TensorPlace:
     shape: tuple[int, ...]
     strides: tuple[int, ...]
 
-    def __setstate__(self, state: object) -> None:
-        """Ignores what older files add to a parameter (requires_grad, hooks)."""
-
 
 def _tensor(storage: _Storage, offset: int, shape: tuple, strides: tuple, *_: object) -> _TensorPlace:
     return _TensorPlace(storage, offset, shape, strides)
@@ -49,8 +55,20 @@ def _parameter(data: _TensorPlace, *_: object) -> _TensorPlace:
     return data
 
 
+def _ordered(items: Iterable[tuple[str, Any]] = ()) -> collections.OrderedDict[str, Any]:
+    pairs = [(name, value) for name, value in items]
+    _require_names([name for name, _ in pairs])
+    return collections.OrderedDict(pairs)
+
+
+def _require_names(keys: Sequence[object]) -> None:
+    """Keys of a state dict; a tuple that holds itself many times over would take for ever to be hashed."""
+    if not all(isinstance(key, str | int) for key in keys):
+        raise pickle.UnpicklingError("it has a dictionary whose keys are no names")
+
+
 _ALLOWED: dict[tuple[str, str], Any] = {
-    ("collections", "OrderedDict"): collections.OrderedDict,
+    ("collections", "OrderedDict"): _ordered,
     ("torch._utils", "_rebuild_tensor"): _tensor,
     ("torch._utils", "_rebuild_tensor_v2"): _tensor,
     ("torch._utils", "_rebuild_parameter"): _parameter,
@@ -63,7 +81,45 @@ _ALLOWED: dict[tuple[str, str], Any] = {
 }
 
 
-class _TensorUnpickler(pickle.Unpickler):
+_REFUSED_OPCODES = (
+    *(pickle.DICT, pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET, pickle.EXT1, pickle.EXT2, pickle.EXT4),
+    *(pickle.INST, pickle.OBJ, pickle.NEWOBJ, pickle.NEWOBJ_EX, pickle.PERSID, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER),
+)
+"""Of a pickle: what no state dict has."""
+
+_SET_ITEM: Any = pickle._Unpickler.dispatch[pickle.SETITEM[0]]
+_SET_ITEMS: Any = pickle._Unpickler.dispatch[pickle.SETITEMS[0]]
+
+_DTYPES = [value for value in _ALLOWED.values() if isinstance(value, str)]
+
+
+class _TensorUnpickler(pickle._Unpickler):
+    """The standard library's own in Python, whose memo is a dictionary: that in C allocates as much as a file names."""
+
+    dispatch: ClassVar[dict[int, Any]] = {
+        code: load for code, load in pickle._Unpickler.dispatch.items() if bytes([code]) not in _REFUSED_OPCODES
+    }
+
+    def _load_build(self) -> None:
+        """Ignores what older files add to a tensor or a dictionary; nothing gets attributes."""
+        self._stack.pop()
+        if not isinstance(self._stack[-1], _TensorPlace | collections.OrderedDict):
+            raise pickle.UnpicklingError("it changes something else than a tensor")
+
+    def _load_setitem(self) -> None:
+        _require_names([self._stack[-2]])
+        _SET_ITEM(self)
+
+    def _load_setitems(self) -> None:
+        _require_names(self._stack[::2])
+        _SET_ITEMS(self)
+
+    @property
+    def _stack(self) -> list[Any]:
+        return self.stack  # pyright: ignore[reportAttributeAccessIssue]
+
+    dispatch |= {pickle.BUILD[0]: _load_build, pickle.SETITEM[0]: _load_setitem, pickle.SETITEMS[0]: _load_setitems}
+
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:
             raise pickle.UnpicklingError(f"it names {module}.{name}, which is not part of a tensor")
@@ -71,13 +127,14 @@ class _TensorUnpickler(pickle.Unpickler):
 
     def persistent_load(self, pid: Any) -> _Storage:
         kind, dtype, key, _, num_elements, *view = pid
-        if kind != "storage" or any(view):
-            raise pickle.UnpicklingError(f"it refers to {pid!r}, not to plain numbers")
+        if kind != "storage" or any(view) or dtype not in _DTYPES or not isinstance(num_elements, int):
+            raise pickle.UnpicklingError(f"it refers to {reprlib.repr(pid)}, not to plain numbers")
         return _Storage(str(key), dtype, num_elements)
 
 
 def _read_zip(path: Path) -> tuple[Any, dict[str, bytes]]:
     with zipfile.ZipFile(path) as archive:
+        _require_plain(archive, path.stat().st_size)
         (pickled,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
         root = pickled.removesuffix("data.pkl")
         if root + "byteorder" in archive.namelist() and archive.read(root + "byteorder") != b"little":
@@ -89,8 +146,19 @@ def _read_zip(path: Path) -> tuple[Any, dict[str, bytes]]:
         return content, {name.removeprefix(folder): archive.read(name) for name in names}
 
 
+def _require_plain(archive: zipfile.ZipFile, num_bytes: int) -> None:
+    """Raises ValueError unless the archive is as torch.save writes one: nothing compressed, nothing stored twice."""
+    members = archive.infolist()
+    if climbing := [m.filename for m in members if ".." in m.filename.split("/") or m.filename[:1] in "/\\"]:
+        raise ValueError(f"a path that leaves the archive: {climbing[0]!r}")
+    if packed := [m.filename for m in members if m.compress_type != zipfile.ZIP_STORED]:
+        raise ValueError(f"{packed[0]!r} is compressed, which torch.save does not do")
+    if sum(m.file_size for m in members) > num_bytes:
+        raise ValueError("its members are larger than itself")
+
+
 def _read_legacy(path: Path) -> tuple[Any, dict[str, bytes]]:
-    with path.open("rb") as file:
+    with path.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as file:
         if _TensorUnpickler(file).load() != _LEGACY_MAGIC:
             raise ValueError("it does not begin as a file of torch.save does")
         _protocol, _machine = _TensorUnpickler(file).load(), _TensorUnpickler(file).load()
@@ -100,9 +168,11 @@ def _read_legacy(path: Path) -> tuple[Any, dict[str, bytes]]:
         return content, {key: _read_legacy_storage(file, itemsize[key]) for key in keys}
 
 
-def _read_legacy_storage(file: IO[bytes], itemsize: int) -> bytes:
-    num_elements = int.from_bytes(file.read(8), "little")
-    return file.read(num_elements * itemsize)
+def _read_legacy_storage(file: mmap.mmap, itemsize: int) -> bytes:
+    num_bytes = int.from_bytes(file.read(8), "little") * itemsize
+    if num_bytes > file.size() - file.tell():
+        raise ValueError("its numbers are cut off")
+    return file.read(num_bytes)
 
 
 def _places(content: Any) -> dict[str, _TensorPlace]:
@@ -114,7 +184,8 @@ def _places(content: Any) -> dict[str, _TensorPlace]:
 def _to_array(place: _TensorPlace, storages: dict[str, bytes]) -> np.ndarray:
     numbers = np.frombuffer(storages[place.storage.key], place.storage.dtype)
     last = place.offset + sum((size - 1) * stride for size, stride in zip(place.shape, place.strides, strict=True))
-    if min((place.offset, *place.shape, *place.strides)) < 0 or (0 not in place.shape and last >= numbers.size):
+    outside = min((place.offset, *place.shape, *place.strides)) < 0 or (0 not in place.shape and last >= numbers.size)
+    if outside or math.prod(place.shape) > numbers.size:  # with strides of 0 it could have any number of elements
         raise ValueError("a tensor reaches beyond its numbers; the file is damaged")
     strides_bytes = tuple(stride * numbers.itemsize for stride in place.strides)
     return np.lib.stride_tricks.as_strided(numbers[place.offset :], place.shape, strides_bytes).copy()

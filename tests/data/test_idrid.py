@@ -72,7 +72,7 @@ def test_rows_that_contradict_each_other_are_told_and_give_no_grade(tmp_path):
 def test_table_with_another_header_is_refused_with_what_it_has(tmp_path):
     table = write_grading(tmp_path, {"IDRiD_001": 1})
     table.write_text("id,level\nIDRiD_001,1\n")
-    with pytest.raises(DataError, match="columns id, level"):
+    with pytest.raises(DataError, match="but id, level"):
         list_grading(tmp_path).checked()
 
 

@@ -132,7 +132,7 @@ def test_folds_of_others_need_a_row_for_each_image_and_a_fold_in_range(data, tmp
     assert "line 2: fold '9'" in str(caught.value)
     assert "no fold for 3 of 20 images" in str(caught.value)
     path.write_text("name,part\na,1\n")
-    with pytest.raises(DataError, match="no column fold, image"):
+    with pytest.raises(DataError, match="no column image, fold"):
         select_segmented(dataclasses.replace(data, folds_file=str(path)))
 
 

@@ -239,8 +239,9 @@ from pldmlt_jax.data import prepare, prepared
 
 done = prepare.np.savez
 def savez(file, **arrays):
-    if len(list(Path(file).parent.glob("*.npz"))) >= 3:
-        Path(file).write_bytes(b"half of it")
+    if len(list(Path(file.name).parent.glob("*.npz"))) >= 4:  # with the one that is being written
+        file.write(b"half of it")
+        file.flush()
         os.kill(os.getpid(), signal.SIGKILL)
     done(file, **arrays)
 prepare.np.savez = savez
