@@ -14,8 +14,23 @@ from typing import Any
 NO_SET = "none"
 
 
+class Part:
+    """A config or a part of one: it can be changed, until `frozen`."""
+
+    __slots__ = ("_is_frozen",)  # no field, and so not among `vars`
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if getattr(self, "_is_frozen", False):
+            raise dataclasses.FrozenInstanceError(f"{name}: the config has been validated and cannot be changed any more")
+        object.__setattr__(self, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        self.__setattr__(name, None)
+        object.__delattr__(self, name)
+
+
 @dataclass(unsafe_hash=True)
-class AugmentConfig:
+class AugmentConfig(Part):
     """Training images only; image and masks by one geometry. The paper names the operations, not their ranges."""
 
     flip: bool = True  # horizontal and vertical, each with probability 1/2
@@ -27,7 +42,7 @@ class AugmentConfig:
 
 
 @dataclass(unsafe_hash=True)
-class SyntheticConfig:
+class SyntheticConfig(Part):
     """The embedded synthetic set: written once as files in IDRiD's layout, then read like any other set."""
 
     height_px: int = 384  # height of the drawn photographs; the width is 1.5 times that
@@ -40,7 +55,7 @@ class SyntheticConfig:
 
 
 @dataclass(unsafe_hash=True)
-class DataConfig:
+class DataConfig(Part):
     segmentation: str = "idrid_s"  # pixel-labelled set, a key of DATASETS, or several that are pooled: "idrid_s+diaretdb1"
     grading: str = "idrid_d"  # graded set, likewise; NO_SET: there is none, and only lesions are learnt
     root: str = "data"  # holds one folder a set: IDRiD/, ...
@@ -75,7 +90,7 @@ class DataConfig:
 
 
 @dataclass(unsafe_hash=True)
-class ModelConfig:
+class ModelConfig(Part):
     """The multi-task network of stage 2."""
 
     encoder: str = "vgg16"  # a key of ENCODERS
@@ -100,7 +115,7 @@ class ModelConfig:
 
 
 @dataclass(unsafe_hash=True)
-class GraderConfig:
+class GraderConfig(Part):
     """Stage 1: the graders that make the pseudo-labels."""
 
     architectures: tuple[str, ...] = ("resnext50_32x4d", "resnext101_32x8d")  # keys of CLASSIFIERS
@@ -122,7 +137,7 @@ class GraderConfig:
 
 
 @dataclass(unsafe_hash=True)
-class PseudoLabelConfig:
+class PseudoLabelConfig(Part):
     source: str = "graders"  # stage 1; "given": the grades that the pixel-labelled set has; "none": it has none (MTUnet)
     ensemble: str = "most_confident"  # the paper's; or "mean" of the probabilities
     temperature: bool = False  # scale each grader's logits by a temperature fitted on its validation images first
@@ -134,7 +149,7 @@ class PseudoLabelConfig:
 
 
 @dataclass(unsafe_hash=True)
-class LossConfig:
+class LossConfig(Part):
     """L = L_S + beta L_C (Eq. 3)."""
 
     target: str = "fused"  # "fused" (background + lesion), "lesions" (four sigmoids) or "exclusive" (background + four)
@@ -155,7 +170,7 @@ class LossConfig:
 
 
 @dataclass(unsafe_hash=True)
-class MetaConfig:
+class MetaConfig(Part):
     """The label-update network and its meta step (Algorithm 1, lines 15 to 22)."""
 
     enabled: bool = True  # False: the pseudo-labels stay as they are (ablation row 2)
@@ -175,7 +190,7 @@ class MetaConfig:
 
 
 @dataclass(unsafe_hash=True)
-class OptimConfig:
+class OptimConfig(Part):
     """The optimiser of theta."""
 
     optimizer: str = "adam"  # or "sgd" (tests compare under it)
@@ -188,7 +203,7 @@ class OptimConfig:
 
 
 @dataclass(unsafe_hash=True)
-class TrainConfig:
+class TrainConfig(Part):
     batch_size: int = 2
     microbatches: int = 1  # parts that a batch is computed in, one after the other, for less memory (not on a CPU)
     crop_px: int = 0  # train on windows of this side of the prepared images; 0 = on whole images
@@ -207,10 +222,12 @@ class TrainConfig:
     min_delta: float = 1e-4
     eval_every_rounds: int = 1
     log_every_steps: int = 10
+    save_every_minutes: float = 10.0  # also within a round, of graders too; 0 = after a validation only
+    on_nonfinite: str = "stop"  # a loss or gradient that is NaN or infinite, graders' too: "stop", or "skip" and count
 
 
 @dataclass(unsafe_hash=True)
-class ParallelConfig:
+class ParallelConfig(Part):
     """Of the machine that runs; it changes no result but for rounding. See docs/parallel.md."""
 
     mode: str = "mesh"  # "mesh": jit over all devices; "pmap": each runs its part of a batch, in one process
@@ -222,7 +239,7 @@ class ParallelConfig:
 
 
 @dataclass(unsafe_hash=True)
-class EvaluationConfig:
+class EvaluationConfig(Part):
     batch_size: int = 4
     threshold: float = 0.5
     original_size: bool = True  # also score at the original size against the original masks
@@ -230,7 +247,12 @@ class EvaluationConfig:
 
 
 @dataclass(unsafe_hash=True)
-class InferenceConfig:
+class CheckpointConfig(Part):
+    fallback: bool = False  # where a checkpoint is damaged, move it aside and go on from an earlier one
+
+
+@dataclass(unsafe_hash=True)
+class InferenceConfig(Part):
     """How a trained network is asked, by `evaluate`, `predict` and `export`."""
 
     mode: str = "whole"  # the whole prepared image at once, or "tiles": overlapping windows of it, for less memory
@@ -242,7 +264,7 @@ class InferenceConfig:
 
 
 @dataclass(unsafe_hash=True)
-class Config:
+class Config(Part):
     name: str = "idrid"
     workdir: str = ""  # "" = runs/NAME
     seed: int = 0
@@ -256,12 +278,21 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     inference: InferenceConfig = field(default_factory=InferenceConfig)
 
 
 def has_stage_1(config: Config) -> bool:
     """Whether graders label the pixel-labelled images."""
     return config.data.grading != NO_SET and config.pseudo.source == "graders"
+
+
+def frozen(config: Any) -> Any:
+    """A copy that cannot be changed, nor any of its parts."""
+    parts = {name: frozen(value) for name, value in vars(config).items() if isinstance(value, Part)}
+    copy = dataclasses.replace(config, **parts)
+    object.__setattr__(copy, "_is_frozen", True)
+    return copy
 
 
 def to_dict(config: Config) -> dict:

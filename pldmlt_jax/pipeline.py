@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
@@ -27,6 +27,7 @@ from pldmlt_jax.data.prepare import PREPARATION_VERSION
 from pldmlt_jax.data.specs import dataset_spec, set_names
 from pldmlt_jax.data.synthetic import DRAWING_VERSION
 from pldmlt_jax.errors import ConfigError, UserError, gathered, raise_all
+from pldmlt_jax.files import read_json
 from pldmlt_jax.method.virtual_step import uses_graded_images
 from pldmlt_jax.models.published import NO_WEIGHTS, fetch_weights, weights_path
 from pldmlt_jax.training.processes import is_first, on_first
@@ -127,11 +128,12 @@ STAGES = (
 WITHOUT_EFFECT = (
     *("data.root", "data.idrid_root", "data.diaretdb1_root", "data.ddr_root", "data.folder_root"),
     *("data.folds_file", "data.cache_dir", "data.num_threads", "model.weights", "grader.weights", "train.init_from"),
+    "train.save_every_minutes",
 )
 """Fields that change no result: of raw files, folds and weights the content counts, not the place."""
 
-LENGTH = ("train.max_rounds", "train.max_minutes", "train.patience_rounds")
-"""Fields that only say how long training lasts: with more of it, training goes on, unless its rate follows a plan."""
+LENGTH = ("train.max_rounds", "train.max_minutes", "train.patience_rounds", "train.on_nonfinite")
+"""Fields that only say when training ends: with more of it, training goes on, unless its rate follows a plan."""
 
 RECORD = "stages.json"
 """Stage -> the fingerprint that it was begun with, and the one that it was completed with."""
@@ -245,7 +247,8 @@ def begin_stage(stage: Stage, context: Context, raw: Mapping[str, str], *, may_s
         return None
     print(f"{stage.name}:", flush=True)
     goes_on = stage.goes_on and recorded.get("begun") == fingerprint.begun
-    moved = {} if goes_on else set_aside(stage, context.workdir)
+    unfinished = recorded == {"begun": fingerprint.begun}  # by this very config: there is nothing else to keep
+    moved = {} if goes_on or unfinished else set_aside(stage, context.workdir)
     write_record(context, stage, {"begun": fingerprint.begun})
     return Begun(fingerprint, recorded, moved)
 
@@ -359,7 +362,7 @@ def described(path: Path, name: str) -> str:
 
 def read_record(workdir: Path) -> dict[str, dict[str, str]]:
     path = workdir / RECORD
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return read_json(path) if path.exists() else {}
 
 
 def write_record(context: Context, stage: Stage, prints: dict[str, str]) -> None:
@@ -368,7 +371,7 @@ def write_record(context: Context, stage: Stage, prints: dict[str, str]) -> None
 
 def closing_lines(workdir: Path) -> str:
     """The handful of figures that matter, each beside its baseline."""
-    figures: dict[str, Any] = json.loads((workdir / "metrics.json").read_text(encoding="utf-8"))
+    figures = read_json(workdir / "metrics.json")
 
     def shown(name: str) -> str:
         value = figures.get(name)

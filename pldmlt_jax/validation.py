@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+import re
+import reprlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -59,12 +61,24 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "train.init_parts": ("encoder", "all"),
     "train.unit": ("epoch", "step"),
     "train.monitor": ("loss", "dice"),
+    "train.on_nonfinite": ("stop", "skip"),
     "parallel.mode": ("mesh", "pmap"),
     "inference.mode": ("whole", "tiles"),
     "inference.tta": tuple(VIEWS),
     "inference.engine_dtype": ("float32", "bfloat16"),
 }
 """Fields that take one of some names (or, for a tuple, several)."""
+
+NAME = "name"
+"""The field that names a run, and so a folder."""
+
+PATHS = (
+    *("workdir", "data.root", "data.idrid_root", "data.diaretdb1_root", "data.folder_root", "data.ddr_root"),
+    *("data.cache_dir", "data.folds_file", "model.weights", "grader.weights", "train.init_from", "parallel.coordinator"),
+)
+"""Fields that name a file, a folder or a machine (or, for a tuple, several); "" where none is meant."""
+
+MAX_PATH_CHARACTERS = 4000
 
 RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, 2**31 - 1),
@@ -147,6 +161,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "train.min_delta": (0, 10),
     "train.eval_every_rounds": (1, 10**6),
     "train.log_every_steps": (1, 10**6),
+    "train.save_every_minutes": (0, 10**6),
     "parallel.num_devices": (0, 65536),
     "parallel.num_processes": (1, 65536),
     "parallel.process_id": (0, 65535),
@@ -195,7 +210,9 @@ def _choice_errors(values: dict[str, Any]) -> Iterator[UserError]:
         named = set_names(values[path]) if path in ("data.segmentation", "data.grading") else _items(values[path])
         for item in named:
             if item not in known:
-                yield ConfigError(path, f"unknown name {item!r}", "one of " + ", ".join(known), "choose one of them")
+                yield ConfigError(
+                    path, f"unknown name {reprlib.repr(item)}", "one of " + ", ".join(known), "choose one of them"
+                )
 
 
 def _range_errors(values: dict[str, Any]) -> Iterator[UserError]:
@@ -203,6 +220,17 @@ def _range_errors(values: dict[str, Any]) -> Iterator[UserError]:
         for item in _items(values[path]):
             if not (math.isfinite(item) and low <= item <= high):
                 yield ConfigError(path, f"{item}", f"a number from {low:g} to {high:g}", "set it inside this range")
+
+
+def _text_errors(values: dict[str, Any]) -> Iterator[UserError]:
+    if not re.fullmatch(r"\w[\w.+ -]{0,99}", values[NAME]):
+        expected = "a folder's name: letters, digits, and . + - _ behind the first"
+        yield ConfigError(NAME, repr(values[NAME]), expected, "shorten it, or leave out what is something else")
+    for path in PATHS:
+        for text in _items(values[path]):
+            if len(text) > MAX_PATH_CHARACTERS or any(ord(character) < 32 for character in text):
+                expected = f"at most {MAX_PATH_CHARACTERS} characters, none of them a line break or the like"
+                yield ConfigError(path, reprlib.repr(text), expected, "name a file or a folder")
 
 
 def _class_weight_errors(loss: LossConfig) -> Iterator[UserError]:
@@ -222,7 +250,8 @@ def _class_weight_errors(loss: LossConfig) -> Iterator[UserError]:
 
 def _relation_errors(config: Config) -> Iterator[UserError]:
     model, grader, loss, meta = config.model, config.grader, config.loss, config.meta
-    yield from network_errors(model)
+    if not any(error.where.startswith("model.") for error in _choice_errors(dict(fields(config)))):
+        yield from network_errors(model)
     multiple = 2 ** halvings(model)
     if config.data.size_px % multiple:
         yield ConfigError(
@@ -312,7 +341,7 @@ def _relation_errors(config: Config) -> Iterator[UserError]:
             "the gradient would be zero; take 'exact'",
         )
     train = config.train
-    if train.batch_size % train.microbatches:
+    if train.batch_size % max(train.microbatches, 1):
         yield ConfigError(
             "train.microbatches",
             f"{train.microbatches} for train.batch_size = {train.batch_size}",
@@ -369,7 +398,7 @@ def config_errors(config: Config) -> list[UserError]:
     if wrong := list(_type_errors(config, Config())):
         return wrong
     values = dict(fields(config))
-    return [*_choice_errors(values), *_range_errors(values), *_relation_errors(config)]
+    return [*_choice_errors(values), *_range_errors(values), *_text_errors(values), *_relation_errors(config)]
 
 
 def validate(config: Config) -> None:

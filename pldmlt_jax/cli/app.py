@@ -2,13 +2,22 @@
 
 import contextlib
 import ctypes
+import dataclasses
 import importlib
+import logging
 import os
+import signal
 import sys
 import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
 
 from pldmlt_jax.cli.flags import Arguments, fail, parse
-from pldmlt_jax.errors import UserError
+from pldmlt_jax.config import frozen
+from pldmlt_jax.errors import ConfigError, UserError
+from pldmlt_jax.files import as_disk_error, locked
+from pldmlt_jax.interruption import Interrupted, stopping_on_signals
 
 PIPELINE = "pldmlt_jax.pipeline"
 """Shares its stages among several processes; the other verbs' work is the first one's."""
@@ -27,6 +36,9 @@ VERBS: dict[str, str] = {
 }
 """Verb -> the module whose `main(arguments)` does it; imported only then, so that `--help` answers at once."""
 
+LOCK = ".lock"
+"""In a workdir: held by the process that works there."""
+
 MAX_CACHE_BYTES = 2**30
 """Of compiled programs; those that were not used for the longest time are removed."""
 
@@ -41,17 +53,26 @@ def run(argv: list[str]) -> int:
         arguments = parse(argv, tuple(VERBS))
         if arguments is None:
             return 0
-        return _run_verb(arguments)
+        with stopping_on_signals():
+            return _run_verb(arguments)
     except UserError as error:
         if debug:
             traceback.print_exc()
         return fail(error)
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
-        return 130
-    except Exception as error:
+    except KeyboardInterrupt as error:
+        stop = error if isinstance(error, Interrupted) else Interrupted(signal.SIGINT)
+        print(f"{stop}; the same command goes on from there", file=sys.stderr)
+        return 128 + stop.signum
+    except Exception as error:  # a defect, or the machine's: the last line of defence, which tells it and fails
         if debug:
             traceback.print_exc()
+        elif disk := as_disk_error(error):
+            where = f"{disk.filename}: " if disk.filename else ""
+            print(
+                f"failed: {where}{disk.strerror}\n  what was written before is whole; make room, and the same command goes "
+                "on from its last checkpoint",
+                file=sys.stderr,
+            )
         else:
             print(f"failed: {type(error).__name__}: {error}\n(--debug shows the traceback)", file=sys.stderr)
         return 1
@@ -63,16 +84,48 @@ def _run_verb(arguments: Arguments) -> int:
 
     arguments = with_saved_config(arguments)
     validate(arguments.config)
+    arguments = dataclasses.replace(arguments, config=frozen(arguments.config))
     _configure_libraries()
-    from pldmlt_jax.training.processes import join, on_first
+    from pldmlt_jax.training.processes import is_first, join, on_first
 
     join(arguments.config.parallel)
     module = importlib.import_module(VERBS[arguments.verb])
-    if VERBS[arguments.verb] == PIPELINE:
-        module.main(arguments)
-    else:
-        on_first(lambda: module.main(arguments))
+    with _own_folder(arguments) if is_first() else contextlib.nullcontext():
+        if VERBS[arguments.verb] == PIPELINE:
+            module.main(arguments)
+        else:
+            on_first(lambda: module.main(arguments))
     return 0
+
+
+def _own_folder(arguments: Arguments) -> contextlib.AbstractContextManager[None]:
+    """Keeps other processes out of the folder that this one writes to.
+
+    Raises:
+        ConfigError: Another process is at work there, or nothing can be written there.
+    """
+    workdir = arguments.workdir
+    flag = "--workdir"
+    if arguments.verb in ("predict", "export") and arguments.output:
+        workdir, flag = Path(arguments.output), "--output"
+    if arguments.verb == "report" and not workdir.is_dir():
+        return contextlib.nullcontext()  # it tells that itself
+
+    def refused(holder: str) -> ConfigError:
+        action = f"wait for its end, stop it, or take another folder: {flag}=DIR"
+        return ConfigError(f"{flag}: {workdir}", f"in use by {holder}", "one process at a time", action)
+
+    @contextlib.contextmanager
+    def held() -> Iterator[None]:
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(locked(workdir / LOCK, refused))
+            except OSError as error:
+                expected, action = "a folder that can be written to", f"change its permissions, or take {flag}=DIR"
+                raise ConfigError(f"{flag}: {workdir}", error.strerror or str(error), expected, action) from error
+            yield
+
+    return held()
 
 
 def _keep_freed_memory() -> None:
@@ -86,6 +139,12 @@ def _keep_freed_memory() -> None:
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
+def _except_failed_saves(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """After the first write that fails, tensorstore prints a traceback for each other one; the error itself is raised."""
+    if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
+        sys.__excepthook__(kind, error, trace)
+
+
 def _configure_libraries() -> None:
     """Compiled steps are kept between runs, in a place of our own, of at most 1 GiB.
 
@@ -96,6 +155,8 @@ def _configure_libraries() -> None:
     import jax
 
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # it names no file; our own errors do
+    sys.excepthook = _except_failed_saves
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # Orbax' part of the same
     _keep_freed_memory()
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser("~/.cache/pldmlt_jax/xla"))

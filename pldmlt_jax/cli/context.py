@@ -19,6 +19,7 @@ from pldmlt_jax.data.selection import (
 from pldmlt_jax.errors import CheckpointError
 from pldmlt_jax.files import write_json
 from pldmlt_jax.progress import progress
+from pldmlt_jax.training.checkpoint import CONFIG, Checkpoints
 from pldmlt_jax.training.processes import is_first
 
 
@@ -81,6 +82,10 @@ class Context:
         with progress(f"prepare {self.config.data.grading} for the network") as task:
             return select_graded(self.config.data, self.config.data.size_px, self.segmented, task)
 
+    def checkpoints(self, directory: Path, config: dict[str, Any] | None = None, *, alone: bool = False) -> Checkpoints:
+        """The checkpoints of a folder; whether damaged ones are passed over is the config's choice."""
+        return Checkpoints(directory, config, fallback=self.config.checkpoint.fallback, alone=alone)
+
     def write_json(self, name: str, value: Any) -> None:
         """Writes a JSON file of the workdir, whole or not at all; of several processes the first does."""
         if is_first():
@@ -124,11 +129,16 @@ def with_saved_config(arguments: Arguments) -> Arguments:
     """
     from pldmlt_jax.evaluation.inference import checkpoint_directory, saved_config
     from pldmlt_jax.evaluation.predictor import split_checkpoints
+    from pldmlt_jax.validation import config_errors
 
     if arguments.verb not in ("evaluate", "predict", "export"):
         return arguments
     paths = split_checkpoints(arguments.checkpoint or str(arguments.workdir))
     directory, *others = [checkpoint_directory(path) for path in paths]
+    for trained in (directory, *others):
+        if wrong := config_errors(saved_config(trained)):
+            found = "; ".join(f"{error.where}: {error.found}" for error in wrong)
+            raise CheckpointError(trained / CONFIG, found, "the config that the network was trained with", "restore it")
     if not arguments.config_given:
         config = saved_config(directory)
         config.parallel = arguments.config.parallel  # of this machine, not of the one that trained it

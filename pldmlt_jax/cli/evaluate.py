@@ -1,6 +1,5 @@
 """`evaluate`: a checkpoint on a split; leaves `metrics.json`, `per_image.csv` and the pictures of some images."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,7 @@ from pldmlt_jax.evaluation.scoring import (
     to_original_pixels,
 )
 from pldmlt_jax.evaluation.segmentation_metrics import SegmentationCounts, foreground_score
-from pldmlt_jax.files import write_rows
+from pldmlt_jax.files import read_json, write_rows
 from pldmlt_jax.progress import Task, progress
 from pldmlt_jax.training.processes import is_first, merged, own_share, summed
 from pldmlt_jax.types import LESIONS, MASK_BITS, Sample
@@ -96,7 +95,7 @@ def parameter_counts(context: Context, network: Predictor) -> dict[str, int]:
         for name, part in (("network", lambda state: state.network), ("label_network", lambda state: state.label))
     }
     for path in sorted((context.workdir / "graders").glob("*/metrics.json")):
-        counts[path.parent.name] = json.loads(path.read_text(encoding="utf-8"))["parameters"]
+        counts[path.parent.name] = read_json(path)["parameters"]
     return counts
 
 
@@ -209,7 +208,7 @@ def stage_1_figures(workdir: Path) -> dict[str, Any]:
     """Figures of the graders and the pseudo-labels, where those stages have run."""
     figures: dict[str, Any] = {}
     for path in sorted((workdir / "graders").glob("*/metrics.json")):
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
         names = ("grade/accuracy", "grade/kappa", "grade/majority", "grade/n")
         figures |= {f"grader/{path.parent.name}/{name.removeprefix('grade/')}": found[name] for name in names}
     table = workdir / "pseudo_labels.csv"

@@ -1,5 +1,6 @@
 """The command line's flags, parsed so that every mistake is reported at once and nothing heavy is imported."""
 
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -118,17 +119,24 @@ def _require_config_file(path: str) -> None:
     if not Path(path.split(":")[0]).is_file():
         known = ", ".join(sorted(str(p) for p in Path("configs").glob("*.py"))) or "none under configs/ here"
         raise ConfigError("--config", f"no file {path!r}", f"a config file: {known}", "check the path")
+    expected = "a file with get_config() -> Config"
     try:
-        _parse(path, [])
+        made = _parse(path, [])[0].config
     except UserError:
         raise
-    except Exception as error:
-        raise ConfigError(
-            path,
-            str(error).strip().splitlines()[-1],  # ml_collections puts the traceback before it
-            "a file with get_config() -> Config",
-            "mend the file; --debug shows where",
-        ) from error
+    except (Exception, SystemExit) as error:  # the file is a program, and can raise anything
+        found = str(error).strip().splitlines() or [type(error).__name__]  # ml_collections puts the traceback before it
+        raise ConfigError(path, found[-1], expected, _mended(found[-1])) from error
+    if not isinstance(made, Config):
+        raise ConfigError(path, f"get_config() returns a {type(made).__name__}", expected, "return a Config")
+
+
+def _mended(message: str) -> str:
+    """What to do about Python's complaint over a config file; a misspelt field is told the nearest one."""
+    otherwise = "mend the file; --debug shows where"
+    match = re.search(r"unexpected keyword argument '(\w+)'", message)
+    known = {path.rpartition(".")[-1] for path in _field_paths(Config())}
+    return nearest(match[1], sorted(known), otherwise) if match else otherwise
 
 
 def _field_paths(config: Any, prefix: str = "config.") -> Iterator[str]:

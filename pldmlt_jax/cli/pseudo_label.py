@@ -1,7 +1,5 @@
 """`pseudo-label`: ensemble, Grad-CAM and refinement; leaves `pseudo_labels.csv`, `pseudo_labels.json` and `cams/`."""
 
-import csv
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ from pldmlt_jax.data.selection import Selection, official_splits
 from pldmlt_jax.errors import DataError, raise_all
 from pldmlt_jax.evaluation.figures import cam_strip, write_picture
 from pldmlt_jax.evaluation.grading_metrics import grading_figures
-from pldmlt_jax.files import write_rows
+from pldmlt_jax.files import read_json, read_rows, write_rows
 from pldmlt_jax.method.gradcam import grad_cam
 from pldmlt_jax.method.pseudo_labels import ENSEMBLES, admissible_grades, map_agreement, refine
 from pldmlt_jax.progress import progress
@@ -53,7 +51,7 @@ def _load_graders(context: Context) -> list[tuple[str, Any, dict, float]]:
     for name in config.grader.architectures:
         grader = make_grader(config, name, context.graded_for_graders["train"])
         state = restore_best(context, grader, name)
-        figures = json.loads((context.workdir / "graders" / name / "metrics.json").read_text(encoding="utf-8"))
+        figures = read_json(context.workdir / "graders" / name / "metrics.json")
         temperature = figures["temperature"] if config.pseudo.temperature else 1.0
         variables = {"params": state.params, "batch_stats": state.batch_stats}
         loaded.append((name, grader.network, variables, temperature))
@@ -97,18 +95,15 @@ def read_table(path: Path) -> dict[str, dict[str, str]]:
     """
     if not path.is_file():
         raise DataError(path, "no pseudo-labels", "the table of stage 1", "run `python main.py pseudo-label` first")
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        if missing := [name for name in ("image", "before", "after", "true_grade") if name not in (reader.fieldnames or [])]:
-            found = f"no column {', '.join(missing)}"
-            raise DataError(path, found, "the columns of stage 1, with commas between them", "restore the header")
-        rows = [(reader.line_num, row) for row in reader]
+    rows = read_rows(path, ("image", "before", "after", "true_grade"))
+    known = [str(grade) for grade in range(NUM_GRADES)]
+    allowed = {"before": known, "after": known, "true_grade": [*known, ""]}
     raise_all(
         [
             DataError(f"{path}, line {line}", f"{name} = {row[name]!r}", "0, 1, 2, 3 or 4", "correct the row")
             for line, row in rows
-            for name in ("before", "after")
-            if row[name] not in map(str, range(NUM_GRADES))
+            for name, grades in allowed.items()
+            if row[name] not in grades
         ]
     )
     return {row["image"]: row for _, row in rows}

@@ -35,11 +35,10 @@ from pldmlt_jax.method.virtual_step import uses_graded_images
 from pldmlt_jax.models.pretrained import preprocessing, with_encoder
 from pldmlt_jax.models.published import fetch_weights
 from pldmlt_jax.progress import progress
-from pldmlt_jax.training.checkpoint import Checkpoints
 from pldmlt_jax.training.init_from import read_network, transplant
 from pldmlt_jax.training.log import open_log
 from pldmlt_jax.training.loop import Rounds, Stopping, algorithm_rounds, fit
-from pldmlt_jax.training.parallel import Devices, training_devices
+from pldmlt_jax.training.parallel import Devices, own_rows, training_devices
 from pldmlt_jax.training.processes import on_first, summed
 from pldmlt_jax.types import Batch
 
@@ -76,7 +75,7 @@ def train(context: Context) -> None:
 
     with (
         progress("train", rounds.total_steps) as task,
-        Checkpoints(context.workdir / "checkpoints", to_dict(config)) as checkpoints,
+        context.checkpoints(context.workdir / "checkpoints", to_dict(config)) as checkpoints,
     ):
         fit(
             devices.put_state(start_state(context, method)),
@@ -86,6 +85,7 @@ def train(context: Context) -> None:
             diagnostics={phase: devices.evaluation(diagnose, method=method) for phase, diagnose in DIAGNOSTICS.items()},
             batches=batches,
             validate=lambda state: validate(state, method, devices, validation, validation_labels, config),
+            names=lambda batch: names_of(batch, training, context),
             checkpoints=checkpoints,
             make_log=lambda step: open_log(context.workdir, step),
             task=task,
@@ -98,6 +98,15 @@ def labels_of(split: PreparedSplit, config: Config, table: Path) -> Labels:
     if has_stage_1(config):
         return pseudo_labels(table, split)
     return unknown_labels(split) if config.pseudo.source == "none" else true_labels(split)
+
+
+def names_of(batch: Batch, training: Selection, context: Context) -> list[str]:
+    """The images of a batch that this process has, and the truly graded ones beside them."""
+    names = [training.split.image_ids[i] for i in own_rows(batch.index).ravel()]
+    if batch.graded is None:
+        return names
+    graded = context.graded_for_network["train"].split.image_ids
+    return names + [graded[i] for i in own_rows(batch.graded.index).ravel()]
 
 
 def make_rounds(config: Config, num_images: int) -> Rounds:

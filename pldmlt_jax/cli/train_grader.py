@@ -18,10 +18,9 @@ from pldmlt_jax.models.build import build_grader
 from pldmlt_jax.models.pretrained import load_weights
 from pldmlt_jax.models.published import fetch_weights, weights_path
 from pldmlt_jax.progress import progress
-from pldmlt_jax.training.checkpoint import Checkpoints
 from pldmlt_jax.training.log import open_log
 from pldmlt_jax.training.loop import Rounds, Stopping, fit
-from pldmlt_jax.training.parallel import Devices, own_devices, training_devices
+from pldmlt_jax.training.parallel import Devices, own_devices, own_rows, training_devices
 from pldmlt_jax.training.processes import merged, on_first, summed
 from pldmlt_jax.types import NUM_GRADES, UNKNOWN_GRADE, Batch
 
@@ -57,16 +56,17 @@ def train_one(context: Context, name: str) -> None:
 
     with (
         progress(f"grader {name}", rounds.total_steps) as task,
-        Checkpoints(directory / "checkpoints", to_dict(context.config)) as checkpoints,
+        context.checkpoints(directory / "checkpoints", to_dict(context.config)) as checkpoints,
     ):
         fit(
             state,
             rounds=rounds,
-            stopping=Stopping.of_grader(config.grader),
+            stopping=Stopping.of_grader(config.grader, config.train),
             steps={"grader": devices.training_step(grader_step, grader=grader)},
             diagnostics={},
             batches=batches,
             validate=validate,
+            names=lambda batch: [training.split.image_ids[i] for i in own_rows(batch.index).ravel()],
             checkpoints=checkpoints,
             make_log=lambda step: open_log(directory, step),
             task=task,
@@ -129,7 +129,7 @@ def weight_files(config: Config) -> list[str]:
 
 def restore_best(context: Context, grader: Grader, name: str) -> TrainState:
     """The best state of a trained grader."""
-    with Checkpoints(context.workdir / "graders" / name / "checkpoints", alone=True) as checkpoints:
+    with context.checkpoints(context.workdir / "graders" / name / "checkpoints", alone=True) as checkpoints:
         like = jax.eval_shape(lambda: init_grader_state(grader, init_grader(grader, jax.random.key(0))))
         state, _ = checkpoints.restore(checkpoints.require_best_step(), like)
     return state

@@ -1,5 +1,6 @@
 """The trained networks that the command line names."""
 
+import dataclasses
 from pathlib import Path
 
 from pldmlt_jax.cli.context import Context
@@ -20,8 +21,9 @@ def load_networks(context: Context) -> list[TrainedNetwork]:
     for path in split_checkpoints(context.arguments.checkpoint or str(context.workdir)):
         directory = checkpoint_directory(Path(path))
         config = saved_config(directory) if networks else context.config
-        config.parallel = context.config.parallel  # of this machine, not of the one that trained it
-        networks.append(load_network(directory, config, make_method(config, total_steps=1)))
+        config = dataclasses.replace(config, parallel=context.config.parallel)  # of this machine, not of the training's
+        fallback = context.config.checkpoint.fallback
+        networks.append(load_network(directory, config, make_method(config, total_steps=1), fallback=fallback))
     return networks
 
 

@@ -1,7 +1,6 @@
 """A trained network: from a folder of checkpoints or of exported weights, asked at its own size."""
 
 import dataclasses
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -12,12 +11,13 @@ import numpy as np
 from flax import traverse_util
 from jaxtyping import Array, Float, UInt8
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from pldmlt_jax.config import Config, ParallelConfig, from_dict
 from pldmlt_jax.data.fundus import to_original
-from pldmlt_jax.errors import CheckpointError
+from pldmlt_jax.errors import CheckpointError, DataError
 from pldmlt_jax.evaluation.views import RawOutput
+from pldmlt_jax.files import read_json, writing
 from pldmlt_jax.method import losses
 from pldmlt_jax.method.gradcam import grade_maps, head_slopes
 from pldmlt_jax.method.state import Method, MethodState, TrainState, init_method_state
@@ -114,23 +114,23 @@ def saved_config(directory: Path) -> Config:
     """
     path = directory / CONFIG
     try:
-        return from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+        return from_dict(read_json(path))
+    except (DataError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(path, str(error), "the config that the network was trained with", "train again") from error
 
 
-def load_network(directory: Path, config: Config, method: Method) -> TrainedNetwork:
+def load_network(directory: Path, config: Config, method: Method, *, fallback: bool = False) -> TrainedNetwork:
     """The best checkpoint of a folder, or its exported weights, on this process's devices (`config.parallel`).
 
     Raises:
-        CheckpointError: Where there is none, or it is of another architecture.
+        CheckpointError: Where there is none, or it is of another architecture, or some are damaged without `fallback`.
     """
     devices = own_devices(config.parallel)
     shapes = jax.eval_shape(lambda: init_method_state(method))
     if (directory / WEIGHTS).is_file():
         state, step = read_weights(directory / WEIGHTS, method)
         return TrainedNetwork(config, method, devices.put_state(state), step, directory, devices)
-    with Checkpoints(directory, alone=True) as checkpoints:
+    with Checkpoints(directory, fallback=fallback, alone=True) as checkpoints:
         step = checkpoints.require_best_step()
         state, _ = checkpoints.restore(step, devices.like(shapes))
     return TrainedNetwork(config, method, without_optimizers(state), step, directory, devices)
@@ -146,7 +146,8 @@ def write_weights(path: Path, network: TrainedNetwork) -> None:
     """Writes the arrays that evaluation uses, and the label network's, by their path in the tree."""
     tree = {"network": network.variables, "label": {"params": network.state.label.params}}
     arrays = {"/".join(key): np.asarray(value) for key, value in traverse_util.flatten_dict(tree).items()}
-    save_file(arrays, path, metadata={STEP: str(network.step)})
+    with writing(path, "wb") as file:
+        file.write(save(arrays, metadata={STEP: str(network.step)}))
 
 
 def read_weights(path: Path, method: Method) -> tuple[MethodState, int]:
@@ -166,7 +167,7 @@ def read_weights(path: Path, method: Method) -> tuple[MethodState, int]:
         arrays = load_file(path)
         with safe_open(path, "numpy") as file:
             step = int((file.metadata() or {}).get(STEP, 0))
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(path, str(error), "a file that `export` has written", "export again") from error
     differing = [
         f"{name}: {arrays[name].shape if name in arrays else 'absent'}, not {expected.get(name, 'there')}"

@@ -13,7 +13,7 @@ from pldmlt_jax.config import GraderConfig
 from pldmlt_jax.method import losses
 from pldmlt_jax.method.devices import device_mean
 from pldmlt_jax.method.state import INIT_SIZE_PX, Params, TrainState, init_train_state
-from pldmlt_jax.method.steps import StepMetrics, apply_gradients
+from pldmlt_jax.method.steps import StepMetrics, apply_gradients, finite_or_old
 from pldmlt_jax.models.classifier import Classifier, ClassifierOutput
 from pldmlt_jax.models.layers import statistics_over
 from pldmlt_jax.types import NUM_GRADES, Batch
@@ -66,8 +66,8 @@ def grader_step(state: TrainState, batch: Batch, *, grader: Grader) -> tuple[Tra
 
     (loss, batch_stats), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
     grads = device_mean(grads, grader.axis_name)
-    state = apply_gradients(dataclasses.replace(state, batch_stats=batch_stats), grads, grader.optimizer)
-    return state, {"loss": loss}
+    new_state = apply_gradients(dataclasses.replace(state, batch_stats=batch_stats), grads, grader.optimizer)
+    return finite_or_old(state, new_state, {"loss": loss, "grad_norm": optax.tree.norm(grads)})
 
 
 @partial(jax.jit, static_argnames="grader")

@@ -60,7 +60,26 @@ def train_step(state: MethodState, batch: Batch, *, method: Method) -> tuple[Met
         metrics["graded_loss"] = graded.grading
     if method.loss.self_training:
         metrics["self_training_loss"] = graded.self_training
-    return dataclasses.replace(state, step=state.step + 1, network=network), metrics
+    return checked(state, dataclasses.replace(state, network=network), metrics)
+
+
+CHECKED = ("loss", "grad_norm", "meta_loss", "meta_grad_norm")
+"""The figures of a step that must be finite."""
+
+
+def finite_or_old(old: Params, new: Params, metrics: StepMetrics) -> tuple[Params, StepMetrics]:
+    """The new tree where the figures in CHECKED are finite, else the old one, and `finite` with the other figures.
+
+    Decided on the device, where nobody has to wait for it.
+    """
+    finite = jnp.all(jnp.isfinite(jnp.stack([metrics[name] for name in CHECKED if name in metrics])))
+    return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old), metrics | {"finite": finite}
+
+
+def checked(old: MethodState, new: MethodState, metrics: StepMetrics) -> tuple[MethodState, StepMetrics]:
+    """A step's end: it counts in any case, and changes nothing else where it was not finite."""
+    kept, metrics = finite_or_old(old, new, metrics)
+    return dataclasses.replace(kept, step=old.step + 1), metrics
 
 
 def updated_network(
@@ -121,7 +140,7 @@ def meta_step(state: MethodState, batch: Batch, *, method: Method) -> tuple[Meth
     """(B) of Algorithm 1, lines 17 to 21: theta_1 <- theta_1 - vartheta grad J(theta*(theta_1), theta_1); theta stays."""
     (loss, aux), grads = META_GRADIENTS[method.meta.gradient](state, batch, method)
     label, label_mean, metrics = updated_label(state, loss, aux, grads, batch, method)
-    return dataclasses.replace(state, step=state.step + 1, label=label, label_mean=label_mean), metrics
+    return checked(state, dataclasses.replace(state, label=label, label_mean=label_mean), metrics)
 
 
 def updated_label(
@@ -147,8 +166,8 @@ def round_step(state: MethodState, batch: Batch, *, method: Method) -> tuple[Met
         raise ValueError(f"meta.gradient {method.meta.gradient!r} makes no virtual step to share")
     network, trained = updated_network(state, aux.inner.grads, aux.inner.parts, aux.inner.batch_stats, method)
     label, label_mean, metrics = updated_label(state, loss, aux, label_grads, batch, method)
-    new_state = MethodState(step=state.step + 1, network=network, label=label, label_mean=label_mean)
-    return new_state, trained | metrics
+    new_state = MethodState(step=state.step, network=network, label=label, label_mean=label_mean)
+    return checked(state, new_state, trained | metrics)
 
 
 def label_metrics(aux: MetaAux, batch: Batch, axis_name: str | None) -> StepMetrics:

@@ -1,6 +1,7 @@
 """What a run writes while it trains: one JSON object a line, and the same scalars for TensorBoard."""
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,12 @@ from typing import Any
 import numpy as np
 from tensorboardX import SummaryWriter
 
+from pldmlt_jax.files import writing
 from pldmlt_jax.training.processes import is_first
 
 
 def to_plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Arrays and numpy scalars as JSON-able numbers and lists, with six significant digits."""
+    """Arrays and numpy scalars as JSON-able numbers and lists, with six significant digits; None where not finite."""
     return {key: _plain(value) for key, value in values.items()}
 
 
@@ -22,7 +24,8 @@ def _plain(value: Any) -> Any:
     array = np.asarray(value)
     if array.dtype.kind in "iub":
         return array.tolist()
-    return [float(f"{x:.6g}") for x in array] if array.ndim else float(f"{float(array):.6g}")
+    numbers = [float(f"{x:.6g}") if np.isfinite(x) else None for x in np.atleast_1d(array).astype(float)]
+    return numbers if array.ndim else numbers[0]
 
 
 class RunLog:
@@ -35,11 +38,11 @@ class RunLog:
 
     def __init__(self, workdir: Path, after_step: int = 0):
         workdir.mkdir(parents=True, exist_ok=True)
-        self._path = workdir / "log.jsonl"
-        kept = [line for line in read_log(self._path) if line["step"] <= after_step]
-        self._file = open(self._path, "w", encoding="utf-8")
-        for line in kept:
-            self._write_line(line)
+        path = workdir / "log.jsonl"
+        kept = [line for line in read_log(path) if line["step"] <= after_step]
+        with writing(path) as file:
+            file.writelines(json.dumps(line) + "\n" for line in kept)
+        self._file = open(path, "a", encoding="utf-8")
         self._events = SummaryWriter(str(workdir), purge_step=after_step + 1)
 
     def __enter__(self) -> "RunLog":
@@ -53,14 +56,23 @@ class RunLog:
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
 
-    def write(self, step: int, phase: str, values: Mapping[str, Any], **more: Any) -> None:
-        """Writes one line: the step, the phase (`theta`, `label`, `both` or `val`), the values."""
+    def sync(self) -> None:
+        """Brings what was written to the disk, before a checkpoint that counts on it."""
+        os.fsync(self._file.fileno())
+
+    def write(self, step: int, phase: str, values: Mapping[str, Any], seconds: float | None = None, **more: Any) -> None:
+        """Writes one line: the step, the phase (`theta`, `label`, `both` or `val`), the values.
+
+        The time goes to TensorBoard alone: `log.jsonl` is the same, byte for byte, whenever and however often it stopped.
+        """
         plain = to_plain(values)
         self._write_line({"step": step, "phase": phase} | to_plain(more) | plain)
-        for name, value in plain.items():
+        timed = plain if seconds is None else plain | {"seconds": seconds}
+        for name, value in timed.items():
             for i, scalar in enumerate(value if isinstance(value, list) else [value]):
                 suffix = f"_{i}" if isinstance(value, list) else ""
-                self._events.add_scalar(f"{phase}/{name}{suffix}", scalar, step)
+                if scalar is not None:
+                    self._events.add_scalar(f"{phase}/{name}{suffix}", scalar, step)
 
 
 class NoLog(RunLog):
@@ -72,7 +84,10 @@ class NoLog(RunLog):
     def __exit__(self, *exc: object) -> None:
         pass
 
-    def write(self, step: int, phase: str, values: Mapping[str, Any], **more: Any) -> None:
+    def sync(self) -> None:
+        pass
+
+    def write(self, step: int, phase: str, values: Mapping[str, Any], seconds: float | None = None, **more: Any) -> None:
         pass
 
 
@@ -82,13 +97,16 @@ def open_log(workdir: Path, after_step: int = 0) -> RunLog:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of a `log.jsonl`, without a last one that an interruption cut off; empty where there is no file."""
+    """The lines of a `log.jsonl`, up to one that an interruption cut off; empty where there is no file."""
     if not path.exists():
         return []
     lines = []
-    for text in path.read_text(encoding="utf-8").splitlines():
+    for text in path.read_bytes().split(b"\n"):
         try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
+            line = json.loads(text)
+        except (ValueError, RecursionError):
             break
+        if not isinstance(line, dict) or not isinstance(line.get("step"), int):
+            break
+        lines.append(line)
     return lines

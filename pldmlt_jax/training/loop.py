@@ -5,17 +5,23 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import jax
 from jaxtyping import Array
 
 from pldmlt_jax.config import GraderConfig, TrainConfig
 from pldmlt_jax.errors import CheckpointError
+from pldmlt_jax.interruption import STOP, Interrupted
 from pldmlt_jax.progress import Task
 from pldmlt_jax.training.checkpoint import Checkpoints
 from pldmlt_jax.training.log import RunLog
-from pldmlt_jax.training.processes import of_first
+from pldmlt_jax.training.nonfinite import FiniteWatch
+from pldmlt_jax.training.processes import gathered, of_first
 from pldmlt_jax.types import Batch
+
+AGREE_EVERY_STEPS = 10
 
 StepFunction = Callable[[Any, Batch], tuple[Any, dict[str, Array]]]
 """(state, batch) -> (state, metrics)."""
@@ -69,33 +75,57 @@ class Stopping:
     max_minutes: float = 0.0  # 0 = no limit
     eval_every_rounds: int = 1
     log_every_steps: int = 10
+    save_every_minutes: float = 0.0  # 0 = after a validation only
+    on_nonfinite: str = "stop"  # or "skip"
 
     @classmethod
     def of_training(cls, config: TrainConfig) -> "Stopping":
         return cls(**{field.name: getattr(config, field.name) for field in dataclasses.fields(cls)})
 
     @classmethod
-    def of_grader(cls, config: GraderConfig) -> "Stopping":
-        return cls(patience_rounds=config.patience_epochs)
+    def of_grader(cls, config: GraderConfig, train: TrainConfig) -> "Stopping":
+        return cls(config.patience_epochs, save_every_minutes=train.save_every_minutes, on_nonfinite=train.on_nonfinite)
 
 
 @dataclass
 class Progress:
-    """What early stopping remembers; saved with every checkpoint."""
+    """All that the loop remembers besides the state; saved with every checkpoint."""
 
     round: int = 0  # rounds completed
+    step: int = 0  # steps of the next round completed
     best_score: float = float("-inf")
     best_round: int = 0
-    seconds: float = 0.0  # spent in this and earlier sessions
+    seconds: float = 0.0  # spent up to the last round's end, in this and earlier sessions
+    skipped: int = 0  # steps left out because they were not finite
+    skipped_in_a_row: int = 0
+
+    @classmethod
+    def restored(cls, saved: dict[str, Any], directory: Path) -> "Progress":
+        """As it was saved.
+
+        Raises:
+            CheckpointError: By another version of this program.
+        """
+        try:
+            return cls(**saved)
+        except TypeError as error:
+            found, action = f"a checkpoint of another version: {error}", "train again in another --workdir"
+            raise CheckpointError(directory, found, "the progress that this version saves", action) from error
 
     def observe(self, score: float, min_delta: float) -> None:
         if score > self.best_score + min_delta:
             self.best_score, self.best_round = score, self.round
 
     def finished(self, rounds: Rounds, stopping: Stopping) -> bool:
+        if self.step:
+            return False
         patience_over = self.round - self.best_round >= stopping.patience_rounds
         time_over = stopping.max_minutes > 0 and self.seconds >= 60.0 * stopping.max_minutes
         return self.round >= rounds.max_rounds or (self.round > 0 and (patience_over or time_over))
+
+    def must_look(self, rounds: Rounds, stopping: Stopping) -> bool:
+        """Whether a round has just ended that is to be validated."""
+        return not self.step and (not self.round % stopping.eval_every_rounds or self.finished(rounds, stopping))
 
 
 def fit(
@@ -107,11 +137,12 @@ def fit(
     diagnostics: Mapping[str, Callable[[Any, Batch], dict[str, Array]]],
     batches: Callable[[int], Iterator[Batch]],
     validate: Callable[[Any], tuple[float, dict]],
+    names: Callable[[Batch], list[str]],
     checkpoints: Checkpoints,
     make_log: Callable[[int], RunLog],
     task: Task,
 ) -> Progress:
-    """Trains to the end, from the latest checkpoint where there is one.
+    """Trains to the end, from the latest checkpoint where there is one, exactly as if it had not stopped there.
 
     Args:
         state: The state to start from where there is no checkpoint.
@@ -121,6 +152,7 @@ def fit(
         diagnostics: Phase -> further figures, computed before a logged step only, for they cost more than it does.
         batches: Step -> the endless stream of training batches from that step on.
         validate: State -> the score that is maximised, and flat figures to log.
+        names: The names of a batch's images.
         checkpoints: Where the latest and the best state are kept.
         make_log: Step -> a log that keeps what was written up to that step.
         task: Shown progress.
@@ -130,45 +162,92 @@ def fit(
 
     Raises:
         CheckpointError: The latest checkpoint is of another architecture, or of more rounds than asked for.
-        FloatingPointError: The validation score is not a finite number; that state is not saved.
+        FloatingPointError: A loss, a gradient or the validation score is not a finite number; that state is not saved.
+        Interrupted: A signal has come; the state is saved.
     """
-    progress = Progress()
-    if checkpoints.latest_step is not None:
-        state, saved = checkpoints.restore(checkpoints.latest_step, state)
-        progress = Progress(**saved)
-        if progress.round > rounds.max_rounds:
-            found, expected = (
-                f"a network trained for {progress.round} rounds",
-                f"at most {rounds.max_rounds}, as the config says",
-            )
-            raise CheckpointError(checkpoints.directory, found, expected, "raise that number, or use another --workdir")
-    start_s = time.monotonic() - progress.seconds
-    step = progress.round * rounds.steps_per_round
+    state, progress = resumed(state, rounds, checkpoints)
     if progress.finished(rounds, stopping):
         return progress
+    start_s, saved_s = time.monotonic() - progress.seconds, time.monotonic()
+    step, plan = progress.round * rounds.steps_per_round + progress.step, list(rounds.steps())
+    skip, directory = stopping.on_nonfinite == "skip", checkpoints.directory.parent
+    watch = FiniteWatch(directory, names, skip=skip, skipped=progress.skipped, in_a_row=progress.skipped_in_a_row)
     stream = batches(step)
-    with make_log(step) as log:
+    if step:
+        print(f"  goes on from step {step} of {rounds.total_steps}", flush=True)
+
+    def save(score: float | None) -> float:
+        watch.settle(state)
+        progress.skipped, progress.skipped_in_a_row = watch.skipped, watch.in_a_row
+        log.sync()
+        checkpoints.save(step, state, dataclasses.asdict(progress), score)
+        return time.monotonic()
+
+    with make_log(step) as log, STOP.postponing():
         while not progress.finished(rounds, stopping):
-            for phase, i in rounds.steps():
-                batch, logged = next(stream), i % stopping.log_every_steps == 0
-                more = diagnostics[phase](state, batch) if logged and phase in diagnostics else {}
-                state, metrics = steps[phase](state, batch)
-                step += 1
-                if logged:
-                    log.write(step, phase, metrics | more, round=progress.round + 1)
-                task.update(step, f"round {progress.round + 1}, best {progress.best_score:.4f}")
-            progress.round += 1
-            progress.seconds = of_first(time.monotonic() - start_s)
-            if progress.round % stopping.eval_every_rounds and not progress.finished(rounds, stopping):
-                continue
-            score, values = validate(state)
-            progress.seconds = of_first(time.monotonic() - start_s)
-            if not math.isfinite(score):
-                raise FloatingPointError(
-                    f"the validation score at step {step} is {score}: training has diverged; the checkpoints from before "
-                    f"it are kept. A smaller learning rate or optim.clip_norm may help."
-                )
-            progress.observe(score, stopping.min_delta)
-            log.write(step, "val", values | {"seconds": progress.seconds}, round=progress.round)
-            checkpoints.save(step, state, dataclasses.asdict(progress), score)
+            phase, i = plan[progress.step]
+            batch, logged = next(stream), i % stopping.log_every_steps == 0
+            watch.settle(state)
+            more = diagnostics[phase](state, batch) if logged and phase in diagnostics else {}
+            state, metrics = steps[phase](state, batch)
+            step += 1
+            watch.follow(step, phase, batch, metrics)
+            if logged:
+                watch.settle(state)
+                figures = {name: value for name, value in metrics.items() if name != "finite"}
+                log.write(step, phase, figures | more, round=progress.round + 1)
+            task.update(step, f"round {progress.round + 1}, best {progress.best_score:.4f}")
+            progress.step += 1
+            if progress.step == rounds.steps_per_round:
+                progress.round, progress.step = progress.round + 1, 0
+                progress.seconds = of_first(time.monotonic() - start_s)
+            signum, due = asked(step, 0 < 60.0 * stopping.save_every_minutes <= time.monotonic() - saved_s)
+            if progress.must_look(rounds, stopping):
+                watch.settle(state)
+                score, values = validate(state)
+                progress.seconds = of_first(time.monotonic() - start_s)
+                _require_finite(score, step)
+                progress.observe(score, stopping.min_delta)
+                skipped = {"skipped_steps": watch.skipped} if skip else {}
+                log.write(step, "val", values | skipped, seconds=progress.seconds, round=progress.round)
+                saved_s = save(score)
+            elif signum or due:
+                saved_s = save(None)
+            if signum:
+                checkpoints.wait()
+                raise Interrupted(signum, f"saved at step {step}")
     return progress
+
+
+def resumed(state: Any, rounds: Rounds, checkpoints: Checkpoints) -> tuple[Any, Progress]:
+    """The latest checkpoint, or the given state and no progress where there is none; see `fit`."""
+    if checkpoints.latest_step is None:
+        return state, Progress()
+    state, saved = checkpoints.restore(checkpoints.latest_step, state)
+    progress = Progress.restored(saved, checkpoints.directory)
+    if progress.round + (progress.step > 0) > rounds.max_rounds:
+        trained = f"{progress.round} rounds" + (f" and {progress.step} steps" if progress.step else "")
+        found, expected = f"a network trained for {trained}", f"at most {rounds.max_rounds}, as the config says"
+        raise CheckpointError(checkpoints.directory, found, expected, "raise that number, or use another --workdir")
+    return state, progress
+
+
+def asked(step: int, due: bool) -> tuple[int, bool]:
+    """The signal that asks for the end, 0 for none, and whether it is time to save.
+
+    Several processes must agree, and so ask each other, which takes its time: after each tenth step.
+    """
+    if jax.process_count() == 1:
+        return STOP.signum, due
+    if step % AGREE_EVERY_STEPS:
+        return 0, False
+    answers = gathered((STOP.signum, due))
+    return max(signum for signum, _ in answers), answers[0][1]
+
+
+def _require_finite(score: float, step: int) -> None:
+    if not math.isfinite(score):
+        raise FloatingPointError(
+            f"the validation score at step {step} is {score}: training has diverged; the checkpoints from before it are "
+            f"kept. A smaller learning rate or optim.clip_norm may help."
+        )

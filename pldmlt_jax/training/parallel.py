@@ -19,7 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from pldmlt_jax.config import ParallelConfig
 from pldmlt_jax.data.loader import Shard
 from pldmlt_jax.errors import ConfigError
-from pldmlt_jax.types import Array
+from pldmlt_jax.types import Array, ArrayLike
 
 AXIS = "devices"
 """Name of the one axis: of the mesh, and of a pmap."""
@@ -110,7 +110,7 @@ class Devices:
             output = program(state, batch)
             if self.mode == "pmap":
                 output = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]) if x.ndim > 1 else x[0], output)
-            return jax.tree.map(_own_rows, output) if self.num_processes > 1 else jax.device_get(output)
+            return jax.tree.map(own_rows, output) if self.num_processes > 1 else jax.device_get(output)
 
         return evaluate
 
@@ -146,9 +146,9 @@ def _evaluation_program(devices: Devices, step: Callable[..., Any], static: tupl
     return jax.jit(program)
 
 
-def _own_rows(array: Array) -> np.ndarray:
+def own_rows(array: ArrayLike) -> np.ndarray:
     """What this process has of an array that is whole on each device, or spread over them along its first axis."""
-    if array.is_fully_replicated:
+    if not isinstance(array, jax.Array) or array.is_fully_replicated:
         return np.asarray(array)
     shards = sorted(array.addressable_shards, key=lambda shard: shard.index[0].start)
     return np.concatenate([np.asarray(shard.data) for shard in shards])

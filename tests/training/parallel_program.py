@@ -68,7 +68,9 @@ def difference(actual: Any, expected: Any) -> float:
     """Largest one of two trees, relative to the expected number where that is above 1e-3."""
 
     def of_leaf(a: Any, b: Any) -> float:
-        a, b = np.asarray(a), np.asarray(b)
+        a, b = (np.asarray(x) for x in (a, b))
+        if b.dtype == bool:  # whether a step was finite
+            return float((a != b).any())
         return float((abs(a - b) / (1e-3 + abs(b))).max(initial=0))
 
     pairs = zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True)

@@ -1,7 +1,10 @@
 """The loop: order of the rounds, early stopping, and resuming exactly where it stopped."""
 
+import dataclasses
+import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +12,7 @@ import pytest
 
 from pldmlt_jax.config import TrainConfig
 from pldmlt_jax.errors import CheckpointError
+from pldmlt_jax.interruption import STOP, Interrupted
 from pldmlt_jax.progress import Task
 from pldmlt_jax.training.checkpoint import Checkpoints
 from pldmlt_jax.training.log import RunLog, read_log
@@ -23,8 +27,8 @@ def test_rounds_of_algorithm_1():
     assert algorithm_rounds(config, 5, label_update=False).steps_per_round == 10
 
 
-def run(directory: Path, rounds: Rounds, scores: list[float], patience: int = 100):
-    """A state that sums what the stream gives; the score of round r is scores[r - 1]."""
+def run(directory: Path, rounds: Rounds, scores: list[float], patience: int = 100, stop_after: int = 0, **when: Any):
+    """A state that sums what the stream gives; the score of round r is scores[r - 1]; a signal comes after some steps."""
     seen: list[int] = []
 
     def batches(step: int) -> Iterator[int]:
@@ -34,6 +38,8 @@ def run(directory: Path, rounds: Rounds, scores: list[float], patience: int = 10
             step += 1
 
     def step(state, batch):
+        if stop_after and len(seen) == stop_after:
+            STOP.signum = signal.SIGTERM
         return {"sum": state["sum"] * 1.5 + batch, "count": state["count"] + 1}, {"value": state["sum"]}
 
     def validate(state):
@@ -45,13 +51,14 @@ def run(directory: Path, rounds: Rounds, scores: list[float], patience: int = 10
         progress = fit(
             start,
             rounds=rounds,
-            stopping=Stopping(patience_rounds=patience, log_every_steps=1),
+            stopping=Stopping(patience_rounds=patience, log_every_steps=1, **when),
             steps={"a": step, "b": step},
             diagnostics={},
             batches=batches,
             validate=validate,
             checkpoints=checkpoints,
             make_log=lambda at: RunLog(directory, at),
+            names=lambda batch: [str(batch)],
             task=Task("test", None, rounds.total_steps),
         )
     with Checkpoints(directory / "checkpoints") as checkpoints:
@@ -72,11 +79,39 @@ def test_stopped_and_resumed_equals_uninterrupted(tmp_path):
     assert resumed[2] == whole[2] == 8  # the best checkpoint is that of round 2
     assert resumed[1].best_round == whole[1].best_round == 2
 
-    def without_seconds(directory):
-        lines = read_log(directory / "log.jsonl")
-        return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
+    assert (tmp_path / "parts" / "log.jsonl").read_bytes() == (tmp_path / "whole" / "log.jsonl").read_bytes()
 
-    assert without_seconds(tmp_path / "parts") == without_seconds(tmp_path / "whole")
+
+@pytest.fixture
+def no_signal() -> Iterator[None]:
+    """Signals come when a test says so."""
+    yield
+    STOP.signum = 0
+
+
+EVERY_SECOND, ALL_THE_TIME = {"eval_every_rounds": 2}, {"save_every_minutes": 1e-9}
+
+
+@pytest.mark.parametrize(
+    ("stop_after", "when"),
+    [(1, {}), (3, EVERY_SECOND), (4, {}), (4, EVERY_SECOND), (7, ALL_THE_TIME), (11, {})],
+    ids=["first step", "end of a phase", "end of a round", "of one that is not looked at", "saving each step", "later"],
+)
+def test_stopped_at_any_step_equals_uninterrupted(tmp_path, no_signal, stop_after, when):
+    """State, order of the data, log, early stopping and best checkpoint; stopped twice, so many steps apart."""
+    rounds, scores = Rounds((("a", 3), ("b", 1)), 9), [0.1, 0.2, 0.5, 0.5, 0.3, 0.2, 0.1, 0.0, 0.0]
+    whole = run(tmp_path / "whole", rounds, scores, patience=3, **when)
+    for _ in range(2):
+        STOP.signum = 0
+        with pytest.raises(Interrupted, match="saved at step"):
+            run(tmp_path / "parts", rounds, scores, patience=3, stop_after=stop_after, **when)
+    STOP.signum = 0
+    resumed = run(tmp_path / "parts", rounds, scores, patience=3, **when)
+    assert resumed[0] == whole[0]
+    assert whole[3][-1] - whole[3][0] > resumed[3][-1] - resumed[3][0] and resumed[3][-1] == whole[3][-1]
+    assert resumed[2] == whole[2]
+    assert dataclasses.replace(resumed[1], seconds=0.0) == dataclasses.replace(whole[1], seconds=0.0)
+    assert (tmp_path / "parts" / "log.jsonl").read_bytes() == (tmp_path / "whole" / "log.jsonl").read_bytes()
 
 
 def test_fewer_rounds_than_were_trained_are_refused(tmp_path):
