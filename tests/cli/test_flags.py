@@ -1,5 +1,7 @@
 """The command line: every mistake at once, exit status 2, help at once."""
 
+import dataclasses
+import functools
 import os
 import resource
 import subprocess
@@ -11,9 +13,9 @@ import pytest
 
 from pldmlt_jax.cli.app import VERBS, run
 from pldmlt_jax.cli.flags import parse
-from pldmlt_jax.config import Config, from_dict, to_dict
+from pldmlt_jax.config import Config, from_dict, frozen, to_dict
 from pldmlt_jax.errors import ConfigError, UserError
-from pldmlt_jax.validation import CHOICES, RANGES, fields, validate
+from pldmlt_jax.validation import CHOICES, NAME, PATHS, RANGES, config_errors, fields, validate
 
 IDRID = "--config=configs/idrid.py"
 
@@ -87,6 +89,7 @@ def test_config_file_with_an_unknown_field_is_told_in_one_line(capsys, tmp_path)
     )
     text = failure(capsys, f"--config={file}")
     assert "unexpected keyword argument 'batchsize'" in text
+    assert "did you mean batch_size?" in text
     assert "Traceback" not in text
 
 
@@ -100,12 +103,73 @@ def test_fields_of_another_type_and_fields_that_do_not_exist_are_refused_togethe
         assert part in str(error.value)
 
 
-def test_every_number_and_name_of_the_config_is_checked():
-    for path, value in fields(Config()):
-        items = value if isinstance(value, tuple) else (value,)
-        if all(isinstance(item, int | float) and not isinstance(item, bool) for item in items):
-            assert path in RANGES, path
-    assert set(CHOICES) <= {path for path, _ in fields(Config())}
+def test_every_field_of_the_config_has_a_range_or_choices_or_is_a_name_or_a_switch():
+    paths = [path for path, value in fields(Config()) if not isinstance(value, bool)]
+    assert sorted(paths) == sorted([*RANGES, *CHOICES, *PATHS, NAME])
+
+
+def with_value(path: str, value: Any) -> Config:
+    config: Any = Config()
+    *parts, name = path.split(".")
+    setattr(functools.reduce(getattr, parts, config), name, value)
+    return config
+
+
+BAD = {
+    **{path: [low - 1, high + 1, float("nan"), float("inf")] for path, (low, high) in RANGES.items()},
+    **{path: ["nonsense", ""] for path in CHOICES},
+    **{path: ["a\nb", "x" * 5000, "nul\0"] for path in PATHS},
+    NAME: ["", "../up", "a/b", "-x", "x" * 200, "a\n"],
+}
+
+
+@pytest.mark.parametrize("path", BAD)
+def test_every_field_refuses_what_is_beyond_it(path):
+    default = dict(fields(Config()))[path]
+    for bad in BAD[path]:
+        if isinstance(default, int) and isinstance(bad, float) and bad != bad // 1:
+            continue  # of another type, which is refused as such
+        value = type(default)([bad]) if isinstance(default, tuple) else bad
+        errors = config_errors(with_value(path, value))
+        assert any(error.where == path for error in errors), (path, bad)
+
+
+def test_validated_config_cannot_be_changed():
+    config: Any = frozen(Config())
+    validate(config)
+    assert config == Config() and hash(config.loss) == hash(Config().loss)
+    for change in (
+        lambda: setattr(config, "seed", 1),
+        lambda: setattr(config.data.augment, "flip", False),
+        lambda: setattr(config.train, "no_such_field", 1),
+        lambda: delattr(config.loss, "beta"),
+    ):
+        with pytest.raises(dataclasses.FrozenInstanceError, match="validated"):
+            change()
+    assert config == Config()
+    assert dataclasses.replace(config.data, size_px=64).size_px == 64
+    original = Config()
+    assert frozen(original).data is not original.data
+    original.data.size_px = 64  # which is not frozen itself
+
+
+def test_verbs_are_given_a_config_that_cannot_be_changed(monkeypatch, tmp_path):
+    given: list[Any] = []
+    monkeypatch.setattr("pldmlt_jax.cli.report.main", given.append)
+    assert run(["main.py", "report", f"--workdir={tmp_path}"]) == 0
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        given[0].config.train.batch_size = 3
+
+
+@pytest.mark.parametrize(
+    "text", ["def get_config():\n    return 3\n", "raise SystemExit\n", "def get_config(:\n", "x = 1\n"]
+)
+def test_config_files_that_make_no_config_are_told(capsys, tmp_path, text):
+    file = tmp_path / "wrong.py"
+    file.write_text(text)
+    message = failure(capsys, f"--config={file}")
+    assert str(file) in message and "get_config() -> Config" in message
+    assert "Traceback" not in message
 
 
 CONFIGS = sorted(path.stem for path in Path("configs").glob("*.py"))

@@ -1,0 +1,123 @@
+"""Damaged checkpoints are found, named and passed over only when asked for; nothing of them is overwritten."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pldmlt_jax.errors import CheckpointError
+from pldmlt_jax.training.checkpoint import DAMAGED, MANIFEST, METADATA, Checkpoints, damage
+
+
+def state(step: int) -> dict:
+    return {"kernel": np.arange(300, dtype=np.float32).reshape(30, 10) * step, "count": np.array(step)}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Checkpoints 1 (the best), 4 and 5."""
+    with Checkpoints(tmp_path / "checkpoints", {"name": "tiny"}) as checkpoints:
+        for step, score in ((1, 0.9), (3, 0.1), (4, 0.3), (5, 0.2)):
+            checkpoints.save(step, state(step), {"round": step}, score)
+    return tmp_path / "checkpoints"
+
+
+def files(path: Path) -> dict[str, bytes]:
+    return {str(each.relative_to(path)): each.read_bytes() for each in path.rglob("*") if each.is_file()}
+
+
+def test_two_latest_and_the_best_are_kept_whole(folder):
+    assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == ["1", "4", "5"]
+    assert not any(damage(folder / step) for step in "145")
+    written = json.loads((folder / "5" / MANIFEST).read_text())["files"]
+    assert {name for name in files(folder / "5") if name.startswith(("state/", "metrics/", "progress/"))} - set(written) == {
+        f"{part}/commit_success.txt" for part in ("state", "metrics", "progress")
+    }
+
+
+def truncated(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-3])  # more than the newline of a JSON file
+
+
+def flipped(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def emptied(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("harm", [truncated, flipped, emptied, Path.unlink])
+def test_harm_to_any_file_is_found_and_named(folder, harm):
+    """Of a file that Orbax writes after the checksums it is its form that counts: it has no part of the state."""
+    names = [name for name in files(folder / "5") if not name.endswith(("commit_success.txt", METADATA))]
+    assert len(names) > 8
+    for name in names:
+        path = folder / "5" / name
+        before = path.read_bytes()
+        harm(path)
+        (found,) = damage(folder / "5")
+        assert name in found
+        path.write_bytes(before)
+    (folder / "5" / METADATA).write_text('{"cut o')
+    assert METADATA in damage(folder / "5")[0]
+    assert not damage(folder / "4")
+
+
+def test_damaged_checkpoint_stops_until_fallback_is_asked_for(folder, capsys):
+    flipped(next((folder / "5" / "state" / "d").iterdir()))
+    before = files(folder)
+    with pytest.raises(CheckpointError, match=r"has changed(?s:.*)from step 4: --config.checkpoint.fallback=True") as error:
+        Checkpoints(folder)
+    assert error.value.where == str(folder / "5")
+    assert files(folder) == before
+    with Checkpoints(folder, fallback=True) as checkpoints:
+        assert (checkpoints.latest_step, checkpoints.best_step) == (4, 1)
+        restored, progress = checkpoints.restore(4, state(4))
+        np.testing.assert_array_equal(restored["kernel"], state(4)["kernel"])
+        assert progress == {"round": 4}
+        checkpoints.save(5, state(5), {"round": 5}, 0.2)
+    assert "has changed" in capsys.readouterr().out
+    aside = {
+        f"5/{name.removeprefix(f'{DAMAGED}/5/')}": content for name, content in files(folder).items() if DAMAGED in name
+    }
+    assert aside == {name: content for name, content in before.items() if name.startswith("5/")}
+    assert not damage(folder / "5")
+
+
+def test_second_damage_of_a_step_is_kept_beside_the_first(folder):
+    for _ in range(2):
+        truncated(folder / "5" / MANIFEST)
+        with Checkpoints(folder, fallback=True) as checkpoints:
+            checkpoints.save(5, state(5), {"round": 5}, 0.2)
+    assert sorted(path.name for path in (folder / DAMAGED).iterdir()) == ["5", "5_2"]
+
+
+def test_best_checkpoint_gives_way_to_the_next_best(folder):
+    (folder / "1" / "metrics" / "metrics").unlink()
+    with pytest.raises(CheckpointError, match="metrics/metrics is missing"):
+        Checkpoints(folder)
+    with Checkpoints(folder, fallback=True) as checkpoints:
+        assert checkpoints.best_step == 4
+
+
+def test_all_are_named_and_nothing_is_touched_where_none_is_left(folder):
+    for step in "145":
+        truncated(folder / step / "state" / "_METADATA")
+    before = files(folder)
+    with pytest.raises(Exception, match="train again") as error:
+        Checkpoints(folder, fallback=True)
+    assert all(str(folder / step) in str(error.value) for step in "145")
+    assert files(folder) == before
+
+
+def test_older_version_is_told(folder):
+    (folder / "4" / MANIFEST).unlink()
+    manifest = json.loads((folder / "5" / MANIFEST).read_text())
+    (folder / "5" / MANIFEST).write_text(json.dumps(manifest | {"version": 0}))
+    with pytest.raises(Exception, match="of another version of this program") as error:
+        Checkpoints(folder)
+    assert "or it is of an older version" in str(error.value)
