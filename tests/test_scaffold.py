@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -177,6 +178,23 @@ def test_lock_has_a_hash_for_each_package_and_no_address(_wanted: str, lock: str
     packages = re.split(r"^(?=\w)", text, flags=re.MULTILINE)[1:]
     assert packages and all("--hash=sha256:" in package for package in packages)
     assert "://" not in text and "index-url" not in text and "find-links" not in text
+
+
+def test_licences_of_all_locked_packages_are_listed_as_their_metadata_says():
+    """Of packages that this Python has not, that they are there at all."""
+    sys.path.insert(0, str(ROOT / "scripts"))
+    try:
+        import licences
+    finally:
+        sys.path.remove(str(ROOT / "scripts"))
+    listed = (ROOT / "docs" / "licences.md").read_text()
+    rows = re.findall(r"^\| (\S+) \| (.+) \|$", listed, re.MULTILINE)
+    assert {name for name, _ in rows} - {"package", "---"} == {
+        name for lock in licences.LOCKS.values() for name in licences.locked_names(ROOT / lock)
+    }
+    here = [line for line in licences.table().splitlines() if licences.UNKNOWN not in line]
+    assert set(here) <= set(listed.splitlines())
+    assert licences.UNKNOWN not in listed and "GPL" not in listed.replace("LGPL", "")
 
 
 def test_tracked_files_name_no_registry_and_no_home_folder() -> None:
