@@ -250,8 +250,6 @@ def _class_weight_errors(loss: LossConfig) -> Iterator[UserError]:
 
 def _relation_errors(config: Config) -> Iterator[UserError]:
     model, grader, loss, meta = config.model, config.grader, config.loss, config.meta
-    if not any(error.where.startswith("model.") for error in _choice_errors(dict(fields(config)))):
-        yield from network_errors(model)
     multiple = 2 ** halvings(model)
     if config.data.size_px % multiple:
         yield ConfigError(
@@ -398,7 +396,9 @@ def config_errors(config: Config) -> list[UserError]:
     if wrong := list(_type_errors(config, Config())):
         return wrong
     values = dict(fields(config))
-    return [*_choice_errors(values), *_range_errors(values), *_text_errors(values), *_relation_errors(config)]
+    alone = [*_choice_errors(values), *_range_errors(values), *_text_errors(values)]
+    network = [] if any(error.where.startswith("model.") for error in alone) else network_errors(config.model)
+    return [*alone, *network, *_relation_errors(config)]
 
 
 def validate(config: Config) -> None:
