@@ -6,7 +6,6 @@ Prints a line for each stage, and exits with 1 where anything differs.
 """
 
 import argparse
-import contextlib
 import os
 import random
 import shutil
@@ -47,34 +46,42 @@ class Reference:
 
 
 def disturbed(reference: Reference, stage: str, kills: int, rng: random.Random) -> tuple[int, list[str]]:
-    """Kills one stage so many times, one after the other in the same workdir, and lets it finish.
+    """Kills one stage so many times, in a workdir that it goes on in until it has ended, then in a fresh one.
 
     Returns:
-        How many kills met a running process (a stage may end before), and what differs from the undisturbed run.
+        How often it has ended, and what differed then from the undisturbed run.
     """
+    met, ended, differing = 0, 0, []
+    while met < kills:
+        workdir, cache, log = fresh(reference, stage)
+        running = True
+        while running and met < kills:
+            process = start(workdir, cache, stage, log=log)
+            try:
+                process.wait(rng.uniform(EARLIEST_S, reference.seconds[stage]))
+                running = False
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                met += 1
+            if process.wait() > 0:
+                return ended, [f"exit status {process.returncode}:\n{log.read_text(errors='replace')[-2000:]}"]
+        finish(workdir, cache, stage)
+        ended += 1
+        differing += differences(results(reference.after(stage)), results(workdir))
+        if stage == "prepare":
+            differing += different_cache(reference.cache, cache)
+    return ended, differing
+
+
+def fresh(reference: Reference, stage: str) -> tuple[Path, Path, Path]:
+    """A workdir as it was before the stage, its cache (an empty one for `prepare`, which fills it) and its log."""
     workdir, cache = reference.root / f"killed_{stage}", reference.cache
-    for old in (workdir, reference.root / "cache_killed"):
-        shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(workdir, ignore_errors=True)
     shutil.copytree(reference.before(stage), workdir)
-    if stage == "prepare":  # which is what fills the cache
-        cache = reference.root / "cache_killed"
-    met, log = 0, reference.root / f"killed_{stage}.log"
-    for _ in range(kills):
-        process = start(workdir, cache, stage, log=log)
-        try:
-            process.wait(rng.uniform(EARLIEST_S, reference.seconds[stage]))
-        except subprocess.TimeoutExpired:
-            met += 1
-        with contextlib.suppress(ProcessLookupError):  # it has just ended
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        if process.returncode > 0:
-            return met, [f"exit status {process.returncode} after a kill:\n{log.read_text(errors='replace')[-2000:]}"]
-    finish(workdir, cache, stage)
-    differing = differences(results(reference.after(stage)), results(workdir))
     if stage == "prepare":
-        differing += different_cache(reference.cache, cache)
-    return met, differing
+        cache = reference.root / "cache_killed"
+        shutil.rmtree(cache, ignore_errors=True)
+    return workdir, cache, reference.root / f"killed_{stage}.log"
 
 
 def different_cache(a: Path, b: Path) -> list[str]:
@@ -106,14 +113,16 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--stages", default=",".join(STAGES))
     options = parser.parse_args()
-    rng, chosen, failed, total = random.Random(options.seed), options.stages.split(","), 0, 0
+    rng, chosen, failed = random.Random(options.seed), options.stages.split(","), 0
+    kills = -(-options.kills // len(chosen))
     with tempfile.TemporaryDirectory() as folder:
         reference = Reference(Path(folder) / "runs")
         for stage in chosen:
-            met, differing = disturbed(reference, stage, -(-options.kills // len(chosen)), rng)
-            total, failed = total + met, failed + bool(differing)
-            print(f"{stage}: {met} kills of a running process, {', '.join(differing) or 'nothing differs'}", flush=True)
-    print(f"{total} kills, {failed} stages differ")
+            ended, differing = disturbed(reference, stage, kills, rng)
+            failed += bool(differing)
+            what = ", ".join(differing) or "nothing differs"
+            print(f"{stage}: killed {kills} times while it ran, ended {ended} times: {what}", flush=True)
+    print(f"{kills * len(chosen)} kills, {failed} stages differ")
     return 1 if failed else 0
 
 
