@@ -98,34 +98,37 @@ def _run_verb(arguments: Arguments) -> int:
     return 0
 
 
-def _own_folder(arguments: Arguments) -> contextlib.AbstractContextManager[None]:
+@contextlib.contextmanager
+def _own_folder(arguments: Arguments) -> Iterator[None]:
     """Keeps other processes out of the folder that this one writes to.
 
     Raises:
         ConfigError: Another process is at work there, or nothing can be written there.
     """
-    workdir = arguments.workdir
-    flag = "--workdir"
+    folder, flag = arguments.workdir, "--workdir"
     if arguments.verb in ("predict", "export") and arguments.output:
-        workdir, flag = Path(arguments.output), "--output"
-    if arguments.verb == "report" and not workdir.is_dir():
-        return contextlib.nullcontext()  # it tells that itself
+        folder, flag = Path(arguments.output), "--output"
+    made = not folder.exists()
+    if arguments.verb == "report" and made:  # it tells that itself
+        yield
+        return
 
     def refused(holder: str) -> ConfigError:
         action = f"wait for its end, stop it, or take another folder: {flag}=DIR"
-        return ConfigError(f"{flag}: {workdir}", f"in use by {holder}", "one process at a time", action)
+        return ConfigError(f"{flag}: {folder}", f"in use by {holder}", "one process at a time", action)
 
-    @contextlib.contextmanager
-    def held() -> Iterator[None]:
-        with contextlib.ExitStack() as stack:
-            try:
-                stack.enter_context(locked(workdir / LOCK, refused))
-            except OSError as error:
-                expected, action = "a folder that can be written to", f"change its permissions, or take {flag}=DIR"
-                raise ConfigError(f"{flag}: {workdir}", error.strerror or str(error), expected, action) from error
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked(folder / LOCK, refused))
+        except OSError as error:
+            expected, action = "a folder that can be written to", f"change its permissions, or take {flag}=DIR"
+            raise ConfigError(f"{flag}: {folder}", error.strerror or str(error), expected, action) from error
+        try:
             yield
-
-    return held()
+        finally:
+            if made and os.listdir(folder) == [LOCK]:  # the input was wrong, and nothing came of it
+                (folder / LOCK).unlink()
+                folder.rmdir()
 
 
 def _keep_freed_memory() -> None:
