@@ -8,7 +8,6 @@ Every sample is what training sees: RGB and all masks, decoded, warped by one ra
 """
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ import grain
 import numpy as np
 from absl import flags, logging
 
+from benchmarks.measure import time_columns, write_rows
 from pldmlt_jax.config import AugmentConfig, DataConfig, SyntheticConfig
 from pldmlt_jax.data.augment import augment, jitter, random_affine
 from pldmlt_jax.data.loader import stacked, train_batches, train_samples, true_labels
@@ -47,8 +47,7 @@ def main() -> None:
                 found += [train_step_row(split, data, size_px)]
             rows += [shared | row for row in found]
             show(rows[-len(found) :])
-    if arguments.json:
-        Path(arguments.json).write_text(json.dumps(rows, indent=1) + "\n")
+    write_rows(arguments.json, rows)
 
 
 def parse() -> argparse.Namespace:
@@ -94,9 +93,7 @@ def timed(function: Callable[[], Any], times: int = 30) -> dict[str, float]:
         start = time.perf_counter()
         function()
         seconds.append(time.perf_counter() - start)
-    return {
-        "seconds_median": statistics.median(seconds), "seconds_min": min(seconds), "seconds_max": max(seconds),
-    }  # fmt: skip
+    return time_columns(seconds)
 
 
 def parts(split: PreparedSplit) -> Iterator[dict[str, Any]]:

@@ -15,10 +15,7 @@ import contextlib
 import copy
 import dataclasses
 import importlib.util
-import json
-import statistics
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,10 +24,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.measure import time_columns, timed_in_turns, write_rows
 from pldmlt_jax.config import Config, InferenceConfig
 from pldmlt_jax.errors import UserError
 from pldmlt_jax.evaluation.engines import make_forward
 from pldmlt_jax.evaluation.inference import TrainedNetwork, answer
+from pldmlt_jax.method.cost import cost_of
 from pldmlt_jax.method.setup import make_method
 from pldmlt_jax.method.state import init_method_state
 from pldmlt_jax.models.layers import IMAGENET_MEAN, IMAGENET_STD
@@ -46,8 +45,7 @@ def main() -> None:
             found = list(measure(size_px, batch, arguments.rounds, set(arguments.only)))
             rows += found
             show(found)
-    if arguments.json:
-        Path(arguments.json).write_text(json.dumps(rows, indent=1) + "\n")
+    write_rows(arguments.json, rows)
 
 
 def parse() -> argparse.Namespace:
@@ -70,19 +68,11 @@ def measure(size_px: int, batch: int, rounds: int, only: set[str]) -> Iterator[d
     with tempfile.TemporaryDirectory() as folder:
         contenders = {**ours(size_px, batch, images, Path(folder)), **theirs(images)}
         contenders = {name: row for name, row in contenders.items() if not only or name in only}
-        seconds: dict[str, list[float]] = {name: [] for name in contenders}
-        for place in range(rounds + 1):
-            for name, (_, run) in contenders.items():
-                start = time.perf_counter()
-                run()
-                if place:  # the first compiles
-                    seconds[name].append(time.perf_counter() - start)
+        seconds = timed_in_turns({name: run for name, (_, run) in contenders.items()}, rounds)
     for name, (row, _) in contenders.items():
-        times = seconds[name]
-        yield row | {
-            "what": f"predict, {name}", "size_px": size_px, "batch": batch, "seconds_median": statistics.median(times),
-            "seconds_min": min(times), "seconds_max": max(times), "images_per_s": batch / statistics.median(times),
-        }  # fmt: skip
+        times = time_columns(seconds[name])
+        shared = {"what": f"predict, {name}", "size_px": size_px, "batch": batch}
+        yield row | shared | times | {"images_per_s": batch / times["seconds_median"]}
 
 
 Contender = tuple[dict[str, Any], Callable[[], Any]]
@@ -126,9 +116,7 @@ def _analysis(network: TrainedNetwork, images: np.ndarray) -> dict[str, Any]:
     compiled = function.lower(
         network.variables, jnp.asarray(images), network=network.method.network, target=network.method.loss.target
     ).compile()
-    cost, memory = compiled.cost_analysis(), compiled.memory_analysis()
-    flops = {"flops": cost["flops"]} if cost and "flops" in cost else {}
-    return flops | ({"temp_bytes": memory.temp_size_in_bytes} if memory else {})
+    return cost_of(compiled)._asdict()
 
 
 def theirs(images: np.ndarray) -> dict[str, Contender]:

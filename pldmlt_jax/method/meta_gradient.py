@@ -74,7 +74,7 @@ def _along(state: MethodState, batch: Batch, method: Method, slope: Slope) -> Me
 
 
 def forward(state: MethodState, batch: Batch, method: Method) -> MetaGradient:
-    """As exact as `exact`, by one forward-mode pass: nothing of the inner gradient has to be kept for it."""
+    """As exact as `exact`, by one forward-mode pass; on the CPU XLA makes a program of the same cost of it."""
     return _along(state, batch, method, lambda function, params, d: jax.jvp(function, (params,), (d,))[1])
 
 

@@ -10,10 +10,12 @@ import pytest
 from pldmlt_jax.config import GraderConfig, LossConfig, MetaConfig, OptimConfig
 from pldmlt_jax.method import losses
 from pldmlt_jax.method.diagnostics import gradient_balance
-from pldmlt_jax.method.gradcam import grad_cam
+from pldmlt_jax.method.gradcam import grad_cam, grade_maps, head_slopes
 from pldmlt_jax.method.steps import eval_step, meta_step, round_step, train_step
 from pldmlt_jax.method.virtual_step import apply_network, soft_labels
 from pldmlt_jax.models.build import build_grader
+from pldmlt_jax.models.grade_heads import GRADE_HEADS
+from pldmlt_jax.types import NUM_GRADES
 from tests.method.methods import graded_beside, tiny_batch, tiny_method, tiny_state
 
 
@@ -172,3 +174,22 @@ def test_rematerialisation_changes_nothing(step, rematerialisation, float64):
     expected, _ = step(state, batch, method=kept)
     actual, _ = step(state, batch, method=again)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-13), actual, expected)
+
+
+@pytest.mark.parametrize("grade_head", sorted(GRADE_HEADS))
+def test_grade_maps_follow_the_slopes_of_the_logits(grade_head, float64):
+    """Central differences of the head's own answer, along every channel of the pooled feature."""
+    rng = np.random.default_rng(0)
+    outputs = GRADE_HEADS[grade_head].outputs
+    head = {"kernel": jnp.asarray(rng.normal(size=(6, outputs))), "bias": jnp.asarray(rng.normal(size=outputs))}
+    features = jnp.asarray(rng.random((2, 3, 4, 6)))
+    pooled = features.mean(axis=(1, 2))
+
+    def logits(at):
+        return GRADE_HEADS[grade_head].to_logits(at @ head["kernel"] + head["bias"])
+
+    steps = 1e-5 * jnp.eye(6)[:, None]
+    slopes = jnp.stack([(logits(pooled + step) - logits(pooled - step)) / 2e-5 for step in steps], axis=1)
+    maps = grade_maps(features, head_slopes(head, grade_head, pooled))
+    assert maps.shape == (2, 3, 4, NUM_GRADES)
+    np.testing.assert_allclose(maps, jnp.einsum("bhwk,bkc->bhwc", features, slopes), rtol=1e-6, atol=1e-8)
