@@ -25,6 +25,11 @@ from tests.method.methods import graded_beside, tiny_batch, tiny_method, tiny_st
 
 pytestmark = pytest.mark.usefixtures("float64")
 
+network_of = jax.jit(apply_network, static_argnums=3)
+theta_star_of = jax.jit(virtual_params, static_argnames="method")
+meta_loss_of = jax.jit(meta_loss, static_argnames="method")
+"""Compiled: layer by layer they take ten times as long."""
+
 
 @partial(jax.jit, static_argnames=("method", "detach"))
 def meta_gradient(state, batch, *, method, detach=""):
@@ -86,10 +91,10 @@ def test_direct_path_of_paper_equals_softmax_formula():
     method = tiny_method(meta=MetaConfig(loss="paper", inner_learning_rate=1e-2, hidden=(16,)))
     state, batch = tiny_state(method), tiny_batch()
     direct = meta_gradient(state, batch, method=method, detach="indirect")
-    output, _ = apply_network(state.network.params, state.network.batch_stats, batch, method)
+    output, _ = network_of(state.network.params, state.network.batch_stats, batch, method)
     labels = soft_labels(state.label.params, output.pooled, batch, method)
-    theta_star = virtual_params(state.network, labels, batch, method=method)
-    log_p = jax.nn.log_softmax(apply_network(theta_star, state.network.batch_stats, batch, method)[0].grade_logits)
+    theta_star = theta_star_of(state.network, labels, batch, method=method)
+    log_p = jax.nn.log_softmax(network_of(theta_star, state.network.batch_stats, batch, method)[0].grade_logits)
     per_class = -method.loss.alpha * (1 - jnp.exp(log_p)) ** method.loss.gamma * log_p / batch.image.shape[0]
     slope_z = labels * (per_class - jnp.sum(labels * per_class, axis=-1, keepdims=True))
     _, pull = jax.vjp(lambda p: method.label_network.apply({"params": p}, output.pooled, batch.grade), state.label.params)
@@ -133,8 +138,8 @@ def test_virtual_params_equal_a_plain_gradient_step():
         output, _ = apply_network(params, state.network.batch_stats, batch, method)
         return losses.total_loss(output, labels, batch, method.loss).total
 
-    expected = jax.tree.map(lambda p, g: p - 0.3 * g, state.network.params, jax.grad(loss)(state.network.params))
-    actual = virtual_params(state.network, labels, batch, method=method)
+    expected = jax.tree.map(lambda p, g: p - 0.3 * g, state.network.params, jax.jit(jax.grad(loss))(state.network.params))
+    actual = theta_star_of(state.network, labels, batch, method=method)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-14), actual, expected)
 
 
@@ -149,9 +154,9 @@ def test_adam_look_ahead_goes_on_from_the_networks_own_state():
     state, batch = tiny_state(method, moved=False), tiny_batch()
     for _ in range(3):
         state, _ = train_step(state, batch, method=method)
-    output, _ = apply_network(state.network.params, state.network.batch_stats, batch, method)
+    output, _ = network_of(state.network.params, state.network.batch_stats, batch, method)
     labels = soft_labels(state.label.params, output.pooled, batch, method)
-    theta_star = virtual_params(state.network, labels, batch, method=method)
+    theta_star = theta_star_of(state.network, labels, batch, method=method)
     trained, _ = train_step(state, batch, method=method)
     change = jax.tree.map(jnp.subtract, trained.network.params, state.network.params)
     difference = jax.tree.map(jnp.subtract, theta_star, trained.network.params)
@@ -193,7 +198,7 @@ def test_classes_are_interchangeable_but_for_the_start(name):
         network = dataclasses.replace(state.network, params=state.network.params | {"head": permuted})
         label_params = state.label.params | {"logits": {"kernel": last["kernel"][:, order], "bias": last["bias"][order]}}
         state = dataclasses.replace(state, network=network, label_mean=jnp.full(5, 0.2))
-        return float(meta_loss(label_params, state, batch, method=method)[0])
+        return float(meta_loss_of(label_params, state, batch, method=method)[0])
 
     identity, shuffled = np.arange(5), np.array([3, 0, 4, 1, 2])
     assert value(name, identity) == pytest.approx(value(name, shuffled), rel=1e-12)
