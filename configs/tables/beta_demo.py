@@ -1,0 +1,21 @@
+"""The search over beta and gamma, small, on drawn photographs.
+
+Purpose:   the same rows in some minutes. gamma is that of L_C alone: the demo's L_S is Dice and cross-entropy.
+Paper:     no figure of it: the network is narrow and starts at random, the photographs are drawn.
+Launch:    python main.py compare --config=configs/tables/beta_demo.py
+Expected:  results/beta_demo.json
+Hardware:  2 CPU cores, 2 GiB.
+"""
+
+from configs.tables.beta import BETAS, GAMMAS
+from configs.tables.rows import search, small
+from pldmlt_jax.table import Table
+
+
+def get_table() -> Table:
+    return Table(
+        name="beta_demo",
+        title="beta and gamma on drawn photographs",
+        rows=search(small(), BETAS, GAMMAS),
+        reference="beta0.8_gamma2",
+    )

@@ -1,0 +1,20 @@
+"""Table 1 with Algorithm 1 read to the letter: 100 epochs of theta, then 100 of the label network, in each round.
+
+Purpose:   the reading of lines 8 and 16 of Algorithm 1 that `table1.py` does not take.
+Paper:     Table 1, upper half.
+Launch:    python main.py compare --config=configs/tables/table1_literal.py --config.data.root=DIR
+Expected:  not yet reproduced.
+Hardware:  one GPU with 24 GB, for weeks: up to 20 rounds of 200 epochs, 30 times.
+"""
+
+from dataclasses import replace
+
+from configs.tables import table1
+from configs.tables.rows import IDRID_DIARETDB1, networks
+from pldmlt_jax.table import Table
+
+
+def get_table() -> Table:
+    config = table1.pool()
+    train = replace(config.train, theta_units=100, label_units=100, max_rounds=20, patience_rounds=2, min_delta=1e-4)
+    return replace(table1.get_table(), name="table1_literal", rows=networks(replace(config, train=train), IDRID_DIARETDB1))

@@ -1,0 +1,21 @@
+"""The ablation of the paper's Table 3, small, on drawn photographs.
+
+Purpose:   the same rows in some minutes.
+Paper:     no figure of it: the network is narrow and starts at random, the photographs are drawn.
+Launch:    python main.py compare --config=configs/tables/table3_demo.py
+Expected:  results/table3_demo.json
+Hardware:  2 CPU cores, 2 GiB.
+"""
+
+from configs.tables.rows import ablation, small
+from pldmlt_jax.table import Table
+
+
+def get_table() -> Table:
+    return Table(
+        name="table3_demo",
+        title="Ablation on drawn photographs",
+        rows=ablation(small()),
+        seeds=(0, 1),
+        published_in="Table 3, on IDRiD and DiaRetDB1",
+    )
