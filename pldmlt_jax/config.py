@@ -209,7 +209,7 @@ class TrainConfig(Part):
     crop_px: int = 0  # train on windows of this side of the prepared images; 0 = on whole images
     crop_lesion_share: float = 0.5  # share of the windows that are chosen to hold a lesion
     oversample: float = 0.0  # as grader.oversample, by pseudo-label
-    init_from: str = ""  # a workdir or folder of checkpoints whose network this one starts from; "" = none
+    init_from: str = ""  # a workdir, or a folder of checkpoints or exported weights, to start from; "" = none
     init_parts: str = "all"  # what is taken from there: "encoder", or "all" that has the same shape
     unit: str = "epoch"  # of theta_units and label_units: "epoch" or "step"
     theta_units: int = 1  # (A) of a round

@@ -37,6 +37,9 @@ VERBS: dict[str, str] = {
 }
 """Verb -> the module whose `main(arguments)` does it; imported only then, so that `--help` answers at once."""
 
+SCORE_FILES = "pldmlt_jax.cli.score_files"
+"""What `evaluate --predictions` does, which needs no network."""
+
 LOCK = ".lock"
 """In a workdir: held by the process that works there."""
 
@@ -99,16 +102,18 @@ def _run_verb(arguments: Arguments) -> int:
     from pldmlt_jax.cli.context import with_saved_config
     from pldmlt_jax.validation import validate
 
-    arguments = with_saved_config(arguments)
+    scores_files = bool(arguments.predictions)
+    arguments = arguments if scores_files else with_saved_config(arguments)
     validate(arguments.config)
     arguments = dataclasses.replace(arguments, config=frozen(arguments.config))
     configure_libraries()
     from pldmlt_jax.training.processes import is_first, join, on_first
 
     join(arguments.config.parallel)
-    module = importlib.import_module(VERBS[arguments.verb])
+    name = SCORE_FILES if scores_files else VERBS[arguments.verb]
+    module = importlib.import_module(name)
     with own_folder(arguments) if is_first() else contextlib.nullcontext():
-        if VERBS[arguments.verb] == PIPELINE:
+        if name == PIPELINE:
             module.main(arguments)
         else:
             on_first(lambda: module.main(arguments))
@@ -138,7 +143,7 @@ def own_folder(arguments: Arguments) -> Iterator[None]:
         ConfigError: Another process is at work there, or nothing can be written there.
     """
     folder, flag = arguments.workdir, "--workdir"
-    if arguments.verb in ("predict", "export") and arguments.output:
+    if arguments.output:
         folder, flag = Path(arguments.output), "--output"
     made = not folder.exists()
     if arguments.verb == "report" and made:  # it tells that itself

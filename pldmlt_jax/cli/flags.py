@@ -19,7 +19,7 @@ from pldmlt_jax.table import Table
 
 VERBS_OF = {
     "checkpoint": ("evaluate", "predict", "export"), "split": ("run", "evaluate", "compare"), "input": ("predict",),
-    "output": ("predict", "export"), "engine": ("evaluate", "predict"), "probabilities": ("predict",),
+    "output": ("predict", "export", "evaluate"), "predictions": ("evaluate",), "engine": ("evaluate", "predict"), "probabilities": ("predict",),
     "format": ("export",), "augmented": ("prepare",), "rows": ("compare",), "folds": ("compare",), "seeds": ("compare",),
 }  # fmt: skip
 """The verbs that a flag has an effect on."""
@@ -60,7 +60,9 @@ flags
   --split=NAME             evaluate: train, val, test or official_test
                            (default: test, or val where no test images are on disk)
   --input=PATH             predict: an image file, a folder or a quoted pattern; several with commas
-  --output=DIR             predict, export: where results go (default: WORKDIR/predictions, WORKDIR/export)
+  --predictions=DIR        evaluate: masks of any method in place of a checkpoint's (files: see docs/compare.md)
+  --output=DIR             predict, export, evaluate --predictions: where results go
+                           (default: WORKDIR/predictions, WORKDIR/export, WORKDIR/scored/DIR)
   --probabilities          predict: the probability of each lesion as well, as 16-bit PNG
   --engine=NAME            evaluate, predict: xla (default), onnx or openvino (see requirements-export.txt)
   --format=NAMES           export: folder, stablehlo, onnx, with commas (default: all)
@@ -92,6 +94,7 @@ class Arguments:
     workdir_given: bool = False
     table: Table | None = None  # of `compare`: its rows' configs are what the command line makes of them
     rows: tuple[str, ...] = ()  # of it, to be run
+    predictions: str = ""  # a folder of mask files
     words: tuple[str, ...] = ()  # all of the command line
     debug: bool = False
 
@@ -101,7 +104,8 @@ def _define(values: flags.FlagValues, source: str | Config) -> None:
         config_flags.DEFINE_config_dataclass("config", copy.deepcopy(source), flag_values=values)
     else:
         config_flags.DEFINE_config_file("config", default=source, flag_values=values)
-    for name in ("workdir", "checkpoint", "split", "input", "output", "engine", "format", "rows", "folds", "seeds"):
+    for name in ("workdir", "checkpoint", "split", "input", "output", "engine", "format", "rows", "folds", "seeds",
+                 "predictions"):  # fmt: skip
         flags.DEFINE_string(name, "", "", flag_values=values)
     flags.DEFINE_integer("augmented", 0, "", lower_bound=0, flag_values=values)
     for name in SWITCHES:
@@ -222,6 +226,7 @@ def parse(argv: list[str], verbs: tuple[str, ...]) -> Arguments | None:
         if verb not in VERBS_OF.get(word, (verb,)):
             expected = "it with " + " or ".join(name if name != "run" else "no verb" for name in VERBS_OF[word])
             errors.append(ConfigError(f"--{word}", f"no effect on {verb!r}", expected, "leave it away"))
+    errors += _conflicts(verb, readable)
     if errors:  # told together with what is wrong with the values that could be read
         from pldmlt_jax.validation import config_errors  # it imports the method and with it JAX
 
@@ -237,8 +242,20 @@ def parse(argv: list[str], verbs: tuple[str, ...]) -> Arguments | None:
         verb, config, config_given, workdir, values.checkpoint, values.split, values.input, values.output,
         values.engine, values.probabilities, values.format, values.augmented,
         overrides=tuple(_overrides(_joined(rest))), workdir_given=bool(values.workdir), table=table, rows=rows,
-        words=tuple(argv[1:]), debug=values.debug,
+        predictions=values.predictions, words=tuple(argv[1:]), debug=values.debug,
     )  # fmt: skip
+
+
+def _conflicts(verb: str, arguments: list[str]) -> Iterator[UserError]:
+    """Flags that do not go together."""
+    given = {argument.lstrip("-").split("=", 1)[0] for argument in arguments}
+    if {"predictions", "checkpoint"} <= given:
+        found, action = "given with --checkpoint", "leave one of the two away"
+        yield ConfigError("--predictions", found, "masks from files, or from a checkpoint", action)
+    if verb == "evaluate" and "output" in given and "predictions" not in given:
+        yield ConfigError(
+            "--output", "given without --predictions", "--workdir for the results of a checkpoint", "take that"
+        )
 
 
 def _overridden(table: Table, arguments: list[str]) -> Table:

@@ -24,7 +24,7 @@ from pldmlt_jax.data.loader import (
 from pldmlt_jax.data.prepared import PreparedSplit
 from pldmlt_jax.data.selection import Selection
 from pldmlt_jax.errors import CheckpointError, DataError
-from pldmlt_jax.evaluation.inference import checkpoint_directory, saved_config
+from pldmlt_jax.evaluation.inference import WEIGHTS, checkpoint_directory, read_variables, saved_config
 from pldmlt_jax.evaluation.segmentation_metrics import SegmentationCounts, segmentation_counts
 from pldmlt_jax.method.diagnostics import gradient_balance, meta_gradient_paths, round_diagnostics
 from pldmlt_jax.method.pseudo_labels import admissible_grades
@@ -126,7 +126,7 @@ def start_state(context: Context, method: Method) -> MethodState:
             record.update(encoder=path, encoder_sha256=loaded.sha256)
             print(f"  encoder weights: {path}, {loaded.num_tensors} tensors, sha256 {loaded.sha256[:16]}")
         if config.train.init_from:
-            taken = transplant(variables, read_network(initial_directory(config)), config.train.init_parts)
+            taken = transplant(variables, initial_network(initial_directory(config)), config.train.init_parts)
             variables = taken.variables
             record.update(init_from=config.train.init_from, init_parts=config.train.init_parts, kept_at_start=taken.kept)
             print(f"  {config.train.init_parts} from {config.train.init_from}: {taken.summary()}")
@@ -140,7 +140,7 @@ def start_state(context: Context, method: Method) -> MethodState:
 
 
 def initial_directory(config: Config) -> Path:
-    """The folder of checkpoints that `train.init_from` names.
+    """The folder of checkpoints, or of exported weights, that `train.init_from` names.
 
     Raises:
         CheckpointError: There is none, or its network sees images prepared otherwise.
@@ -158,11 +158,18 @@ def initial_directory(config: Config) -> Path:
     return directory
 
 
+def initial_network(directory: Path) -> dict[str, Any]:
+    """`params` and `batch_stats` of a folder of checkpoints, or of exported weights."""
+    return read_variables(directory / WEIGHTS) if (directory / WEIGHTS).is_file() else read_network(directory)
+
+
 def initial_files(config: Config) -> list[Path]:
     """Files that change whenever the network that `train.init_from` names does; none where it names none."""
     if not config.train.init_from:
         return []
-    return sorted(initial_directory(config).glob("*/_CHECKPOINT_METADATA"))
+    directory = initial_directory(config)
+    exported = directory / WEIGHTS
+    return [exported] if exported.is_file() else sorted(directory.glob("*/_CHECKPOINT_METADATA"))
 
 
 def pseudo_labels(path: Path, split: PreparedSplit) -> Labels:

@@ -156,19 +156,12 @@ def read_weights(path: Path, method: Method) -> tuple[MethodState, int]:
     Raises:
         CheckpointError: The file is damaged or of another architecture; lists what differs.
     """
-    from safetensors import safe_open
-
     like = jax.eval_shape(lambda: init_method_state(method))
     stats, params = like.network.batch_stats, like.network.params
     tree = {"network": {"params": params, "batch_stats": stats}, "label": {"params": like.label.params}}
     leaves: dict[tuple[str, ...], Any] = traverse_util.flatten_dict(tree)
     expected = {"/".join(key): leaf.shape for key, leaf in leaves.items()}
-    try:
-        arrays = load_file(path)
-        with safe_open(path, "numpy") as file:
-            step = int((file.metadata() or {}).get(STEP, 0))
-    except (OSError, SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise CheckpointError(path, str(error), "a file that `export` has written", "export again") from error
+    arrays, step = _read_arrays(path)
     differing = [
         f"{name}: {arrays[name].shape if name in arrays else 'absent'}, not {expected.get(name, 'there')}"
         for name in sorted(arrays.keys() | expected.keys())
@@ -177,7 +170,7 @@ def read_weights(path: Path, method: Method) -> tuple[MethodState, int]:
     if differing:
         found = f"weights of another architecture ({'; '.join(differing[:5])}; {len(differing)} in all)"
         raise CheckpointError(path, found, "the arrays of the config.json beside it", "take both from one export")
-    nested = traverse_util.unflatten_dict({tuple(name.split("/")): jnp.asarray(value) for name, value in arrays.items()})
+    nested = _nested(arrays)
     network, label = nested["network"], nested["label"]
     return MethodState(
         step=jnp.asarray(step, jnp.int32),
@@ -185,6 +178,34 @@ def read_weights(path: Path, method: Method) -> tuple[MethodState, int]:
         label=TrainState(label["params"], {}, ()),
         label_mean=jnp.full((NUM_GRADES,), 1.0 / NUM_GRADES),
     ), step
+
+
+def read_variables(path: Path) -> dict[str, Any]:
+    """`params` and `batch_stats` that `write_weights` has written, of whatever architecture.
+
+    Raises:
+        CheckpointError: The file is damaged.
+    """
+    network = _nested(_read_arrays(path)[0]).get("network", {})
+    if "params" not in network:
+        raise CheckpointError(path, "no network in it", "a file that `export` has written", "export again")
+    return {"params": network["params"], "batch_stats": network.get("batch_stats", {})}
+
+
+def _read_arrays(path: Path) -> tuple[dict[str, np.ndarray], int]:
+    """Arrays by their path in the tree, and the step of training that they are from."""
+    from safetensors import safe_open
+
+    try:
+        arrays = load_file(path)
+        with safe_open(path, "numpy") as file:
+            return arrays, int((file.metadata() or {}).get(STEP, 0))
+    except (OSError, SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise CheckpointError(path, str(error), "a file that `export` has written", "export again") from error
+
+
+def _nested(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    return traverse_util.unflatten_dict({tuple(name.split("/")): jnp.asarray(value) for name, value in arrays.items()})
 
 
 def at_original_size(

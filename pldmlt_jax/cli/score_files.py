@@ -1,0 +1,121 @@
+"""`evaluate --predictions=DIR`: any method's mask files against a set's own masks, at the photographs' own size."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pldmlt_jax.cli.context import Context
+from pldmlt_jax.cli.flags import Arguments
+from pldmlt_jax.data.selection import Selection, choose_splits, official_splits
+from pldmlt_jax.errors import DataError, UserError, gathered, raise_all
+from pldmlt_jax.evaluation.baselines import (
+    NO_PIXELS,
+    best_threshold,
+    channel_histograms,
+    pixel_histograms,
+    rule,
+    threshold_figures,
+)
+from pldmlt_jax.evaluation.mask_files import MaskFiles, find_mask_files, read_probabilities
+from pldmlt_jax.evaluation.scoring import ORIGINAL, area_columns, count_one, read_original
+from pldmlt_jax.evaluation.segmentation_metrics import SegmentationCounts
+from pldmlt_jax.files import write_json, write_rows
+from pldmlt_jax.progress import Task, progress
+from pldmlt_jax.types import LESIONS
+
+SHOWN = (
+    ("lesions, foreground Dice", "seg/foreground/dice", "baseline/channel_threshold/dice"),
+    ("lesions, micro Dice + background", "seg/micro_bg/dice", "seg/micro_bg/dice_all_background"),
+)
+
+
+def output_folder(arguments: Arguments) -> Path:
+    """Where the figures go."""
+    return Path(arguments.output or arguments.workdir / "scored" / (Path(arguments.predictions).resolve().name or "masks"))
+
+
+def main(arguments: Arguments) -> None:
+    """Writes `metrics.json` and `per_image.csv`, as `evaluate` does, of the figures that masks alone give."""
+    context, folder = Context(arguments), Path(arguments.predictions)
+    if not folder.is_dir():
+        raise DataError(folder, "no such folder", "a folder of mask files", "check --predictions")
+    split = choose_splits({"seg": context.segmented}, arguments.split)["seg"]
+    selection = context.segmented[split]
+    errors: list[UserError] = []
+    files = find_mask_files(folder, selection.image_ids, other_images(context, selection), errors)
+    with progress("read masks", len(selection)) as task:
+        require_readable(files, selection, errors, task)
+    with progress("score masks", len(selection)) as task:
+        figures, rows = score(context, files, selection, task)
+    output = output_folder(arguments)
+    about = {"seg/split": split, "predictions": str(folder), "predictions/lesions": list(files.lesions)}
+    write_json(output / "metrics.json", about | figures)
+    write_rows(output / "per_image.csv", rows)
+    if files.others:
+        print(f"  {files.others} files are of images that are not in split {split!r}, and were left alone")
+    for what, name, baseline in SHOWN:
+        shown = [figures.get(f"{each}{ORIGINAL}") for each in (name, baseline)]
+        values = ["undefined" if value is None else f"{value:.3f}" for value in shown]
+        print(f"{what:<34}{values[0]}   (baseline {values[1]}), at the photographs' own size")
+    print(f"all figures: {output / 'metrics.json'}, per_image.csv beside it")
+
+
+def other_images(context: Context, selection: Selection) -> set[str]:
+    """Images of the set that are not scored now."""
+    every = {image_id for split in official_splits(context.segmented) for image_id in split.image_ids}
+    return every - set(selection.image_ids)
+
+
+def originals(selection: Selection) -> Iterator[tuple[str, int, tuple[int, int]]]:
+    """Name, place in the split, height and width of each image."""
+    for index in map(int, selection.indices):
+        geometry = selection.split.metadata[index].geometry
+        yield selection.split.image_ids[index], index, (geometry.original_height_px, geometry.original_width_px)
+
+
+def require_readable(files: MaskFiles, selection: Selection, errors: list[UserError], task: Task) -> None:
+    """Reads every file once, so that all that is wrong is told at once and before anything is scored.
+
+    Raises:
+        UserError: With the errors found before.
+    """
+    for name, _, shape in originals(selection):
+        for path in files.files.get(name, {}).values():
+            with gathered(errors):
+                read_probabilities(path, shape)
+        task.advance(name)
+    raise_all(errors)
+
+
+def score(
+    context: Context, files: MaskFiles, selection: Selection, task: Task
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The figures of all images, pooled, each named as at the original size, and a row for each image."""
+    config = context.config
+    baseline = best_threshold(channel_histograms(context.segmented["train"]))
+    counts, pixels, rows = SegmentationCounts.empty(files.target), NO_PIXELS, []
+    for name, index, shape in originals(selection):
+        image, bits = read_original(selection.split.records[index], config.data)
+        found = {lesion: read_probabilities(path, shape) for lesion, path in files.files[name].items()}
+        if files.target == "fused":
+            (p,) = found.values()
+            probabilities = np.stack([1.0 - p, p], axis=-1)
+        else:
+            nothing = np.zeros(shape, np.float32)
+            probabilities = np.stack([found.get(lesion, nothing) for lesion in LESIONS], axis=-1)
+        counted = count_one(probabilities, bits, files.target, config.evaluation.threshold)
+        counts, pixels = counts.merge(counted), pixels + pixel_histograms(image, bits)
+        rows.append({"image": name} | {f"{key}{ORIGINAL}": value for key, value in area_columns(counted).items()})
+        task.advance(name)
+    figures = {f"{key}{ORIGINAL}": value for key, value in counts.compute().items() if _is_predicted(key, files)}
+    figures |= {"seg/threshold": config.evaluation.threshold, "baseline/channel_threshold/rule": rule(baseline)}
+    return figures | threshold_figures(baseline, pixels, ORIGINAL), rows
+
+
+def _is_predicted(figure: str, files: MaskFiles) -> bool:
+    """Whether a figure is of lesions that the files speak of; a mean over four lesions is, where they speak of all."""
+    lesion = figure.split("/")[1]
+    absent = [name for name in LESIONS if files.target == "lesions" and name not in files.lesions]
+    return lesion not in absent and not (lesion == "mean" and absent)

@@ -1,0 +1,158 @@
+"""Any method's masks, from files: which file is of which image and lesion, and what its values mean.
+
+A folder holds, for each image NAME, either `NAME.png` (any lesion, in one) or `NAME_MA.png`, `NAME_HE.png`, `NAME_EX.png`
+and `NAME_SE.png` (or some of the four), or `.npy` in place of `.png`. `_lesion` and `_probability` may stand behind the name,
+as `predict --probabilities` writes them. Each has the height and width of its photograph, and holds probabilities or a mask:
+
+- PNG, grey: 0 is 0 and the greatest value of 8 or 16 bits is 1; values 0 and 1 alone are a mask.
+- PNG, in colour or with a palette: black, and one other colour: a mask.
+- NPY, two axes: probabilities from 0 to 1 as floats, or a mask as bool; whole numbers as in a grey PNG.
+"""
+
+import dataclasses
+import re
+from collections import defaultdict
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+import cv2
+import numpy as np
+from jaxtyping import Float
+
+from pldmlt_jax.data.fundus import MAX_BYTES, decoded, read_bytes
+from pldmlt_jax.data.headers import MAX_PIXELS
+from pldmlt_jax.data.masks import brightest, mask_levels
+from pldmlt_jax.errors import DataError, UserError
+from pldmlt_jax.files import visible
+from pldmlt_jax.types import LESIONS
+
+FUSED = "lesion"
+SUFFIXES = (".png", ".npy")
+OF_PREDICT = re.compile(r"_mask\.png$")
+"""Its coloured picture of all lesions, which lies beside the probabilities."""
+
+EXPECTED = "for each image NAME.png (any lesion), or NAME_MA.png, NAME_HE.png, NAME_EX.png, NAME_SE.png, or .npy (see docs/compare.md)"
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskFiles:
+    """The files of some images: by image and lesion, where `FUSED` stands for any."""
+
+    folder: Path
+    files: Mapping[str, Mapping[str, Path]]
+    lesions: tuple[str, ...]  # that are predicted: FUSED alone, or some of LESIONS
+    others: int  # files of other images of the set
+
+    @property
+    def target(self) -> str:
+        """A key of `losses.TARGETS`."""
+        return "fused" if self.lesions == (FUSED,) else "lesions"
+
+
+def find_mask_files(folder: Path, names: Collection[str], others: Collection[str], errors: list[UserError]) -> MaskFiles:
+    """Pairs files with images by their names.
+
+    Args:
+        folder: Holds the files, not in folders of its own.
+        names: Of the images that are to be scored.
+        others: Of the set's other images, whose files are passed over.
+        errors: Is given what is missing, what there is twice, and what is of no image.
+    """
+    found: dict[str, dict[str, Path]] = defaultdict(dict)
+    passed_over = 0
+    known = [*names, *others]
+    for path in visible(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file()):
+        name, lesion = _parsed(path, known)
+        if name is None:
+            if not OF_PREDICT.search(path.name):
+                errors.append(DataError(path, "no image of the set has this name", EXPECTED, "rename or remove the file"))
+        elif name not in names:
+            passed_over += 1
+        elif lesion in found[name]:
+            twice = f"beside {found[name][lesion].name}"
+            errors.append(DataError(path, f"a second file of the same image and lesion, {twice}", "one", "remove one"))
+        else:
+            found[name][lesion] = path
+    kinds = {lesion for files in found.values() for lesion in files}
+    if FUSED in kinds and len(kinds) > 1:
+        mixed = f"files of any lesion (NAME.png) and of {', '.join(sorted(kinds - {FUSED}))}"
+        errors.append(DataError(folder, mixed, "one of the two for all images", "move one kind to a folder of its own"))
+        kinds.discard(FUSED)
+    lesions = tuple(lesion for lesion in (FUSED, *LESIONS) if lesion in kinds)
+    for name in names:
+        lacking = [lesion for lesion in lesions or (FUSED,) if lesion not in found[name]]
+        if lacking:
+            action = "add it: all black where the method finds nothing"
+            errors.append(DataError(folder, f"no file of {name} for {', '.join(lacking)}", EXPECTED, action))
+    return MaskFiles(folder, found, lesions, passed_over)
+
+
+def _parsed(path: Path, known: Collection[str]) -> tuple[str | None, str]:
+    """The image and the lesion that a file's name speaks of."""
+    stem = path.stem.removesuffix("_probability")
+    if stem in known:
+        return stem, FUSED
+    name, _, lesion = stem.rpartition("_")
+    return (name, lesion) if lesion in (FUSED, *LESIONS) and name in known else (None, "")
+
+
+def read_probabilities(path: Path, shape: tuple[int, int]) -> Float[np.ndarray, "h w"]:
+    """Probabilities of one file, float32; 0 and 1 where it holds a mask.
+
+    Raises:
+        DataError: It is unreadable, of another size than its photograph, or its values can mean several things.
+    """
+    values = _npy(path) if path.suffix.lower() == ".npy" else _png(path)
+    if values.shape != shape:
+        found, expected = (f"{s[0]} px high, {s[1]} px wide" for s in (values.shape, shape))
+        raise DataError(path, found, f"the size of its photograph: {expected}", "write masks at the photographs' own size")
+    return values
+
+
+def _png(path: Path) -> np.ndarray:
+    pixels = np.atleast_3d(decoded(read_bytes(path), path, cv2.IMREAD_UNCHANGED, "mask"))[..., :3]
+    grey = pixels.shape[-1] == 1 or bool((pixels == pixels[..., :1]).all())
+    if grey:
+        return _whole_numbers(path, pixels[..., 0])
+    values = brightest(pixels)
+    if len(np.unique(pixels.reshape(-1, pixels.shape[-1]), axis=0)) > 2 or values.min() > 0:
+        raise DataError(path, "a picture in several colours", "grey, or black and one colour", "write a file a lesion")
+    return (values > 0).astype(np.float32)
+
+
+def _npy(path: Path) -> np.ndarray:
+    expected = "a NumPy array [height, width] of floats from 0 to 1, bool, uint8 or uint16"
+    try:
+        with open(path, "rb") as file:
+            if path.stat().st_size > MAX_BYTES:
+                raise ValueError(f"{path.stat().st_size} bytes")
+            version = np.lib.format.read_magic(file)
+            read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
+            shape, _, dtype = read_header(file)
+            if len(shape) != 2 or np.prod(shape) > MAX_PIXELS or dtype.kind not in "fbu":
+                raise ValueError(f"{dtype} {list(shape)}")
+        values = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, KeyError, EOFError, SyntaxError) as error:
+        raise DataError(path, f"not readable: {error}", expected, "write it with numpy.save") from error
+    if dtype.kind == "b":
+        return values.astype(np.float32)
+    if dtype.kind == "u":
+        if dtype.itemsize > 2:
+            raise DataError(path, f"{dtype}", expected, "convert it")
+        return _whole_numbers(path, values)
+    if not np.isfinite(values).all() or (values.size and (values.min() < 0 or values.max() > 1)):
+        found = "values that are not finite" if not np.isfinite(values).all() else f"{values.min():g} to {values.max():g}"
+        raise DataError(path, found, "probabilities from 0 to 1", "convert logits by a sigmoid or softmax first")
+    return values.astype(np.float32)
+
+
+def _whole_numbers(path: Path, values: np.ndarray) -> np.ndarray:
+    """Grey values as probabilities; those of a mask as 0 and 1."""
+    one = int(np.iinfo(values.dtype).max)
+    levels = mask_levels(values) if values.size else np.zeros(0, int)
+    if len(levels) and levels[-1] == 1:
+        return values.astype(np.float32)
+    if len(levels) == 2 and levels[0] == 0 and levels[1] < one:
+        found = f"two values, 0 and {levels[1]}: a mask, or probabilities?"
+        raise DataError(path, found, f"0 and 1 or 0 and {one} for a mask", "write the mask with one of these")
+    return values.astype(np.float32) / np.float32(one)
