@@ -19,10 +19,16 @@ from pldmlt_jax.table import Table
 
 VERBS_OF = {
     "checkpoint": ("evaluate", "predict", "export"), "split": ("run", "evaluate", "compare"), "input": ("predict",),
-    "output": ("predict", "export", "evaluate"), "predictions": ("evaluate",), "engine": ("evaluate", "predict"), "probabilities": ("predict",),
-    "format": ("export",), "augmented": ("prepare",), "rows": ("compare",), "folds": ("compare",), "seeds": ("compare",),
+    "output": ("predict", "export", "evaluate"), "predictions": ("evaluate",), "engine": ("evaluate", "predict"),
+    "probabilities": ("predict",), "format": ("export",), "augmented": ("prepare",),
+    "rows": ("compare",), "folds": ("compare",), "seeds": ("compare",),
 }  # fmt: skip
 """The verbs that a flag has an effect on."""
+
+TEXTS = (
+    "workdir", "checkpoint", "split", "input", "output", "engine", "format", "predictions", "rows", "folds", "seeds",
+)  # fmt: skip
+"""Flags whose value is a text."""
 
 SWITCHES = ("debug", "probabilities")
 """Flags that take no value."""
@@ -104,8 +110,7 @@ def _define(values: flags.FlagValues, source: str | Config) -> None:
         config_flags.DEFINE_config_dataclass("config", copy.deepcopy(source), flag_values=values)
     else:
         config_flags.DEFINE_config_file("config", default=source, flag_values=values)
-    for name in ("workdir", "checkpoint", "split", "input", "output", "engine", "format", "rows", "folds", "seeds",
-                 "predictions"):  # fmt: skip
+    for name in TEXTS:
         flags.DEFINE_string(name, "", "", flag_values=values)
     flags.DEFINE_integer("augmented", 0, "", lower_bound=0, flag_values=values)
     for name in SWITCHES:

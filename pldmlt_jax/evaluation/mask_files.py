@@ -1,8 +1,9 @@
 """Any method's masks, from files: which file is of which image and lesion, and what its values mean.
 
 A folder holds, for each image NAME, either `NAME.png` (any lesion, in one) or `NAME_MA.png`, `NAME_HE.png`, `NAME_EX.png`
-and `NAME_SE.png` (or some of the four), or `.npy` in place of `.png`. `_lesion` and `_probability` may stand behind the name,
-as `predict --probabilities` writes them. Each has the height and width of its photograph, and holds probabilities or a mask:
+and `NAME_SE.png` (or some of the four), or `.npy` in place of `.png`. `_lesion` and `_probability` may stand behind the
+name, as `predict --probabilities` writes them. Each has the height and width of its photograph, and holds probabilities or
+a mask:
 
 - PNG, grey: 0 is 0 and the greatest value of 8 or 16 bits is 1; values 0 and 1 alone are a mask.
 - PNG, in colour or with a palette: black, and one other colour: a mask.
@@ -31,7 +32,7 @@ SUFFIXES = (".png", ".npy")
 OF_PREDICT = re.compile(r"_mask\.png$")
 """Its coloured picture of all lesions, which lies beside the probabilities."""
 
-EXPECTED = "for each image NAME.png (any lesion), or NAME_MA.png, NAME_HE.png, NAME_EX.png, NAME_SE.png, or .npy (see docs/compare.md)"
+EXPECTED = "for each image NAME.png (any lesion), or NAME_{MA,HE,EX,SE}.png, or .npy; see docs/compare.md"
 
 
 @dataclasses.dataclass(frozen=True)

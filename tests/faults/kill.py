@@ -19,7 +19,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 
 from tests.faults.runs import differences, finish, results, start
 
-STAGES = ("prepare", "train-grader", "pseudo-label", "train", "evaluate")
+STAGES = ("prepare", "train-grader", "pseudo-label", "train", "evaluate", "compare")
 """Verbs in their order; one that is added here is killed as well."""
 
 EARLIEST_S = 0.8

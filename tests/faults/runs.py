@@ -16,12 +16,13 @@ import numpy as np
 from pldmlt_jax.training.checkpoint import Checkpoints
 
 ROOT = Path(__file__).parents[2]
-TINY = "tests/faults/tiny.py"
+TINY, TINY_TABLE = "tests/faults/tiny.py", "tests/faults/tiny_table.py"
 
 
 def arguments(workdir: Path, cache: Path, *more: str) -> list[str]:
     """The command line of a run; a verb is among `more`."""
-    return [*more, f"--config={TINY}", f"--workdir={workdir}", f"--config.data.cache_dir={cache}"]
+    config = TINY_TABLE if "compare" in more else TINY
+    return [*more, f"--config={config}", f"--workdir={workdir}", f"--config.data.cache_dir={cache}"]
 
 
 def start(workdir: Path, cache: Path, *more: str, log: Path | None = None, isolated: bool = False) -> subprocess.Popen:
@@ -58,9 +59,22 @@ def finish(workdir: Path, cache: Path, *more: str, isolated: bool = False) -> fl
 
 COMPARED = (
     "data.json", "folds.csv", "weights.json", "pseudo_labels.csv", "pseudo_labels.json", "log.jsonl", "metrics.json",
-    "per_image.csv", "cams/*", "examples/*", "predictions/examples/*", "contact_sheet.*", "graders/*/metrics.json",
+    "per_image.csv", "per_graded_image.csv", "cams/*", "examples/*", "predictions/examples/*", "contact_sheet.*", "graders/*/metrics.json",
     "graders/*/log.jsonl",
 )  # fmt: skip
+
+
+COMPARED_OF_CELLS = tuple(name for name in COMPARED if name != "weights.json")
+"""Of a row that starts from another one it names that one's folder."""
+
+
+def without_cost(table: bytes) -> bytes:
+    """A table's JSON less its times and memory, and the command line."""
+    value = json.loads(table)
+    for row in value["rows"]:
+        for part in (row, *row["cells"]):
+            del part["cost"]
+    return json.dumps(value | {"command": ""}).encode()
 
 
 @dataclasses.dataclass
@@ -73,12 +87,16 @@ class Results:
 
 def results(workdir: Path) -> Results:
     """All that must not depend on whether a run was disturbed: neither times nor what was set aside."""
+    cells = sorted(workdir.glob("*/fold*_seed*"))  # of a table
     files = {
         str(path.relative_to(workdir)): path.read_bytes()
-        for pattern in COMPARED
-        for path in sorted(workdir.glob(pattern))
+        for root, patterns in ((workdir, COMPARED), *((cell, COMPARED_OF_CELLS) for cell in cells))
+        for pattern in patterns
+        for path in sorted(root.glob(pattern))
         if path.is_file()
     }
+    if (workdir / "table.json").is_file():
+        files["table.json"] = without_cost((workdir / "table.json").read_bytes())
     folders = sorted(path for path in workdir.glob("**/checkpoints") if "set_aside" not in path.parts)
     return Results(files, {str(folder.relative_to(workdir)): checkpointed(folder) for folder in folders})
 
