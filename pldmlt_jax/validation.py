@@ -191,7 +191,7 @@ def _type_errors(config: Any, default: Any, prefix: str = "") -> Iterator[UserEr
     for name, value in vars(config).items():
         path = prefix + name
         if name not in known:
-            action = nearest(path, [prefix + other for other in known], "see pldmlt_jax/config.py")
+            action = nearest(path, [prefix + other for other in known], "see docs/configs.md")
             yield ConfigError(path, "no such config field", "a known config field", action)
         elif not _fits(value, getattr(default, name)):
             expected = type(getattr(default, name)).__name__
@@ -212,7 +212,10 @@ def _choice_errors(values: dict[str, Any]) -> Iterator[UserError]:
         for item in named:
             if item not in known:
                 yield ConfigError(
-                    path, f"unknown name {reprlib.repr(item)}", "one of " + ", ".join(known), "choose one of them"
+                    path,
+                    f"unknown name {reprlib.repr(item)}",
+                    "one of " + ", ".join(known),
+                    nearest(item, known, "choose one of them"),
                 )
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
-from pldmlt_jax.cli.flags import Arguments, fail, parse
+from pldmlt_jax.cli.flags import VERBS_OF, Arguments, fail, parse
 from pldmlt_jax.config import frozen
 from pldmlt_jax.errors import ConfigError, UserError
 from pldmlt_jax.files import as_disk_error, locked
@@ -53,6 +53,8 @@ def run(argv: list[str]) -> int:
         arguments = parse(argv, tuple(VERBS))
         if arguments is None:
             return 0
+        if arguments.print_config:
+            return _print_config(arguments)
         with stopping_on_signals():
             return _run_verb(arguments)
     except UserError as error:
@@ -76,6 +78,18 @@ def run(argv: list[str]) -> int:
         else:
             print(f"failed: {type(error).__name__}: {error}\n(--debug shows the traceback)", file=sys.stderr)
         return 1
+
+
+def _print_config(arguments: Arguments) -> int:
+    """Prints the config that the verb would use: a trained network's own, where it would take that one."""
+    from pldmlt_jax.cli.config_listing import print_config
+
+    if arguments.verb in VERBS_OF["checkpoint"]:
+        from pldmlt_jax.cli.context import with_saved_config
+
+        arguments = with_saved_config(arguments)
+    print_config(arguments.config)
+    return 0
 
 
 def _run_verb(arguments: Arguments) -> int:
