@@ -74,7 +74,7 @@ def train(context: Context) -> None:
         return map(devices.put_batch, stream)
 
     with (
-        progress("train", rounds.total_steps) as task,
+        progress("train", rounds.total_steps, config.train.batch_size) as task,
         context.checkpoints(context.workdir / "checkpoints", to_dict(config)) as checkpoints,
     ):
         fit(

@@ -55,7 +55,7 @@ def train_one(context: Context, name: str) -> None:
         return map(devices.put_batch, train_batches(training.split, indices, labels, batch_size=own, **shared))
 
     with (
-        progress(f"grader {name}", rounds.total_steps) as task,
+        progress(f"grader {name}", rounds.total_steps, config.grader.batch_size) as task,
         context.checkpoints(directory / "checkpoints", to_dict(context.config)) as checkpoints,
     ):
         fit(

@@ -60,8 +60,10 @@ class RunLog:
         """Brings what was written to the disk, before a checkpoint that counts on it."""
         os.fsync(self._file.fileno())
 
-    def write(self, step: int, phase: str, values: Mapping[str, Any], seconds: float | None = None, **more: Any) -> None:
-        """Writes one line: the step, the phase (`theta`, `label`, `both` or `val`), the values.
+    def write(
+        self, step: int, phase: str, values: Mapping[str, Any], seconds: float | None = None, **more: Any
+    ) -> dict[str, Any]:
+        """Writes one line: the step, the phase (`theta`, `label`, `both` or `val`), the values, which it returns as written.
 
         The time goes to TensorBoard alone: `log.jsonl` is the same, byte for byte, whenever and however often it stopped.
         """
@@ -73,6 +75,7 @@ class RunLog:
                 suffix = f"_{i}" if isinstance(value, list) else ""
                 if scalar is not None:
                     self._events.add_scalar(f"{phase}/{name}{suffix}", scalar, step)
+        return plain
 
 
 class NoLog(RunLog):
@@ -87,8 +90,10 @@ class NoLog(RunLog):
     def sync(self) -> None:
         pass
 
-    def write(self, step: int, phase: str, values: Mapping[str, Any], seconds: float | None = None, **more: Any) -> None:
-        pass
+    def write(
+        self, step: int, phase: str, values: Mapping[str, Any], seconds: float | None = None, **more: Any
+    ) -> dict[str, Any]:
+        return {}
 
 
 def open_log(workdir: Path, after_step: int = 0) -> RunLog:

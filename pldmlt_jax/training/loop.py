@@ -23,6 +23,9 @@ from pldmlt_jax.types import Batch
 
 AGREE_EVERY_STEPS = 10
 
+SHOWN = ("loss", "meta_loss")
+"""Figures of a step that are shown while it trains."""
+
 StepFunction = Callable[[Any, Batch], tuple[Any, dict[str, Array]]]
 """(state, batch) -> (state, metrics)."""
 
@@ -81,6 +84,10 @@ class Stopping:
     @classmethod
     def of_training(cls, config: TrainConfig) -> "Stopping":
         return cls(**{field.name: getattr(config, field.name) for field in dataclasses.fields(cls)})
+
+    def seconds_left(self, spent_s: float) -> float:
+        """Until the time is over."""
+        return 60.0 * self.max_minutes - spent_s if self.max_minutes else math.inf
 
     @classmethod
     def of_grader(cls, config: GraderConfig, train: TrainConfig) -> "Stopping":
@@ -173,6 +180,7 @@ def fit(
     skip, directory = stopping.on_nonfinite == "skip", checkpoints.directory.parent
     watch = FiniteWatch(directory, names, skip=skip, skipped=progress.skipped, in_a_row=progress.skipped_in_a_row)
     stream = batches(step)
+    losses: dict[str, Any] = {}
     if step:
         print(f"  goes on from step {step} of {rounds.total_steps}", flush=True)
 
@@ -195,8 +203,8 @@ def fit(
             if logged:
                 watch.settle(state)
                 figures = {name: value for name, value in metrics.items() if name != "finite"}
-                log.write(step, phase, figures | more, round=progress.round + 1)
-            task.update(step, f"round {progress.round + 1}, best {progress.best_score:.4f}")
+                losses |= log.write(step, phase, figures | more, round=progress.round + 1)
+            task.update(step, in_words(progress, losses), most_s=stopping.seconds_left(time.monotonic() - start_s))
             progress.step += 1
             if progress.step == rounds.steps_per_round:
                 progress.round, progress.step = progress.round + 1, 0
@@ -217,6 +225,13 @@ def fit(
                 checkpoints.wait()
                 raise Interrupted(signum, f"saved at step {step}")
     return progress
+
+
+def in_words(progress: Progress, figures: Mapping[str, Any]) -> str:
+    """What a person who watches wants to know; of losses the last that were logged, so that no step waits for them."""
+    losses = [f"{name.replace('_', ' ')} {figures[name]:.4g}" for name in SHOWN if figures.get(name) is not None]
+    best = [f"best score {progress.best_score:.4f}"] if progress.best_round else []
+    return ", ".join([*losses, f"round {progress.round + 1}", *best])
 
 
 def resumed(state: Any, rounds: Rounds, checkpoints: Checkpoints) -> tuple[Any, Progress]:

@@ -120,6 +120,45 @@ def test_fewer_rounds_than_were_trained_are_refused(tmp_path):
         run(tmp_path, Rounds((("a", 1),), 2), [0.1, 0.2, 0.3])
 
 
+class Unread:
+    """A figure that is still being computed: whoever reads it waits for it."""
+
+    def __array__(self, *_: Any, **__: Any) -> np.ndarray:
+        raise AssertionError("read")
+
+    __float__ = __format__ = __array__
+
+
+def test_shown_losses_are_the_logged_ones_and_no_other_is_waited_for(tmp_path):
+    notes: list[str] = []
+
+    class Watched(Task):
+        def update(self, done: int, note: str = "", **_: Any) -> None:
+            notes.append(note)
+
+    def step(state, batch):
+        losses = {"a": {"loss": 0.25 + batch}, "b": {"meta_loss": 0.5}}
+        return state, losses[batch_phases[batch]] if batch % 4 in (0, 3) else {"loss": Unread()}
+
+    batch_phases = ["a", "a", "a", "b"] * 2
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        fit(
+            {"x": jnp.zeros(())},
+            rounds=Rounds((("a", 3), ("b", 1)), 2),
+            stopping=Stopping(patience_rounds=9, log_every_steps=3),
+            steps={"a": step, "b": step},
+            diagnostics={},
+            batches=lambda step: iter(range(step, 8)),
+            validate=lambda state: (0.5, {}),
+            checkpoints=checkpoints,
+            make_log=lambda at: RunLog(tmp_path, at),
+            names=lambda batch: [str(batch)],
+            task=Watched("test", None, 8),
+        )
+    first, second = "loss 0.25, round 1", "loss 4.25, meta loss 0.5, round 2, best score 0.5000"
+    assert notes == [first, first, first, "loss 0.25, meta loss 0.5, round 1", second, second, second, second]
+
+
 def test_patience_ends_training(tmp_path):
     _, progress, best, _ = run(tmp_path, Rounds((("a", 1),), 9), [0.1, 0.5, 0.3, 0.2, 0.1, 0, 0, 0, 0], patience=3)
     assert (progress.round, progress.best_round, best) == (5, 2, 2)
