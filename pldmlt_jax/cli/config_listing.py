@@ -32,6 +32,11 @@ def config_lines(config: Config) -> list[str]:
     return lines
 
 
+def config_text(config: Config) -> str:
+    """The lines as Markdown, for TensorBoard."""
+    return "\n".join(f"    {line}" for line in config_lines(config))
+
+
 def print_config(config: Config) -> None:
     """Prints the lines, wrapped where they go to a terminal; a reader like `head` may have had enough of them."""
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize

@@ -6,10 +6,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
-from jaxtyping import Array
+import numpy as np
+from jaxtyping import Array, UInt8
 
 from pldmlt_jax.config import GraderConfig, TrainConfig
 from pldmlt_jax.errors import CheckpointError
@@ -28,6 +29,14 @@ SHOWN = ("loss", "meta_loss")
 
 StepFunction = Callable[[Any, Batch], tuple[Any, dict[str, Array]]]
 """(state, batch) -> (state, metrics)."""
+
+
+class Validated(NamedTuple):
+    """How a state does on the validation images."""
+
+    score: float  # which is maximised
+    figures: dict[str, Any]  # flat, to log
+    pictures: Mapping[str, UInt8[np.ndarray, "h w 3"]] = {}  # RGB, for TensorBoard
 
 
 @dataclass(frozen=True)
@@ -143,7 +152,7 @@ def fit(
     steps: Mapping[str, StepFunction],
     diagnostics: Mapping[str, Callable[[Any, Batch], dict[str, Array]]],
     batches: Callable[[int], Iterator[Batch]],
-    validate: Callable[[Any], tuple[float, dict]],
+    validate: Callable[[Any], Validated],
     names: Callable[[Batch], list[str]],
     checkpoints: Checkpoints,
     make_log: Callable[[int], RunLog],
@@ -158,7 +167,7 @@ def fit(
         steps: Phase -> its step, which may use up the state that it is given.
         diagnostics: Phase -> further figures, computed before a logged step only, for they cost more than it does.
         batches: Step -> the endless stream of training batches from that step on.
-        validate: State -> the score that is maximised, and flat figures to log.
+        validate: State -> how it does on the validation images.
         names: The names of a batch's images.
         checkpoints: Where the latest and the best state are kept.
         make_log: Step -> a log that keeps what was written up to that step.
@@ -212,13 +221,14 @@ def fit(
             signum, due = asked(step, 0 < 60.0 * stopping.save_every_minutes <= time.monotonic() - saved_s)
             if progress.must_look(rounds, stopping):
                 watch.settle(state)
-                score, values = validate(state)
+                seen = validate(state)
                 progress.seconds = of_first(time.monotonic() - start_s)
-                _require_finite(score, step)
-                progress.observe(score, stopping.min_delta)
+                _require_finite(seen.score, step)
+                progress.observe(seen.score, stopping.min_delta)
                 skipped = {"skipped_steps": watch.skipped} if skip else {}
-                log.write(step, "val", values | skipped, seconds=progress.seconds, round=progress.round)
-                saved_s = save(score)
+                log.write(step, "val", seen.figures | skipped, seconds=progress.seconds, round=progress.round)
+                log.write_pictures(step, "val", seen.pictures)
+                saved_s = save(seen.score)
             elif signum or due:
                 saved_s = save(None)
             if signum:
