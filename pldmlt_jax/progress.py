@@ -73,7 +73,10 @@ class Task:
 
     def _speed(self) -> str:
         (begin, before), (end, after) = self._marks[0], self._marks[-1]
-        return f"{self.images * (after - before) / (end - begin):.3g} images/s" if self.images and end > begin else ""
+        if not self.images or end <= begin:
+            return ""
+        speed = self.images * (after - before) / (end - begin)
+        return f"{speed:.0f} images/s" if speed >= 100 else f"{speed:.3g} images/s"
 
     def _left(self, now: float, most_s: float) -> str:
         """By the mean speed, validation and all."""
