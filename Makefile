@@ -4,7 +4,7 @@
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo install install-dev test lint types format lock fresh clean
+.PHONY: help demo install install-dev test lint types format docs lock fresh clean
 
 VENV_PYTHON := .venv/bin/python
 UV_COMPILE := $(VENV_PYTHON) -m uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
@@ -36,6 +36,9 @@ types: install-dev ## static types (basedpyright)
 format: install-dev ## mend what `lint` can mend by itself
 	$(VENV_PYTHON) -m ruff check --fix .
 	$(VENV_PYTHON) -m ruff format .
+
+docs: install-dev ## docs/configs.md from the code
+	$(VENV_PYTHON) scripts/config_reference.py
 
 lock: install-dev ## resolve requirements*.txt into requirements*.lock anew
 	$(UV_COMPILE) requirements.txt --output-file requirements.lock

@@ -1,7 +1,10 @@
 """What the benchmarks share: drawn photographs, timing in turns, rows of one form, tables."""
 
 import json
+import os
 import statistics
+import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -61,6 +64,21 @@ def time_columns(seconds: Sequence[float]) -> dict[str, float]:
 def ratio(seconds: Sequence[float], of: Sequence[float]) -> float:
     """Median of the ratios turn by turn."""
     return statistics.median(a / b for a, b in zip(seconds, of, strict=True))
+
+
+def peak_rss_bytes(command: Sequence[str]) -> int:
+    """Runs a command by itself and asks the system for the most memory that it had.
+
+    Raises:
+        RuntimeError: It failed; what it printed is in the message.
+    """
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        _, status, usage = os.wait4(process.pid, 0)
+        if os.waitstatus_to_exitcode(status):
+            output.seek(0)
+            raise RuntimeError(f"{' '.join(command)} failed:\n{output.read().decode(errors='replace')[-2000:]}")
+    return usage.ru_maxrss * 1024
 
 
 def write_rows(path: str, rows: list[dict[str, Any]]) -> None:

@@ -11,10 +11,7 @@ operations and of temporary memory.
 """
 
 import argparse
-import contextlib
-import copy
 import dataclasses
-import importlib.util
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.measure import time_columns, timed_in_turns, write_rows
+from benchmarks.pytorch import Variant, load, normalised
 from pldmlt_jax.config import Config, InferenceConfig
 from pldmlt_jax.errors import UserError
 from pldmlt_jax.evaluation.engines import make_forward
@@ -32,9 +30,6 @@ from pldmlt_jax.evaluation.inference import TrainedNetwork, answer
 from pldmlt_jax.method.cost import cost_of
 from pldmlt_jax.method.setup import make_method
 from pldmlt_jax.method.state import init_method_state
-from pldmlt_jax.models.layers import IMAGENET_MEAN, IMAGENET_STD
-
-DECODER_FILTERS = (256, 128, 64, 32, 16)
 
 
 def main() -> None:
@@ -121,43 +116,25 @@ def _analysis(network: TrainedNetwork, images: np.ndarray) -> dict[str, Any]:
 
 def theirs(images: np.ndarray) -> dict[str, Contender]:
     """smp's U-Net of the same encoder and decoder with a classification head, with random weights."""
-    if not importlib.util.find_spec("segmentation_models_pytorch"):
-        print("  segmentation_models.pytorch is not installed: see requirements-bench.txt")
+    if (pytorch := load()) is None:
         return {}
-    import torch  # pyright: ignore[reportMissingImports]
+    torch = pytorch.torch
 
-    with contextlib.suppress(RuntimeError):  # where torchvision's compiled operators do not fit torch; none is needed here
-        for operator in ("nms", "qnms"):
-            torch.library.define(f"torchvision::{operator}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    import segmentation_models_pytorch as smp  # pyright: ignore[reportMissingImports]
-
-    cuda = torch.cuda.is_available()
-    device = torch.device("cuda" if cuda else "cpu")
-    model = smp.Unet(
-        "vgg16", encoder_weights=None, decoder_channels=DECODER_FILTERS, classes=2, decoder_use_norm="batchnorm",
-        aux_params={"pooling": "avg", "classes": 5},
-    ).eval().to(device)  # fmt: skip
-    mean, std = (torch.tensor(each, device=device).view(1, 3, 1, 1) for each in (IMAGENET_MEAN, IMAGENET_STD))
-
-    def forward(network: Any, layout: Any, dtype: Any) -> Callable[[], Any]:
+    def forward(variant: Variant, dtype: Any) -> Callable[[], Any]:
         def run() -> Any:
-            with torch.inference_mode(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-                x = torch.from_numpy(images).to(device).permute(0, 3, 1, 2).contiguous(memory_format=layout)
-                masks, grades = network((x.float() / 255 - mean) / std)
+            with torch.inference_mode(), torch.autocast(pytorch.device.type, dtype, enabled=dtype != torch.float32):
+                masks, grades = variant.model(normalised(pytorch, images, variant.layout))
                 return masks.float().softmax(dim=1).cpu().numpy(), grades.float().softmax(dim=1).cpu().numpy()
 
         return run
 
-    channels_last = copy.deepcopy(model).to(memory_format=torch.channels_last)
-    compiled = torch.compile(copy.deepcopy(channels_last))
     contenders: dict[str, Contender] = {}
-    types = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-    name = torch.cuda.get_device_name() if cuda else "cpu"
-    for dtype, torch_type in types.items():
-        row = {"library": f"torch {torch.__version__}, smp {smp.__version__}", "dtype": dtype, "device": name}
-        contenders[f"torch eager {dtype}"] = row, forward(model, torch.contiguous_format, torch_type)
-        contenders[f"torch channels_last {dtype}"] = row, forward(channels_last, torch.channels_last, torch_type)
-        contenders[f"torch compile {dtype}"] = row, forward(compiled, torch.channels_last, torch_type)
+    for variant in pytorch.variants.values():
+        variant.model.eval()
+    for dtype, torch_type in {"float32": torch.float32, "bfloat16": torch.bfloat16}.items():
+        row = {"library": pytorch.library, "dtype": dtype, "device": pytorch.name}
+        for name, variant in pytorch.variants.items():
+            contenders[f"torch {name} {dtype}"] = row, forward(variant, torch_type)
     return contenders
 
 

@@ -46,18 +46,18 @@ class SyntheticConfig(Part):
     """The embedded synthetic set: written once as files in IDRiD's layout, then read like any other set."""
 
     height_px: int = 384  # height of the drawn photographs; the width is 1.5 times that
-    num_segmentation_train: int = 54
-    num_segmentation_test: int = 27
-    num_grading_train: int = 413
-    num_grading_test: int = 103
+    num_segmentation_train: int = 54  # pixel-labelled photographs to train on
+    num_segmentation_test: int = 27  # and to test on
+    num_grading_train: int = 413  # graded photographs to train on
+    num_grading_test: int = 103  # and to test on
     corrupt_share: float = 0.0  # share of the grades replaced by a wrong one; the true ones are kept aside
-    seed: int = 0
+    seed: int = 0  # of all drawings
 
 
 @dataclass(unsafe_hash=True)
 class DataConfig(Part):
     segmentation: str = "idrid_s"  # pixel-labelled set, a key of DATASETS, or several that are pooled: "idrid_s+diaretdb1"
-    grading: str = "idrid_d"  # graded set, likewise; NO_SET: there is none, and only lesions are learnt
+    grading: str = "idrid_d"  # graded set, likewise; "none": there is none, and only lesions are learnt
     root: str = "data"  # holds one folder a set: IDRiD/, ...
     idrid_root: str = ""  # the IDRiD folder itself, where it is not `root`/IDRiD
     diaretdb1_root: str = ""  # the DiaRetDB1 folder itself, where it is not `root`/DiaRetDB1
@@ -77,11 +77,11 @@ class DataConfig(Part):
     image_format: str = "png"  # storage of the prepared image: "png" (lossless) or "jpeg" (quality 95, faster to read)
     split: str = "official"  # segmentation: "official" splits, "folds" of the official training part, or "all_folds"
     grading_split: str = "official"  # the same for the graded set
-    num_folds: int = 5
+    num_folds: int = 5  # of `split` and `grading_split`
     fold: int = 0  # the held-out fold, reported as `test`
     val_share: float = 0.2  # share of the training images set aside for early stopping: the nearest 1/k
     folds_file: str = ""  # segmentation: a CSV of folds to take in place of our own, as `prepare` writes it
-    split_seed: int = 0
+    split_seed: int = 0  # of folds and of the share for early stopping
     leakage: str = "exclude"  # "exclude": graders never see a photograph of the segmentation set; "as_paper": they do
     leakage_distance: int = 88  # same eye: at most so many of the 576 bits of two photographs' hashes differ
     num_threads: int = 4  # threads that decode and augment
@@ -108,7 +108,7 @@ class ModelConfig(Part):
     full_res_skip: bool = False  # a skip connection at full resolution, which the reference U-Net lacks
     decoder_norm: str = "batch"  # the paper's; or "group", which does not depend on the batch (FPN's is always that)
     norm_momentum: float = 0.99  # decay of the decoder's running statistics
-    norm_epsilon: float = 1e-3
+    norm_epsilon: float = 1e-3  # of the decoder's normalisation, added to the variance
     dtype: str = "float32"  # of activations: "float32", "bfloat16" or "float64" (tests); parameters stay float32
     rematerialisation: str = "none"  # "blocks" or "convs": computed twice, for less memory (not on a CPU)
     weights: str = ""  # of the encoder: a file (.pth, .safetensors, Keras' .h5) or a published one's name; "" = He-normal
@@ -124,16 +124,16 @@ class GraderConfig(Part):
     max_blocks: int = 0  # at most so many blocks a stage, 0 = the architecture's own depth
     nasnet_momentum: float = 0.9997  # decay of NASNet's running statistics (Keras'), too slow for a few thousand steps
     frozen_stages: int = 0  # leading stages of the encoder that are not trained
-    size_px: int = 512
-    batch_size: int = 8
-    epochs: int = 30
-    patience_epochs: int = 8
-    learning_rate: float = 1e-4
+    size_px: int = 512  # side of the square that graders see
+    batch_size: int = 8  # images a step
+    epochs: int = 30  # at most
+    patience_epochs: int = 8  # stop after so many epochs without a better validation kappa
+    learning_rate: float = 1e-4  # of Adam at the start; it falls to 0 as a cosine
     weight_decay: float = 1e-4  # without effect where stages are frozen
     class_weights: bool = False  # weigh grades by their inverse frequency
     oversample: float = 0.0  # rarer grades are drawn more often: 0 = as they are, 1 = all grades equally often
-    focal_alpha: float = 0.25
-    focal_gamma: float = 2.0
+    focal_alpha: float = 0.25  # of the focal loss (Eq. 2)
+    focal_gamma: float = 2.0  # of the focal loss (Eq. 2)
 
 
 @dataclass(unsafe_hash=True)
@@ -161,8 +161,8 @@ class LossConfig(Part):
     beta: float = 0.8  # weight of the grading loss
     self_training: float = 0.0  # MTUnet: weight of L_S on truly graded images against the network's own masks; 0 = none
     graded_weight: float = 0.0  # weight of a grading loss on truly graded images beside L, which the paper lacks; 0 = none
-    alpha: float = 0.25
-    gamma: float = 2.0
+    alpha: float = 0.25  # of the focal losses (Eq. 2)
+    gamma: float = 2.0  # of the focal losses (Eq. 2)
     reduction: str = "keras"  # "keras": mean over pixels and classes (literal); "pixel_mean": mean over pixels
     binary_alpha: str = (
         "retinanet"  # `lesions` only: "retinanet" weighs positives alpha, negatives 1-alpha; "keras" both alpha
@@ -180,7 +180,7 @@ class MetaConfig(Part):
     inner_learning_rate: float = 5e-5  # epsilon of line 20
     optimizer: str = "sgd"  # of theta_1: "sgd" (literal) or "adam"
     learning_rate: float = 5e-5  # vartheta of line 21
-    hidden: tuple[int, ...] = (256,)
+    hidden: tuple[int, ...] = (256,)  # widths of the label-update network's hidden layers
     kappa: float = 4.0  # logit that the pseudo-label starts with
     label_init: str = "pseudo_label"  # or "random" (literal): no kappa term
     hierarchy: str = "full"  # psi: "full", "ordinal" (neighbours of the pseudo-label) or "evidence" (what the masks admit)
@@ -197,14 +197,14 @@ class OptimConfig(Part):
     learning_rate: float = 5e-5  # of the encoder
     decoder_factor: float = 1.0  # rate of decoder and head relative to the encoder's
     schedule: str = "constant"  # or "cosine" over max_rounds
-    warmup_steps: int = 0
+    warmup_steps: int = 0  # the rate rises linearly from 0 over so many steps
     clip_norm: float = 0.0  # global norm that gradients are clipped to, 0 = off
     ema_decay: float = 0.0  # exponential moving average of theta, used for evaluation; 0 = off
 
 
 @dataclass(unsafe_hash=True)
 class TrainConfig(Part):
-    batch_size: int = 2
+    batch_size: int = 2  # images a step
     microbatches: int = 1  # parts that a batch is computed in, one after the other, for less memory (not on a CPU)
     crop_px: int = 0  # train on windows of this side of the prepared images; 0 = on whole images
     crop_lesion_share: float = 0.5  # share of the windows that are chosen to hold a lesion
@@ -215,13 +215,13 @@ class TrainConfig(Part):
     theta_units: int = 1  # (A) of a round
     label_units: int = 1  # (B) of a round
     same_batch: bool = False  # (A) and (B) are one step on one batch and share a gradient: cheaper, not Algorithm 1
-    max_rounds: int = 100
+    max_rounds: int = 100  # of Algorithm 1, at most
     max_minutes: float = 0.0  # stop after the round in which this time is over, 0 = no limit
     monitor: str = "loss"  # early stopping and best checkpoint: "loss" = L_S + beta L_C(pseudo-label), or "dice"
-    patience_rounds: int = 20
-    min_delta: float = 1e-4
-    eval_every_rounds: int = 1
-    log_every_steps: int = 10
+    patience_rounds: int = 20  # stop after so many rounds without a better score
+    min_delta: float = 1e-4  # of the score, to count as better
+    eval_every_rounds: int = 1  # validate, and save a checkpoint, after so many rounds
+    log_every_steps: int = 10  # of a phase: figures go to log.jsonl and TensorBoard
     save_every_minutes: float = 10.0  # also within a round, of graders too; 0 = after a validation only
     on_nonfinite: str = "stop"  # a loss or gradient that is NaN or infinite, graders' too: "stop", or "skip" and count
 
@@ -234,14 +234,14 @@ class ParallelConfig(Part):
     num_devices: int = 0  # of each process; 0 = all, in training as many as divide the batch
     shard_params: bool = False  # "mesh": kernels and what the optimiser keeps of them lie in parts on the devices
     coordinator: str = ""  # HOST:PORT of the first of several processes, the same for all; "" = one, or what SLURM says
-    num_processes: int = 1
+    num_processes: int = 1  # each with this same command, but for process_id
     process_id: int = 0  # of this process, from 0
 
 
 @dataclass(unsafe_hash=True)
 class EvaluationConfig(Part):
-    batch_size: int = 4
-    threshold: float = 0.5
+    batch_size: int = 4  # images at once, in validation and prediction as well
+    threshold: float = 0.5  # of lesion probabilities, in figures that need one
     original_size: bool = True  # also score at the original size against the original masks
     num_examples: int = 6  # images shown in the report
 
@@ -265,9 +265,9 @@ class InferenceConfig(Part):
 
 @dataclass(unsafe_hash=True)
 class Config(Part):
-    name: str = "idrid"
+    name: str = "idrid"  # of the run, and of its folder
     workdir: str = ""  # "" = runs/NAME
-    seed: int = 0
+    seed: int = 0  # of initial values, and of the order and augmentation of training images
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     grader: GraderConfig = field(default_factory=GraderConfig)

@@ -7,22 +7,23 @@ import reprlib
 from collections.abc import Iterator
 from typing import Any
 
-from pldmlt_jax.config import NO_SET, Config, LossConfig, fields
+from pldmlt_jax.config import NO_SET, Config, fields
 from pldmlt_jax.data.enhance import ENHANCEMENTS
 from pldmlt_jax.data.masks import REDUCTIONS
 from pldmlt_jax.data.specs import DATASETS, set_names
 from pldmlt_jax.errors import ConfigError, UserError, nearest, raise_all
-from pldmlt_jax.evaluation.views import TILE_STEP_PX, VIEWS
-from pldmlt_jax.method.losses import BINARY_ALPHAS, OVERLAP_LOSSES, SEGMENTATION_LOSSES, TARGETS
-from pldmlt_jax.method.meta_gradient import META_GRADIENTS, WITHOUT_DIRECT_PATH
+from pldmlt_jax.evaluation.views import VIEWS
+from pldmlt_jax.method.losses import BINARY_ALPHAS, SEGMENTATION_LOSSES, TARGETS
+from pldmlt_jax.method.meta_gradient import META_GRADIENTS
 from pldmlt_jax.method.pseudo_labels import ENSEMBLES
 from pldmlt_jax.method.virtual_step import META_LOSSES
-from pldmlt_jax.models.build import DECODERS, ENCODERS, GRADERS, TARGET_CHANNELS, halvings
+from pldmlt_jax.models.build import DECODERS, ENCODERS, GRADERS
 from pldmlt_jax.models.checks import network_errors
 from pldmlt_jax.models.decoder_layers import DECODER_NORMS
 from pldmlt_jax.models.grade_heads import GRADE_HEADS
 from pldmlt_jax.models.label_update import HIERARCHIES, SOFTMAXES
 from pldmlt_jax.models.layers import REMATERIALISATIONS
+from pldmlt_jax.relations import relation_errors
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "data.segmentation": tuple(name for name, spec in DATASETS.items() if spec.has_masks),
@@ -190,7 +191,7 @@ def _type_errors(config: Any, default: Any, prefix: str = "") -> Iterator[UserEr
     for name, value in vars(config).items():
         path = prefix + name
         if name not in known:
-            action = nearest(path, [prefix + other for other in known], "see pldmlt_jax/config.py")
+            action = nearest(path, [prefix + other for other in known], "see docs/configs.md")
             yield ConfigError(path, "no such config field", "a known config field", action)
         elif not _fits(value, getattr(default, name)):
             expected = type(getattr(default, name)).__name__
@@ -211,7 +212,10 @@ def _choice_errors(values: dict[str, Any]) -> Iterator[UserError]:
         for item in named:
             if item not in known:
                 yield ConfigError(
-                    path, f"unknown name {reprlib.repr(item)}", "one of " + ", ".join(known), "choose one of them"
+                    path,
+                    f"unknown name {reprlib.repr(item)}",
+                    "one of " + ", ".join(known),
+                    nearest(item, known, "choose one of them"),
                 )
 
 
@@ -233,164 +237,6 @@ def _text_errors(values: dict[str, Any]) -> Iterator[UserError]:
                 yield ConfigError(path, reprlib.repr(text), expected, "name a file or a folder")
 
 
-def _class_weight_errors(loss: LossConfig) -> Iterator[UserError]:
-    channels = TARGET_CHANNELS.get(loss.target, 0)
-    found = f"{len(loss.class_weights)} weights"
-    if len(loss.class_weights) != channels:
-        expected = f"one a channel of loss.target = {loss.target!r}: {channels}, or none"
-        yield ConfigError("loss.class_weights", found, expected, "give as many")
-    elif loss.segmentation in OVERLAP_LOSSES and loss.target == "fused":
-        found += f" with loss.segmentation = {loss.segmentation!r}"
-        expected = "several lesion channels, whose overlaps are weighed against each other"
-        yield ConfigError("loss.class_weights", found, expected, "leave the weights away, or take another target")
-    elif not any(loss.class_weights[0 if loss.target == "lesions" else 1 :]):
-        found = f"{loss.class_weights}"
-        yield ConfigError("loss.class_weights", found, "a lesion that weighs more than 0", "raise one of the weights")
-
-
-def _relation_errors(config: Config) -> Iterator[UserError]:
-    model, grader, loss, meta = config.model, config.grader, config.loss, config.meta
-    multiple = 2 ** halvings(model)
-    if config.data.size_px % multiple:
-        yield ConfigError(
-            "data.size_px",
-            f"{config.data.size_px}",
-            f"a multiple of {multiple}, for the network halves it {halvings(model)} times",
-            f"use {max(round(config.data.size_px / multiple), 1) * multiple}",
-        )
-    if config.train.crop_px % multiple or config.train.crop_px > config.data.size_px:
-        yield ConfigError(
-            "train.crop_px",
-            f"{config.train.crop_px}",
-            f"a multiple of {multiple}, data.size_px = {config.data.size_px} at most, or 0",
-            "a window is a part of the prepared image",
-        )
-    if grader.size_px % 32:
-        yield ConfigError("grader.size_px", f"{grader.size_px}", "a multiple of 32", "round it to one")
-    if not grader.architectures or len(grader.weights) != len(grader.architectures):
-        yield ConfigError(
-            "grader.weights",
-            f"{len(grader.weights)} entries for {len(grader.architectures)} architectures",
-            "one file a grader, '' for a random start, and at least one grader",
-            "make grader.architectures and grader.weights equally long",
-        )
-    if len(set(grader.architectures)) != len(grader.architectures):
-        yield ConfigError("grader.architectures", "the same name twice", "different graders", "name each once")
-    for path, gamma in (("loss.gamma", loss.gamma), ("grader.focal_gamma", grader.focal_gamma)):
-        if 0 < gamma < 1:
-            yield ConfigError(path, f"{gamma}", "0, or at least 1", "the slope at p = 1 is infinite in between")
-    if config.data.fold >= config.data.num_folds:
-        yield ConfigError(
-            "data.fold",
-            f"{config.data.fold}",
-            f"less than data.num_folds = {config.data.num_folds}",
-            "folds are counted from 0",
-        )
-    given = config.pseudo.source == "given"
-    if given and (meta.enabled or not loss.grading):
-        yield ConfigError(
-            "pseudo.source",
-            f"'given' with loss.grading = {loss.grading} and meta.enabled = {meta.enabled}",
-            "a grading loss against the given grades, which no label network rewrites",
-            "add --config.meta.enabled=False",
-        )
-    if config.data.grading == NO_SET and not given and (loss.grading or meta.enabled):
-        yield ConfigError(
-            "data.grading",
-            f"{NO_SET!r} with loss.grading = {loss.grading} and meta.enabled = {meta.enabled}",
-            "a graded set, or lesions alone",
-            "for lesions alone add --config.loss.grading=False --config.meta.enabled=False; where the pixel-labelled "
-            "photographs have grades, --config.pseudo.source=given --config.meta.enabled=False",
-        )
-    elif meta.enabled and not loss.grading:
-        yield ConfigError(
-            "meta.enabled",
-            "True without a grading loss",
-            "loss.grading = True",
-            "switch meta.enabled off for the ablation row with L_S alone",
-        )
-    ungraded = config.pseudo.source == "none"
-    if ungraded and (meta.enabled or not loss.grading or not loss.graded_weight):
-        yield ConfigError(
-            "pseudo.source",
-            f"'none' with loss.grading = {loss.grading}, loss.graded_weight = {loss.graded_weight:g} and "
-            f"meta.enabled = {meta.enabled}",
-            "grades that are learnt from truly graded images alone",
-            "set --config.loss.graded_weight=1 --config.meta.enabled=False",
-        )
-    if loss.self_training and (config.data.grading == NO_SET or given or not loss.grading):
-        yield ConfigError(
-            "loss.self_training",
-            f"{loss.self_training:g} with data.grading = {config.data.grading!r}, pseudo.source = {config.pseudo.source!r} "
-            f"and loss.grading = {loss.grading}",
-            "a graded set whose photographs are learnt from as well",
-            "name one, take pseudo.source 'none' or 'graders', and switch loss.grading on",
-        )
-    if loss.class_weights:
-        yield from _class_weight_errors(loss)
-    if loss.graded_weight and not loss.grading:
-        found = f"{loss.graded_weight} while loss.grading is off"
-        yield ConfigError("loss.graded_weight", found, "0, or grades that are learnt", "switch one of the two")
-    if meta.enabled and meta.gradient == "first_order" and meta.loss in WITHOUT_DIRECT_PATH:
-        yield ConfigError(
-            "meta.gradient",
-            f"'first_order' with meta.loss = {meta.loss!r}",
-            "a meta loss that the label network reaches directly: 'paper' or 'maxl'",
-            "the gradient would be zero; take 'exact'",
-        )
-    train = config.train
-    if train.batch_size % max(train.microbatches, 1):
-        yield ConfigError(
-            "train.microbatches",
-            f"{train.microbatches} for train.batch_size = {train.batch_size}",
-            "a divisor of it",
-            "microbatches are equally large",
-        )
-    if train.same_batch and (
-        not meta.enabled
-        or meta.gradient == "first_order"
-        or loss.graded_weight
-        or loss.self_training
-        or train.theta_units != train.label_units
-    ):
-        yield ConfigError(
-            "train.same_batch",
-            f"True with meta.enabled = {meta.enabled}, meta.gradient = {meta.gradient!r}, loss.graded_weight = "
-            f"{loss.graded_weight}, theta_units = {train.theta_units} and label_units = {train.label_units}",
-            "the label update with a virtual step to share, no other stream, and as many (A) as (B)",
-            "set these, or same_batch to False",
-        )
-    parallel = config.parallel
-    if parallel.mode == "pmap" and (parallel.num_processes > 1 or parallel.shard_params):
-        yield ConfigError(
-            "parallel.mode",
-            f"'pmap' with num_processes = {parallel.num_processes} and shard_params = {parallel.shard_params}",
-            "one process, whose devices have all parameters each",
-            "take 'mesh'",
-        )
-    if parallel.process_id >= parallel.num_processes or bool(parallel.coordinator) != (parallel.num_processes > 1):
-        yield ConfigError(
-            "parallel.coordinator",
-            f"{parallel.coordinator!r} with process {parallel.process_id} of {parallel.num_processes}",
-            "for several processes HOST:PORT of the first, their number, and each one's own from 0; for one none of these",
-            "see docs/parallel.md",
-        )
-    if config.inference.mode == "tiles" and config.inference.tile_px % TILE_STEP_PX:
-        yield ConfigError(
-            "inference.tile_px",
-            f"{config.inference.tile_px}",
-            f"a multiple of {TILE_STEP_PX}, so that the network halves windows as it halves the whole image",
-            f"use {max(round(config.inference.tile_px / TILE_STEP_PX), 1) * TILE_STEP_PX}",
-        )
-    if meta.inner_optimizer == "adam" and config.optim.optimizer != "adam":
-        yield ConfigError(
-            "meta.inner_optimizer",
-            "'adam' while optim.optimizer is not",
-            "the network's own optimiser",
-            "the look-ahead goes on from the network's Adam state; use 'sgd'",
-        )
-
-
 def config_errors(config: Config) -> list[UserError]:
     """Every unknown name, number outside its range and contradiction between fields; wrong types before all of these."""
     if wrong := list(_type_errors(config, Config())):
@@ -398,7 +244,7 @@ def config_errors(config: Config) -> list[UserError]:
     values = dict(fields(config))
     alone = [*_choice_errors(values), *_range_errors(values), *_text_errors(values)]
     network = [] if any(error.where.startswith("model.") for error in alone) else network_errors(config.model)
-    return [*alone, *network, *_relation_errors(config)]
+    return [*alone, *network, *relation_errors(config)]
 
 
 def validate(config: Config) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 
-from pldmlt_jax.cli.flags import COMPARE, Arguments, parse
+from pldmlt_jax.cli.flags import COMPARE, VERBS_OF, Arguments, parse
 from pldmlt_jax.config import frozen
 from pldmlt_jax.errors import ConfigError, UserError, raise_all
 from pldmlt_jax.files import as_disk_error, locked
@@ -55,7 +55,9 @@ def run(argv: list[str]) -> int:
 
     def work() -> int:
         arguments = parse(argv, tuple(VERBS))
-        return 0 if arguments is None else _run_verb(arguments)
+        if arguments is None:
+            return 0
+        return _print_config(arguments) if arguments.print_config else _run_verb(arguments)
 
     return guarded(work, debug="--debug" in argv)
 
@@ -94,6 +96,18 @@ def _failure(error: Exception) -> tuple[int, str]:
         kept = "what was written before is whole; make room, and the same command goes on from its last checkpoint"
         return 1, f"failed: {where}{disk.strerror}\n  {kept}"
     return 1, f"failed: {type(error).__name__}: {error}\n(--debug shows the traceback)"
+
+
+def _print_config(arguments: Arguments) -> int:
+    """Prints the config that the verb would use: a trained network's own, where it would take that one."""
+    from pldmlt_jax.cli.config_listing import print_config
+
+    if arguments.verb in VERBS_OF["checkpoint"]:
+        from pldmlt_jax.cli.context import with_saved_config
+
+        arguments = with_saved_config(arguments)
+    print_config(arguments.config)
+    return 0
 
 
 def _run_verb(arguments: Arguments) -> int:

@@ -23,8 +23,10 @@ from pldmlt_jax.cli.flags import Arguments
 from pldmlt_jax.config import Config, frozen
 from pldmlt_jax.errors import UserError
 from pldmlt_jax.files import read_json, write_json
+from pldmlt_jax.fingerprints import raw_sets
 from pldmlt_jax.interruption import STOP
-from pldmlt_jax.pipeline import Stage, is_complete, raw_sets, run_stage, stages_of
+from pldmlt_jax.pipeline import is_complete, run_stage
+from pldmlt_jax.stages import Stage, stages_of
 from pldmlt_jax.table import Cell
 from pldmlt_jax.validation import validate
 

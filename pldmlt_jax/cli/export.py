@@ -37,7 +37,7 @@ def main(arguments: Arguments) -> None:
     output.mkdir(parents=True, exist_ok=True)
     export = Export(network, read_points(network.directory, network.step), output, images_to_compare(context))
     files = []
-    with progress("export", len(formats)) as task:
+    with progress("export", len(formats), images=0) as task:
         for name in formats:
             files.append(FORMATS[name](export))
             task.advance(name)

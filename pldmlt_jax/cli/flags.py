@@ -30,7 +30,7 @@ TEXTS = (
 )  # fmt: skip
 """Flags whose value is a text."""
 
-SWITCHES = ("debug", "probabilities")
+SWITCHES = ("debug", "print_config", "probabilities")
 """Flags that take no value."""
 
 DEMO_CONFIG = "configs/demo.py"
@@ -41,42 +41,39 @@ COMPARE = "compare"
 HELP = """PLDMLT: lesion segmentation and diabetic retinopathy grading in one network
 
 usage: python main.py [VERB] [--config=FILE] [--config.FIELD=VALUE ...] [flags]
+  python main.py                              the whole method on drawn images, a few minutes
+  python main.py --config=configs/idrid.py    stage by stage; what is complete is skipped
 
-  python main.py                               the whole method on synthetic images, a few minutes
-  python main.py --config=configs/idrid.py     the whole method, stage by stage; what is complete is skipped
-
-verbs (without one: all stages in this order)
-  check          every problem of the raw data, file by file, and a plan (not among the stages)
-  prepare        raw files -> prepared set, once
-  train-grader   train the stage 1 graders
-  pseudo-label   ensemble, Grad-CAM, refinement by the lesion masks
-  train          Algorithm 1; goes on from its latest checkpoint
-  evaluate       metrics.json and per_image.csv of a split
-  predict        mask, overlay, grade and its map of any image files (--input)
-  export         weights + config, StableHLO, ONNX and a model card, to use without this program
-  report         report.html, one page of everything the run left
-  compare        every run of a table that is not complete, and table.md, table.csv, table.json (not among the stages)
+verbs (without one: all stages, which are those with a number)
+  check           every problem of the raw data, file by file, and a plan
+  prepare       1 raw files -> prepared set, once
+  train-grader  2 stage 1's graders
+  pseudo-label  3 ensemble, Grad-CAM, refinement by the lesion masks
+  train         4 Algorithm 1; goes on from its latest checkpoint
+  evaluate      5 metrics.json and per_image.csv of a split
+  predict       6 mask, overlay, grade and its map of any image files (--input)
+  report        7 report.html, one page of everything the run left
+  export          weights, StableHLO, ONNX and a model card, to use without this program
+  compare         every run of a table that is not complete; table.md, table.csv, table.json
 
 flags
-  --config=FILE            a file under configs/ (default: configs/demo.py)
-  --config.FIELD=VALUE     override a field, for example --config.data.root=DIR
-  --workdir=DIR            where the run's files go (default: runs/NAME)
-  --checkpoint=DIR         evaluate, predict, export: a workdir, its checkpoints/ or an exported folder
-                           (default: the workdir); several with commas: the mean of their probabilities
-  --split=NAME             evaluate: train, val, test or official_test
-                           (default: test, or val where no test images are on disk)
-  --input=PATH             predict: an image file, a folder or a quoted pattern; several with commas
-  --predictions=DIR        evaluate: masks of any method in place of a checkpoint's (files: see docs/compare.md)
-  --output=DIR             predict, export, evaluate --predictions: where results go
-                           (default: WORKDIR/predictions, WORKDIR/export, WORKDIR/scored/DIR)
-  --probabilities          predict: the probability of each lesion as well, as 16-bit PNG
-  --engine=NAME            evaluate, predict: xla (default), onnx or openvino (see requirements-export.txt)
-  --format=NAMES           export: folder, stablehlo, onnx, with commas (default: all)
-  --augmented=NUMBER       prepare: a contact sheet of so many training images, as training sees them
-  --rows=NAMES             compare: run these rows of the table, with commas (default: all)
-  --folds=NUMBERS          compare: these folds in place of the table's; --seeds=NUMBERS likewise
-  --debug                  show a traceback with an error
-  --help                   this text
+  --config=FILE           a file under configs/ (default: configs/demo.py)
+  --config.FIELD=VALUE    sets a field: all are in docs/configs.md, this run's with --print_config
+  --workdir=DIR           where the run's files go (default: runs/NAME)
+  --checkpoint=DIR        evaluate, predict, export: a workdir or an exported folder (default: the
+                          workdir); several with commas: the mean of their probabilities
+  --split=NAME            evaluate: train, val, test or official_test (default: test, else val)
+  --input=PATH            predict: an image, a folder or a quoted pattern; several with commas
+  --predictions=DIR       evaluate: any method's mask files, see docs/compare.md
+  --output=DIR            predict, export, evaluate --predictions: where results go
+  --probabilities         predict: the probability of each lesion as well, as 16-bit PNG
+  --engine=NAME           evaluate, predict: xla (default), onnx, openvino (docs/dependencies.md)
+  --format=NAMES          export: folder, stablehlo, onnx, with commas (default: all)
+  --augmented=NUMBER      prepare: a sheet of so many training images, as training sees them
+  --rows, --folds, --seeds=NAMES  compare: these alone, with commas
+  --print_config          prints every field, its meaning and what differs from the default; no more
+  --debug                 a traceback with an error
+  --help                  this text
 """
 
 
@@ -96,6 +93,7 @@ class Arguments:
     probabilities: bool = False
     format: str = ""  # "" = all
     augmented: int = 0
+    print_config: bool = False
     overrides: tuple[str, ...] = ()  # config fields that it set, dotted
     workdir_given: bool = False
     table: Table | None = None  # of `compare`: its rows' configs are what the command line makes of them
@@ -145,8 +143,11 @@ def _config_file(arguments: list[str]) -> tuple[str, bool, list[str]]:
 
 def _require_config_file(path: str) -> None:
     if not Path(path.split(":")[0]).is_file():
-        known = ", ".join(sorted(str(p) for p in Path("configs").glob("*.py"))) or "none under configs/ here"
-        raise ConfigError("--config", f"no file {path!r}", f"a config file: {known}", "check the path")
+        known = sorted(str(p) for p in Path("configs").glob("*.py"))
+        action = nearest(path, known, "check the path")
+        raise ConfigError(
+            "--config", f"no file {path!r}", f"a config file: {', '.join(known) or 'none under configs/ here'}", action
+        )
     expected = "a file with get_config() -> Config"
     try:
         made = _parse(path, [])[0].config
@@ -178,12 +179,16 @@ def _field_paths(config: Any, prefix: str = "config.") -> Iterator[str]:
 
 def _explain(argument: str, error: Exception, config: Config) -> UserError:
     name = argument.lstrip("-").split("=", 1)[0]
-    known = list(_field_paths(config)) if name.startswith("config.") else ["config", "workdir", *VERBS_OF, "debug", "help"]
+    paths, flag_names = list(_field_paths(config)), ["config", "workdir", *VERBS_OF, *SWITCHES, "help"]
+    known = paths if name.startswith("config.") else flag_names
     if name in known:
         detail = str(error).splitlines()[0]
         return ConfigError(f"--{name}", detail, "a value of the field's type", "correct the value")
     what = "config field" if name.startswith("config.") else "flag"
-    action = nearest(f"--{name}", [f"--{other}" for other in known], "see python main.py --help, and pldmlt_jax/config.py")
+    same_field = [path for path in paths if path.rpartition(".")[-1] == name.rpartition(".")[-1]]
+    action = nearest(
+        f"--{name}", [f"--{other}" for other in same_field or known], "see python main.py --help, and docs/configs.md"
+    )
     return ConfigError(f"--{name}", f"no such {what}", f"a known {what}", action)
 
 
@@ -245,7 +250,7 @@ def parse(argv: list[str], verbs: tuple[str, ...]) -> Arguments | None:
     workdir = Path(values.workdir or (f"runs/{table.name}" if table else config.workdir or f"runs/{config.name}"))
     return Arguments(
         verb, config, config_given, workdir, values.checkpoint, values.split, values.input, values.output,
-        values.engine, values.probabilities, values.format, values.augmented,
+        values.engine, values.probabilities, values.format, values.augmented, values.print_config,
         overrides=tuple(_overrides(_joined(rest))), workdir_given=bool(values.workdir), table=table, rows=rows,
         predictions=values.predictions, words=tuple(argv[1:]), debug=values.debug,
     )  # fmt: skip

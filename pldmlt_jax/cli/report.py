@@ -14,5 +14,5 @@ def main(arguments: Arguments) -> None:
 
 
 def report(context: Context) -> None:
-    with progress("report") as task:
+    with progress("report", images=0) as task:
         task.advance(str(write_report(context.workdir)))

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from pldmlt_jax.cli.calibrate import calibrate
+from pldmlt_jax.cli.config_listing import config_text
 from pldmlt_jax.cli.context import Context
 from pldmlt_jax.cli.pseudo_label import read_table
 from pldmlt_jax.config import Config, has_stage_1, to_dict
@@ -24,6 +25,7 @@ from pldmlt_jax.data.loader import (
 from pldmlt_jax.data.prepared import PreparedSplit
 from pldmlt_jax.data.selection import Selection
 from pldmlt_jax.errors import CheckpointError, DataError
+from pldmlt_jax.evaluation.glance import NUM_IMAGES, glance
 from pldmlt_jax.evaluation.inference import WEIGHTS, checkpoint_directory, read_variables, saved_config
 from pldmlt_jax.evaluation.segmentation_metrics import SegmentationCounts, segmentation_counts
 from pldmlt_jax.method.diagnostics import gradient_balance, meta_gradient_paths, round_diagnostics
@@ -37,7 +39,7 @@ from pldmlt_jax.models.published import fetch_weights
 from pldmlt_jax.progress import progress
 from pldmlt_jax.training.init_from import read_network, transplant
 from pldmlt_jax.training.log import open_log
-from pldmlt_jax.training.loop import Rounds, Stopping, algorithm_rounds, fit
+from pldmlt_jax.training.loop import Rounds, Stopping, Validated, algorithm_rounds, fit
 from pldmlt_jax.training.parallel import Devices, own_rows, training_devices
 from pldmlt_jax.training.processes import on_first, summed
 from pldmlt_jax.types import Batch
@@ -74,7 +76,7 @@ def train(context: Context) -> None:
         return map(devices.put_batch, stream)
 
     with (
-        progress("train", rounds.total_steps) as task,
+        progress("train", rounds.total_steps, config.train.batch_size) as task,
         context.checkpoints(context.workdir / "checkpoints", to_dict(config)) as checkpoints,
     ):
         fit(
@@ -87,7 +89,7 @@ def train(context: Context) -> None:
             validate=lambda state: validate(state, method, devices, validation, validation_labels, config),
             names=lambda batch: names_of(batch, training, context),
             checkpoints=checkpoints,
-            make_log=lambda step: open_log(context.workdir, step),
+            make_log=lambda step: open_log(context.workdir, step, config_text(config)),
             task=task,
         )
     on_first(lambda: calibrate(context))
@@ -185,13 +187,13 @@ def pseudo_labels(path: Path, split: PreparedSplit) -> Labels:
 
 def validate(
     state: MethodState, method: Method, devices: Devices, selection: Selection, labels: Labels, config: Config
-) -> tuple[float, dict]:
-    """The score that early stopping maximises, and the figures of the validation images at the network's size.
+) -> Validated:
+    """The score that early stopping maximises, figures of the validation images at the network's size, and some of them.
 
     Of all processes' images together; a batch that the devices do not divide is filled up with rows of weight 0.
     """
     counts = SegmentationCounts.empty(method.loss.target)
-    sums, images = np.zeros(4), 0.0
+    sums, images, pictures = np.zeros(4), 0.0, {}
     evaluated, own = devices.evaluation(eval_step, method=method), devices.own_batch_size(config.evaluation.batch_size)
     for batch in eval_batches(selection.split, selection.indices, labels, batch_size=own, shard=devices.shard):
         output = evaluated(state, devices.put_batch(batch))
@@ -204,6 +206,9 @@ def validate(
                 threshold=MONITOR_THRESHOLD,
             )
         )
+        for row in np.flatnonzero(batch.weight)[: NUM_IMAGES - len(pictures)]:
+            name, p = selection.split.image_ids[batch.index[row]], output.probabilities[row]
+            pictures[name] = glance(batch.image[row], batch.mask_bits[row], p, method.loss.target, MONITOR_THRESHOLD)
         count = float(batch.weight.sum())
         sums += count * np.array([*map(float, output.losses), float(output.loss_updated)])
         images += count
@@ -211,4 +216,5 @@ def validate(
     names = ("val/loss", "val/seg_loss", "val/grade_loss", "val/loss_updated")
     values: dict[str, float] = dict(zip(names, sums / max(images, 1.0), strict=True))
     values["val/dice"] = counts.compute()["seg/foreground/dice"] or 0.0
-    return (values["val/dice"] if config.train.monitor == "dice" else -values["val/loss"]), values
+    score = values["val/dice"] if config.train.monitor == "dice" else -values["val/loss"]
+    return Validated(score, values, pictures)

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from pldmlt_jax.cli.config_listing import config_text
 from pldmlt_jax.cli.context import Context
 from pldmlt_jax.config import Config, GraderConfig, to_dict
 from pldmlt_jax.data.loader import eval_batches, oversampled, steps_per_epoch, train_batches, true_labels
@@ -19,7 +20,7 @@ from pldmlt_jax.models.pretrained import load_weights
 from pldmlt_jax.models.published import fetch_weights, weights_path
 from pldmlt_jax.progress import progress
 from pldmlt_jax.training.log import open_log
-from pldmlt_jax.training.loop import Rounds, Stopping, fit
+from pldmlt_jax.training.loop import Rounds, Stopping, Validated, fit
 from pldmlt_jax.training.parallel import Devices, own_devices, own_rows, training_devices
 from pldmlt_jax.training.processes import merged, on_first, summed
 from pldmlt_jax.types import NUM_GRADES, UNKNOWN_GRADE, Batch
@@ -46,11 +47,11 @@ def train_one(context: Context, name: str) -> None:
     indices = drawn_indices(training, config.grader)
     rounds = Rounds((("grader", steps_per_epoch(len(indices), config.grader.batch_size)),), config.grader.epochs)
 
-    def validate(state: TrainState) -> tuple[float, dict]:
+    def validate(state: TrainState) -> Validated:
         logits, loss = predict(state, grader, selections["val"], devices)
         figures = grading_figures(softmax(logits), given_grades(selections["val"]), majority_grade(selections["train"]))
         values = {"val/loss": loss, "val/accuracy": figures["grade/accuracy"], "val/kappa": figures["grade/kappa"]}
-        return values["val/kappa"] or 0.0, values
+        return Validated(values["val/kappa"] or 0.0, values)
 
     def batches(step: int) -> Iterator[Batch]:
         own, labels = devices.own_batch_size(config.grader.batch_size), true_labels(training.split)
@@ -58,7 +59,7 @@ def train_one(context: Context, name: str) -> None:
         return map(devices.put_batch, train_batches(training.split, indices, labels, batch_size=own, **shared))
 
     with (
-        progress(f"grader {name}", rounds.total_steps) as task,
+        progress(f"grader {name}", rounds.total_steps, config.grader.batch_size) as task,
         context.checkpoints(directory / "checkpoints", to_dict(context.config)) as checkpoints,
     ):
         fit(
@@ -71,7 +72,7 @@ def train_one(context: Context, name: str) -> None:
             validate=validate,
             names=lambda batch: [training.split.image_ids[i] for i in own_rows(batch.index).ravel()],
             checkpoints=checkpoints,
-            make_log=lambda step: open_log(directory, step),
+            make_log=lambda step: open_log(directory, step, config_text(config)),
             task=task,
         )
     on_first(lambda: _write_figures(context, grader, name, weights))

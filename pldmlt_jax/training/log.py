@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tensorboardX import SummaryWriter
+from jaxtyping import UInt8
 
 from pldmlt_jax.files import writing
+from pldmlt_jax.training.events import EventFile
 from pldmlt_jax.training.processes import is_first
 
 
@@ -33,17 +34,18 @@ class RunLog:
 
     Args:
         workdir: Where both go.
-        after_step: Lines of later steps are removed: a resumed run writes them again.
+        after_step: What was written for later steps is removed: a resumed run writes it again.
+        text: Of the config, for TensorBoard.
     """
 
-    def __init__(self, workdir: Path, after_step: int = 0):
+    def __init__(self, workdir: Path, after_step: int = 0, text: str = ""):
         workdir.mkdir(parents=True, exist_ok=True)
         path = workdir / "log.jsonl"
         kept = [line for line in read_log(path) if line["step"] <= after_step]
         with writing(path) as file:
             file.writelines(json.dumps(line) + "\n" for line in kept)
         self._file = open(path, "a", encoding="utf-8")
-        self._events = SummaryWriter(str(workdir), purge_step=after_step + 1)
+        self._events = EventFile(workdir, after_step, text)
 
     def __enter__(self) -> "RunLog":
         return self
@@ -59,9 +61,12 @@ class RunLog:
     def sync(self) -> None:
         """Brings what was written to the disk, before a checkpoint that counts on it."""
         os.fsync(self._file.fileno())
+        self._events.sync()
 
-    def write(self, step: int, phase: str, values: Mapping[str, Any], seconds: float | None = None, **more: Any) -> None:
-        """Writes one line: the step, the phase (`theta`, `label`, `both` or `val`), the values.
+    def write(
+        self, step: int, phase: str, values: Mapping[str, Any], seconds: float | None = None, **more: Any
+    ) -> dict[str, Any]:
+        """Writes one line: the step, the phase (`theta`, `label`, `both` or `val`), the values, which it returns as written.
 
         The time goes to TensorBoard alone: `log.jsonl` is the same, byte for byte, whenever and however often it stopped.
         """
@@ -72,7 +77,15 @@ class RunLog:
             for i, scalar in enumerate(value if isinstance(value, list) else [value]):
                 suffix = f"_{i}" if isinstance(value, list) else ""
                 if scalar is not None:
-                    self._events.add_scalar(f"{phase}/{name}{suffix}", scalar, step)
+                    self._events.add_scalar(f"{phase}/{name.removeprefix(f'{phase}/')}{suffix}", scalar, step)
+        self._events.flush()
+        return plain
+
+    def write_pictures(self, step: int, phase: str, pictures: Mapping[str, UInt8[np.ndarray, "h w 3"]]) -> None:
+        """Shows pictures in TensorBoard."""
+        for name, picture in pictures.items():
+            self._events.add_picture(f"{phase}/{name}", picture, step)
+        self._events.flush()
 
 
 class NoLog(RunLog):
@@ -87,13 +100,18 @@ class NoLog(RunLog):
     def sync(self) -> None:
         pass
 
-    def write(self, step: int, phase: str, values: Mapping[str, Any], seconds: float | None = None, **more: Any) -> None:
+    def write(
+        self, step: int, phase: str, values: Mapping[str, Any], seconds: float | None = None, **more: Any
+    ) -> dict[str, Any]:
+        return {}
+
+    def write_pictures(self, step: int, phase: str, pictures: Mapping[str, UInt8[np.ndarray, "h w 3"]]) -> None:
         pass
 
 
-def open_log(workdir: Path, after_step: int = 0) -> RunLog:
-    """The run's log in its first process, none in others."""
-    return RunLog(workdir, after_step) if is_first() else NoLog()
+def open_log(workdir: Path, after_step: int = 0, text: str = "") -> RunLog:
+    """The run's log in its first process, none in others; see `RunLog`."""
+    return RunLog(workdir, after_step, text) if is_first() else NoLog()
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

@@ -6,10 +6,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
-from jaxtyping import Array
+import numpy as np
+from jaxtyping import Array, UInt8
 
 from pldmlt_jax.config import GraderConfig, TrainConfig
 from pldmlt_jax.errors import CheckpointError
@@ -23,8 +24,19 @@ from pldmlt_jax.types import Batch
 
 AGREE_EVERY_STEPS = 10
 
+SHOWN = ("loss", "meta_loss")
+"""Figures of a step that are shown while it trains."""
+
 StepFunction = Callable[[Any, Batch], tuple[Any, dict[str, Array]]]
 """(state, batch) -> (state, metrics)."""
+
+
+class Validated(NamedTuple):
+    """How a state does on the validation images."""
+
+    score: float  # which is maximised
+    figures: dict[str, Any]  # flat, to log
+    pictures: Mapping[str, UInt8[np.ndarray, "h w 3"]] = {}  # RGB, for TensorBoard
 
 
 @dataclass(frozen=True)
@@ -82,6 +94,10 @@ class Stopping:
     def of_training(cls, config: TrainConfig) -> "Stopping":
         return cls(**{field.name: getattr(config, field.name) for field in dataclasses.fields(cls)})
 
+    def seconds_left(self, spent_s: float) -> float:
+        """Until the time is over."""
+        return 60.0 * self.max_minutes - spent_s if self.max_minutes else math.inf
+
     @classmethod
     def of_grader(cls, config: GraderConfig, train: TrainConfig) -> "Stopping":
         return cls(config.patience_epochs, save_every_minutes=train.save_every_minutes, on_nonfinite=train.on_nonfinite)
@@ -136,7 +152,7 @@ def fit(
     steps: Mapping[str, StepFunction],
     diagnostics: Mapping[str, Callable[[Any, Batch], dict[str, Array]]],
     batches: Callable[[int], Iterator[Batch]],
-    validate: Callable[[Any], tuple[float, dict]],
+    validate: Callable[[Any], Validated],
     names: Callable[[Batch], list[str]],
     checkpoints: Checkpoints,
     make_log: Callable[[int], RunLog],
@@ -151,7 +167,7 @@ def fit(
         steps: Phase -> its step, which may use up the state that it is given.
         diagnostics: Phase -> further figures, computed before a logged step only, for they cost more than it does.
         batches: Step -> the endless stream of training batches from that step on.
-        validate: State -> the score that is maximised, and flat figures to log.
+        validate: State -> how it does on the validation images.
         names: The names of a batch's images.
         checkpoints: Where the latest and the best state are kept.
         make_log: Step -> a log that keeps what was written up to that step.
@@ -173,6 +189,7 @@ def fit(
     skip, directory = stopping.on_nonfinite == "skip", checkpoints.directory.parent
     watch = FiniteWatch(directory, names, skip=skip, skipped=progress.skipped, in_a_row=progress.skipped_in_a_row)
     stream = batches(step)
+    losses: dict[str, Any] = {}
     if step:
         print(f"  goes on from step {step} of {rounds.total_steps}", flush=True)
 
@@ -195,8 +212,8 @@ def fit(
             if logged:
                 watch.settle(state)
                 figures = {name: value for name, value in metrics.items() if name != "finite"}
-                log.write(step, phase, figures | more, round=progress.round + 1)
-            task.update(step, f"round {progress.round + 1}, best {progress.best_score:.4f}")
+                losses |= log.write(step, phase, figures | more, round=progress.round + 1)
+            task.update(step, in_words(progress, losses), most_s=stopping.seconds_left(time.monotonic() - start_s))
             progress.step += 1
             if progress.step == rounds.steps_per_round:
                 progress.round, progress.step = progress.round + 1, 0
@@ -204,19 +221,27 @@ def fit(
             signum, due = asked(step, 0 < 60.0 * stopping.save_every_minutes <= time.monotonic() - saved_s)
             if progress.must_look(rounds, stopping):
                 watch.settle(state)
-                score, values = validate(state)
+                seen = validate(state)
                 progress.seconds = of_first(time.monotonic() - start_s)
-                _require_finite(score, step)
-                progress.observe(score, stopping.min_delta)
+                _require_finite(seen.score, step)
+                progress.observe(seen.score, stopping.min_delta)
                 skipped = {"skipped_steps": watch.skipped} if skip else {}
-                log.write(step, "val", values | skipped, seconds=progress.seconds, round=progress.round)
-                saved_s = save(score)
+                log.write(step, "val", seen.figures | skipped, seconds=progress.seconds, round=progress.round)
+                log.write_pictures(step, "val", seen.pictures)
+                saved_s = save(seen.score)
             elif signum or due:
                 saved_s = save(None)
             if signum:
                 checkpoints.wait()
                 raise Interrupted(signum, f"saved at step {step}")
     return progress
+
+
+def in_words(progress: Progress, figures: Mapping[str, Any]) -> str:
+    """What a person who watches wants to know; of losses the last that were logged, so that no step waits for them."""
+    losses = [f"{name.replace('_', ' ')} {figures[name]:.4g}" for name in SHOWN if figures.get(name) is not None]
+    best = [f"best score {progress.best_score:.4f}"] if progress.best_round else []
+    return ", ".join([*losses, f"round {progress.round + 1}", *best])
 
 
 def resumed(state: Any, rounds: Rounds, checkpoints: Checkpoints) -> tuple[Any, Progress]:

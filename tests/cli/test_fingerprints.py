@@ -10,7 +10,8 @@ from data.idrid_files import SHAPE, write_grading, write_segmentation
 from pldmlt_jax.cli.app import run
 from pldmlt_jax.cli.context import Context
 from pldmlt_jax.cli.flags import Arguments, parse
-from pldmlt_jax.pipeline import STAGES, fingerprint_of, raw_files
+from pldmlt_jax.fingerprints import fingerprint_of, raw_files
+from pldmlt_jax.stages import STAGES
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pldmlt_jax.cli.app import VERBS, run
-from pldmlt_jax.cli.flags import parse
+from pldmlt_jax.cli.flags import SWITCHES, VERBS_OF, parse
 from pldmlt_jax.config import Config, from_dict, frozen, to_dict
 from pldmlt_jax.errors import ConfigError, UserError
 from pldmlt_jax.validation import CHOICES, NAME, PATHS, RANGES, config_errors, fields, validate
@@ -41,6 +41,23 @@ def test_all_mistakes_are_reported_at_once_with_the_nearest_name(capsys):
     text = failure(capsys, IDRID, "--config.data.rot=x", "--config.data.size_px=abc", "--workdri=3", "evalute")
     for part in ("data.rot", "data.root?", "size_px", "'abc'", "--workdir?", "did you mean evaluate?"):
         assert part in text
+
+
+@pytest.mark.parametrize(
+    ("argument", "nearest"),
+    [
+        ("--config=configs/idird.py", "configs/idrid.py"),
+        ("--size_px=64", "--config.data.size_px"),
+        ("--config.grader_size_px=64", "--config.grader.size_px"),
+        ("--config.batch_size=2", "--config.train.batch_size"),
+        ("--print-config", "--print_config"),
+        ("--config.data.segmentation=idrid_s+diaretdb", "diaretdb1"),
+        ("--config.loss.target=leisons", "lesions"),
+        ("--config.model.encoder=resnet_50", "resnet50"),
+    ],
+)
+def test_what_is_not_known_is_told_with_the_nearest_name(capsys, argument, nearest):
+    assert f"did you mean {nearest}?" in failure(capsys, argument)
 
 
 def test_all_bad_values_are_reported_at_once(capsys):
@@ -193,8 +210,10 @@ def test_help_answers_at_once_and_lists_the_verbs():
     done = subprocess.run([sys.executable, "main.py", "--help"], capture_output=True, text=True, check=False)
     assert done.returncode == 0
     assert spent_s() - before < 1.0  # of the processor, whatever else keeps it busy; on an idle machine it takes no longer
-    for verb in VERBS:
-        assert verb == "run" or verb in done.stdout
+    assert all(verb in done.stdout for verb in VERBS if verb != "run")
+    assert all(f"--{flag}" in done.stdout for flag in (*VERBS_OF, *SWITCHES, "config", "workdir", "help"))
+    lines = done.stdout.splitlines()
+    assert len(lines) <= 40 and max(map(len, lines)) <= 100
     check = "import sys, pldmlt_jax.cli.app; assert not {'jax', 'flax', 'cv2'} & set(sys.modules), 'heavy import'"
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
 

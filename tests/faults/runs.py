@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from event_file import written
 
 from pldmlt_jax.training.checkpoint import Checkpoints
 
@@ -97,6 +98,9 @@ def results(workdir: Path) -> Results:
     }
     if (workdir / "table.json").is_file():
         files["table.json"] = without_cost((workdir / "table.json").read_bytes())
+    for path in sorted(workdir.glob("**/events.*")):
+        if "set_aside" not in path.parts:
+            files[str(path.parent.relative_to(workdir) / "events")] = repr(written(path.parent)).encode()
     folders = sorted(path for path in workdir.glob("**/checkpoints") if "set_aside" not in path.parts)
     return Results(files, {str(folder.relative_to(workdir)): checkpointed(folder) for folder in folders})
 

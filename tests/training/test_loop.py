@@ -9,6 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from event_file import written
 
 from pldmlt_jax.config import TrainConfig
 from pldmlt_jax.errors import CheckpointError
@@ -16,7 +17,7 @@ from pldmlt_jax.interruption import STOP, Interrupted
 from pldmlt_jax.progress import Task
 from pldmlt_jax.training.checkpoint import Checkpoints
 from pldmlt_jax.training.log import RunLog, read_log
-from pldmlt_jax.training.loop import Rounds, Stopping, algorithm_rounds, fit
+from pldmlt_jax.training.loop import Rounds, Stopping, Validated, algorithm_rounds, fit
 
 
 def test_rounds_of_algorithm_1():
@@ -44,7 +45,9 @@ def run(directory: Path, rounds: Rounds, scores: list[float], patience: int = 10
 
     def validate(state):
         round_ = int(state["count"]) // rounds.steps_per_round
-        return scores[round_ - 1], {"val/score": scores[round_ - 1]}
+        return Validated(
+            scores[round_ - 1], {"val/score": scores[round_ - 1]}, {"eye": np.full((4, 6, 3), round_, np.uint8)}
+        )
 
     start = {"sum": jnp.zeros(()), "count": jnp.zeros((), jnp.int32)}
     with Checkpoints(directory / "checkpoints") as checkpoints:
@@ -57,7 +60,7 @@ def run(directory: Path, rounds: Rounds, scores: list[float], patience: int = 10
             batches=batches,
             validate=validate,
             checkpoints=checkpoints,
-            make_log=lambda at: RunLog(directory, at),
+            make_log=lambda at: RunLog(directory, at, text="    seed = 0"),
             names=lambda batch: [str(batch)],
             task=Task("test", None, rounds.total_steps),
         )
@@ -80,6 +83,7 @@ def test_stopped_and_resumed_equals_uninterrupted(tmp_path):
     assert resumed[1].best_round == whole[1].best_round == 2
 
     assert (tmp_path / "parts" / "log.jsonl").read_bytes() == (tmp_path / "whole" / "log.jsonl").read_bytes()
+    assert written(tmp_path / "parts") == written(tmp_path / "whole")
 
 
 @pytest.fixture
@@ -112,12 +116,52 @@ def test_stopped_at_any_step_equals_uninterrupted(tmp_path, no_signal, stop_afte
     assert resumed[2] == whole[2]
     assert dataclasses.replace(resumed[1], seconds=0.0) == dataclasses.replace(whole[1], seconds=0.0)
     assert (tmp_path / "parts" / "log.jsonl").read_bytes() == (tmp_path / "whole" / "log.jsonl").read_bytes()
+    assert written(tmp_path / "parts") == written(tmp_path / "whole")
 
 
 def test_fewer_rounds_than_were_trained_are_refused(tmp_path):
     run(tmp_path, Rounds((("a", 1),), 3), [0.1, 0.2, 0.3])
     with pytest.raises(CheckpointError, match="trained for 3 rounds"):
         run(tmp_path, Rounds((("a", 1),), 2), [0.1, 0.2, 0.3])
+
+
+class Unread:
+    """A figure that is still being computed: whoever reads it waits for it."""
+
+    def __array__(self, *_: Any, **__: Any) -> np.ndarray:
+        raise AssertionError("read")
+
+    __float__ = __format__ = __array__
+
+
+def test_shown_losses_are_the_logged_ones_and_no_other_is_waited_for(tmp_path):
+    notes: list[str] = []
+
+    class Watched(Task):
+        def update(self, done: int, note: str = "", **_: Any) -> None:
+            notes.append(note)
+
+    def step(state, batch):
+        losses = {"a": {"loss": 0.25 + batch}, "b": {"meta_loss": 0.5}}
+        return state, losses[batch_phases[batch]] if batch % 4 in (0, 3) else {"loss": Unread()}
+
+    batch_phases = ["a", "a", "a", "b"] * 2
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        fit(
+            {"x": jnp.zeros(())},
+            rounds=Rounds((("a", 3), ("b", 1)), 2),
+            stopping=Stopping(patience_rounds=9, log_every_steps=3),
+            steps={"a": step, "b": step},
+            diagnostics={},
+            batches=lambda step: iter(range(step, 8)),
+            validate=lambda state: Validated(0.5, {}),
+            checkpoints=checkpoints,
+            make_log=lambda at: RunLog(tmp_path, at),
+            names=lambda batch: [str(batch)],
+            task=Watched("test", None, 8),
+        )
+    first, second = "loss 0.25, round 1", "loss 4.25, meta loss 0.5, round 2, best score 0.5000"
+    assert notes == [first, first, first, "loss 0.25, meta loss 0.5, round 1", second, second, second, second]
 
 
 def test_patience_ends_training(tmp_path):

@@ -12,7 +12,7 @@ import pytest
 from pldmlt_jax.progress import Task
 from pldmlt_jax.training.checkpoint import Checkpoints
 from pldmlt_jax.training.log import RunLog, read_log
-from pldmlt_jax.training.loop import Rounds, Stopping, fit
+from pldmlt_jax.training.loop import Rounds, Stopping, Validated, fit
 from pldmlt_jax.training.nonfinite import FOLDER, MOST_IN_A_ROW
 
 
@@ -37,7 +37,7 @@ def run(directory: Path, bad: set[int], *, skip: bool = False, log_every: int = 
             steps={"theta": step},
             diagnostics={},
             batches=batches,
-            validate=lambda state: (0.0, {}),
+            validate=lambda state: Validated(0.0, {}),
             names=lambda batch: [f"image {batch['number']}"],
             checkpoints=checkpoints,
             make_log=lambda at: RunLog(directory, at),

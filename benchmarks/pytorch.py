@@ -1,0 +1,71 @@
+"""What this project is compared with: segmentation_models.pytorch's U-Net of the same encoder, decoder and head.
+
+Needs requirements-bench.txt. Weights are random: no speed depends on them.
+"""
+
+import contextlib
+import copy
+import importlib.util
+from typing import Any, NamedTuple
+
+import jax
+
+from pldmlt_jax.models.layers import IMAGENET_MEAN, IMAGENET_STD
+from pldmlt_jax.types import NUM_GRADES
+
+DECODER_FILTERS = (256, 128, 64, 32, 16)
+
+
+class Variant(NamedTuple):
+    """One form that a user would try."""
+
+    model: Any
+    layout: Any  # torch's memory format
+
+
+class Pytorch(NamedTuple):
+    torch: Any
+    device: Any
+    name: str  # of the device
+    library: str  # versions
+    variants: dict[str, Variant]
+    mean: Any
+    std: Any
+
+
+def load() -> Pytorch | None:
+    """The U-Net in the forms eager, channels-last and compiled, on the GPU where torch has one; None without torch.
+
+    Where JAX computes on a processor, so does torch.
+    """
+    if not importlib.util.find_spec("segmentation_models_pytorch"):
+        print("  segmentation_models.pytorch is not installed: see requirements-bench.txt")
+        return None
+    import torch  # pyright: ignore[reportMissingImports]
+
+    with contextlib.suppress(RuntimeError):  # where torchvision's compiled operators do not fit torch; none is needed here
+        for operator in ("nms", "qnms"):
+            torch.library.define(f"torchvision::{operator}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    import segmentation_models_pytorch as smp  # pyright: ignore[reportMissingImports]
+
+    cuda = torch.cuda.is_available() and jax.default_backend() != "cpu"
+    device = torch.device("cuda" if cuda else "cpu")
+    model = smp.Unet(
+        "vgg16", encoder_weights=None, decoder_channels=DECODER_FILTERS, classes=2, decoder_use_norm="batchnorm",
+        aux_params={"pooling": "avg", "classes": NUM_GRADES},
+    ).to(device)  # fmt: skip
+    channels_last = copy.deepcopy(model).to(memory_format=torch.channels_last)
+    variants = {
+        "eager": Variant(model, torch.contiguous_format),
+        "channels_last": Variant(channels_last, torch.channels_last),
+        "compile": Variant(torch.compile(copy.deepcopy(channels_last)), torch.channels_last),
+    }
+    mean, std = (torch.tensor(each, device=device).view(1, 3, 1, 1) for each in (IMAGENET_MEAN, IMAGENET_STD))
+    library = f"torch {torch.__version__}, smp {smp.__version__}"
+    return Pytorch(torch, device, torch.cuda.get_device_name() if cuda else "cpu", library, variants, mean, std)
+
+
+def normalised(pytorch: Pytorch, images: Any, layout: Any) -> Any:
+    """uint8 `[b, h, w, 3]` of NumPy as the network's input on its device."""
+    x = pytorch.torch.from_numpy(images).to(pytorch.device).permute(0, 3, 1, 2).contiguous(memory_format=layout)
+    return (x.float() / 255 - pytorch.mean) / pytorch.std
