@@ -3,7 +3,7 @@
 Purpose:   six networks, two seeds, one command.
 Paper:     no figure of it: the networks are narrow and start at random, the photographs are drawn.
 Launch:    python main.py compare --config=configs/tables/table1_demo.py
-Expected:  results/table1_demo.json
+Expected:  not yet measured.
 Hardware:  2 CPU cores, 2 GiB.
 """
 
