@@ -99,14 +99,18 @@ def _failure(error: Exception) -> tuple[int, str]:
 
 
 def _print_config(arguments: Arguments) -> int:
-    """Prints the config that the verb would use: a trained network's own, where it would take that one."""
+    """Prints the config that the verb would use, a table's row by row: a trained network's own, where it would take that."""
     from pldmlt_jax.cli.config_listing import print_config
 
     if arguments.verb in VERBS_OF["checkpoint"]:
         from pldmlt_jax.cli.context import with_saved_config
 
         arguments = with_saved_config(arguments)
-    print_config(arguments.config)
+    if arguments.table is None:
+        print_config(arguments.config)
+    for row in arguments.table.rows if arguments.table is not None else ():
+        print(f"row {row.name}")
+        print_config(row.config)
     return 0
 
 

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,12 @@ from pldmlt_jax.files import read_json, read_rows, write_json, write_rows, writi
 from pldmlt_jax.pipeline import missing_weights
 from pldmlt_jax.table import PUBLISHED, Cell, Table, cells
 
+SAVE_INTERVAL_S = 60.0
+"""The table is written anew this often while runs are missing: of hundreds it takes some seconds."""
+
 
 def main(arguments: Arguments) -> int:
-    """Runs what is missing, one run after the other; the table is written after each, and says what it lacks.
+    """Runs what is missing, one run after the other; the table is written as it goes, and says what it lacks.
 
     Returns:
         The exit status: 1 where a run has failed.
@@ -31,6 +35,7 @@ def main(arguments: Arguments) -> int:
     require_inputs(wanted, raw)
     print(f"{table.name}: {len(wanted)} runs in {arguments.workdir}", flush=True)
     failed: dict[Path, str] = {}
+    written = time.monotonic()
     for number, cell in enumerate(wanted, 1):
         print(f"[{number}/{len(wanted)}] {cell.label}", end="", flush=True)
         if cell_is_complete(cell, raw, arguments.split):
@@ -44,7 +49,9 @@ def main(arguments: Arguments) -> int:
         others = tuple(other.workdir for other in every if other.workdir != cell.workdir and other.workdir.is_dir())
         if message := run_cell(cell, others, arguments.split, debug=arguments.debug):
             failed[cell.workdir] = message
-        write_table(arguments, every, raw)
+        if time.monotonic() - written > SAVE_INTERVAL_S:
+            write_table(arguments, every, raw)
+            written = time.monotonic()
     write_table(arguments, every, raw)
     print((arguments.workdir / "table.md").read_text(encoding="utf-8").partition("## Cost")[0].rstrip())
     print(f"\nall of it: {arguments.workdir / 'table.md'}, table.csv and table.json beside it")

@@ -252,7 +252,7 @@ def parse(argv: list[str], verbs: tuple[str, ...]) -> Arguments | None:
         verb, config, config_given, workdir, values.checkpoint, values.split, values.input, values.output,
         values.engine, values.probabilities, values.format, values.augmented, values.print_config,
         overrides=tuple(_overrides(_joined(rest))), workdir_given=bool(values.workdir), table=table, rows=rows,
-        predictions=values.predictions, words=tuple(argv[1:]), debug=values.debug,
+        predictions=values.predictions, words=tuple(_joined(argv[1:])), debug=values.debug,
     )  # fmt: skip
 
 
