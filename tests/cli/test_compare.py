@@ -105,11 +105,12 @@ def test_one_compilation_of_each_step_serves_all_runs_of_one_shape(root: Path, m
 
 
 def test_a_run_that_cannot_run_is_said_and_takes_nothing_with_it(root: Path, capfd) -> None:
-    """Another process holds its workdir: it fails, the others are skipped, and the table says so."""
+    """Another process holds its workdir: it fails, so does the one that starts from it, and the table says so."""
     copy = root / "failing"
     shutil.copytree(root / "table", copy / "table")
     (copy / "cache").symlink_to(root / "cache")
-    (copy / "table/lesions/fold0_seed0/metrics.json").unlink()
+    for name in ("lesions", "ours"):
+        (copy / f"table/{name}/fold0_seed0/metrics.json").unlink()
     with locked(copy / "table/lesions/fold0_seed0" / LOCK):
         assert run(arguments(copy)) == 1
     captured = capfd.readouterr()
