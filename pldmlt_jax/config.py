@@ -265,6 +265,8 @@ class InferenceConfig(Part):
 
 @dataclass(unsafe_hash=True)
 class Config(Part):
+    """A run. Its parts' fields are set as any attribute, until `validate` has seen them."""
+
     name: str = "idrid"  # of the run, and of its folder
     workdir: str = ""  # "" = runs/NAME
     seed: int = 0  # of initial values, and of the order and augmentation of training images
