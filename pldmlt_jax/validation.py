@@ -215,7 +215,7 @@ def _choice_errors(values: dict[str, Any]) -> Iterator[UserError]:
                     path,
                     f"unknown name {reprlib.repr(item)}",
                     "one of " + ", ".join(known),
-                    nearest(item, known, "choose one of them"),
+                    nearest(item, tuple(known), "choose one of them"),
                 )
 
 
