@@ -265,7 +265,7 @@ class InferenceConfig(Part):
 
 @dataclass(unsafe_hash=True)
 class Config(Part):
-    """A run. Its parts' fields are set as any attribute, until `validate` has seen them."""
+    """All choices of a run; in Python they are set as attributes."""
 
     name: str = "idrid"  # of the run, and of its folder
     workdir: str = ""  # "" = runs/NAME
