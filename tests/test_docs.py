@@ -98,6 +98,9 @@ def test_missing_mask_is_told(config, extended, capsys):
     finally:
         moved.rename(extended / "EYES" / "lesions" / "3.png")
     assert "3.jpg: no mask" in capsys.readouterr().out
+    config.evaluation.num_examples = 1  # the config is still its maker's, to be changed
+    with pytest.raises(pj.UserError, match="did you mean check"):
+        pj.run_config(config, "chekc")
 
 
 @pytest.mark.parametrize("pair", [("stages", "unet"), ("stages", "linknet"), ("stages", "fpn"), ("vgg16", "hypercolumn"),

@@ -26,6 +26,8 @@ names = {"__name__": "__main__"}
 for cell in json.loads(pathlib.Path(sys.argv[1]).read_text(encoding="utf-8"))["cells"]:
     if cell["cell_type"] == "code":
         exec(compile("".join(cell["source"]), cell["id"], "exec"), names)
+import matplotlib
+assert matplotlib.get_backend() == "svg", "figures would not be shown where the user wants them"
 """
 
 
@@ -41,7 +43,7 @@ def folder(tmp_path_factory) -> Path:
 
 def execute(path: Path, folder: Path) -> str:
     """Runs a notebook; returns what it prints."""
-    environment = os.environ | {"PLDMLT_NOTEBOOK_TINY": "1", "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"PLDMLT_NOTEBOOK_TINY": "1", "PYTHONPATH": str(ROOT), "MPLBACKEND": "svg"}
     command = [sys.executable, "-W", "error", "-c", RUN_CELLS, str(path)]
     result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, f"{path.name}: {result.stdout[-2000:]}\n{result.stderr[-4000:]}"

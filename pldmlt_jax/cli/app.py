@@ -15,7 +15,7 @@ from types import TracebackType
 
 from pldmlt_jax.cli.flags import VERBS_OF, Arguments, fail, parse
 from pldmlt_jax.config import Config, frozen
-from pldmlt_jax.errors import ConfigError, UserError
+from pldmlt_jax.errors import ConfigError, UserError, nearest
 from pldmlt_jax.files import as_disk_error, locked
 from pldmlt_jax.interruption import Interrupted, stopping_on_signals
 
@@ -107,7 +107,9 @@ def run_config(config: Config, verb: str = "run", *, workdir: str | Path = "") -
         UserError: The config, a file of a data set or the verb is wrong; several such errors at once.
     """
     if verb not in VERBS:
-        raise ConfigError("verb", repr(verb), "one of " + ", ".join(VERBS), "choose one of them")
+        raise ConfigError(
+            repr(verb), "no such verb", "one of " + ", ".join(VERBS), nearest(verb, tuple(VERBS), "choose one of them")
+        )
     folder = Path(workdir or config.workdir or f"runs/{config.name}")
     with stopping_on_signals():
         _run_verb(Arguments(verb, config, config_given=True, workdir=folder, workdir_given=bool(workdir)))
