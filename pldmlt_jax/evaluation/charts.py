@@ -4,10 +4,6 @@ import html
 import io
 from collections.abc import Mapping, Sequence
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -25,14 +21,14 @@ Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]
 def _svg(figure: Figure, title: str) -> str:
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, bbox_inches="tight", metadata={"Date": None})
-    plt.close(figure)
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :].replace("<svg ", f'<svg role="img" aria-label="{html.escape(title)}" ', 1)
     return svg
 
 
 def _axes(title: str, x_label: str) -> tuple[Figure, Axes]:
-    figure, axes = plt.subplots(figsize=(5.2, 2.9))
+    figure = Figure(figsize=(5.2, 2.9))  # not pyplot's, which would change where a notebook shows its own
+    axes = figure.add_subplot()
     axes.set_title(title, color=INK, fontsize=10, parse_math=False)
     axes.set_xlabel(x_label, color=INK, fontsize=9)
     axes.tick_params(colors=INK, labelsize=8)

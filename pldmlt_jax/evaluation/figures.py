@@ -28,7 +28,12 @@ PICTURE_QUALITY = 88
 
 
 def overlay(image: UInt8[np.ndarray, "h w 3"], masks: Mapping[str, Bool[np.ndarray, "h w"]]) -> UInt8[np.ndarray, "h w 3"]:
-    """Draws each mask as a translucent fill with a solid outline."""
+    """Draws each mask as a translucent fill with a solid outline.
+
+    Args:
+        image: RGB, uint8 [h, w, 3] in 0..255; it stays as it is.
+        masks: bool [h, w] each, by a name that LESION_COLOURS has: MA, HE, EX, SE, OD or lesion.
+    """
     picture = image.copy()
     thickness = max(round(max(image.shape) / 1000), 1)
     for name, mask in masks.items():
