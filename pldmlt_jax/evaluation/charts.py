@@ -34,12 +34,13 @@ MARKED_POINTS = 12
 Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]
 """Name -> (x, y)."""
 
-STYLE: dict[Any, Any] = {"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9, "text.parse_math": False}
+STYLE = {"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9, "text.parse_math": False}
 
 
 def _figure(title: str, description: str, draw: Any, size: tuple[float, float]) -> str:
     """A chart under its title; `description` is what stands in for it where it cannot be seen."""
-    with matplotlib.rc_context(STYLE | {"svg.hashsalt": title}):
+    style: dict[Any, Any] = {**STYLE, "svg.hashsalt": title}
+    with matplotlib.rc_context(style):
         figure, axes = plt.subplots(figsize=size)
         axes.tick_params(colors=INK, labelsize=9, length=3)
         for side, spine in axes.spines.items():
