@@ -4,8 +4,9 @@ import hashlib
 import itertools
 import json
 import os
+import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -27,7 +28,7 @@ from pldmlt_jax.data.prepare import PREPARATION_VERSION
 from pldmlt_jax.data.specs import dataset_spec, set_names
 from pldmlt_jax.data.synthetic import DRAWING_VERSION
 from pldmlt_jax.errors import ConfigError, UserError, gathered, raise_all
-from pldmlt_jax.files import read_json
+from pldmlt_jax.files import partial_path, read_json, remove_leftovers
 from pldmlt_jax.method.virtual_step import uses_graded_images
 from pldmlt_jax.models.published import NO_WEIGHTS, fetch_weights, weights_path
 from pldmlt_jax.training.processes import is_first, on_first
@@ -44,6 +45,7 @@ class Stage:
         sets: Gives the fields of the config that name the sets whose raw files it depends on.
         parts: Beginnings of the names of the fields that it depends on.
         without: Fields among them that it does not depend on.
+        without_in: Those that it does not depend on in a config like this one.
         weights: The weight files that it reads, "" for none, as the config names them.
         reads: Patterns of the files of the workdir that it depends on, which earlier stages make.
         stale: Patterns of what must be neither gone on from, overwritten nor shown when what it depends on changes.
@@ -60,6 +62,7 @@ class Stage:
     sets: Callable[[Config], tuple[str, ...]] = lambda config: ("segmentation", "grading")
     parts: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
+    without_in: Callable[[Config], tuple[str, ...]] = lambda config: ()
     weights: Callable[[Config], list[str]] = lambda config: []
     reads: tuple[str, ...] = ()
     stale: tuple[str, ...] = ()
@@ -81,6 +84,11 @@ def weights_of_training(config: Config) -> list[str]:
     return files + [str(path) for path in initial_files(config)]
 
 
+def fold_of_segmentation(config: Config) -> tuple[str, ...]:
+    """Graders never see a pixel-labelled photograph, of whatever fold, and label them all: one serves all folds."""
+    return ("data.fold",) if config.data.grading_split == "official" else ()
+
+
 METHOD = ("data.", "model.", "loss.", "meta.", "optim.", "train.", "seed")
 CHECKPOINTS = "checkpoints/*/_CHECKPOINT_METADATA"
 """Orbax' own file, with the time of saving: no two checkpoints share its content."""
@@ -92,11 +100,13 @@ STAGES = (
     Stage(
         "train-grader", train_graders, leaves=("graders",), parts=("data.", "grader.", "seed"),
         without=("data.size_px", "data.mask_reduction", "data.fusion", "data.fusion_px"),
-        weights=weight_files, stale=("graders",), goes_on=True, of_stage_1=True, shared=("graded_for_graders",),
+        without_in=fold_of_segmentation, weights=weight_files, stale=("graders",), goes_on=True, of_stage_1=True,
+        shared=("graded_for_graders",),
     ),
     Stage(
         "pseudo-label", pseudo_label, leaves=("pseudo_labels.csv", "pseudo_labels.json"),
         parts=("data.", "grader.", "pseudo."), without=("data.size_px", "data.mask_reduction"),
+        without_in=fold_of_segmentation,
         reads=("graders/*/metrics.json", f"graders/*/{CHECKPOINTS}"),
         stale=("pseudo_labels.csv", "pseudo_labels.json", "cams"), of_stage_1=True,
     ),
@@ -104,7 +114,7 @@ STAGES = (
         "train", train, leaves=("checkpoints", "log.jsonl"), sets=sets_of_training, parts=METHOD,
         weights=weights_of_training, reads=("pseudo_labels.csv",),
         stale=("checkpoints", "log.jsonl", "events.*", "weights.json", "metrics.json", "curves.json", "per_image.csv",
-               "examples", "predictions", "report.html"),
+               "per_graded_image.csv", "examples", "predictions", "report.html"),
         goes_on=True, shared=("segmented", "graded_for_network"),
     ),
     Stage(
@@ -154,7 +164,8 @@ def main(arguments: Arguments) -> None:
     context = Context(arguments)
     whole = arguments.verb == "run"
     graders = has_stage_1(context.config)
-    stages = [stage for stage in STAGES if stage.name == arguments.verb or (whole and (graders or not stage.of_stage_1))]
+    names = [stage.name for stage in STAGES]
+    stages = stages_of(context.config, names) if whole else [stage for stage in STAGES if stage.name == arguments.verb]
     errors: list[UserError] = missing_weights(context.config, stages)
     if not whole and stages[0].of_stage_1 and not graders:
         found = f"no graded set, or pseudo.source = 'given', and so nothing to do for {arguments.verb}"
@@ -167,6 +178,11 @@ def main(arguments: Arguments) -> None:
     if whole and is_first():
         print(closing_lines(context.workdir))
         print(f"done in {time.monotonic() - started:.0f} s; open {context.workdir / 'report.html'}")
+
+
+def stages_of(config: Config, names: Collection[str]) -> list[Stage]:
+    """The named stages in their order, without stage 1's where the config has none."""
+    return [stage for stage in STAGES if stage.name in names and (has_stage_1(config) or not stage.of_stage_1)]
 
 
 def raw_sets(config: Config, errors: list[UserError], *, told_later: bool) -> dict[str, str]:
@@ -192,6 +208,11 @@ def raw_sets(config: Config, errors: list[UserError], *, told_later: bool) -> di
         errors += bad_files
     raise_all(errors)
     return raw
+
+
+def is_complete(context: Context, stages: Sequence[Stage], raw: Mapping[str, str]) -> bool:
+    """Whether none of the stages has anything to do; opens no set and asks no device."""
+    return all(has_completed(stage, context.workdir, fingerprint_of(stage, context, raw)) for stage in stages)
 
 
 class Begun(NamedTuple):
@@ -241,8 +262,7 @@ def begin_stage(stage: Stage, context: Context, raw: Mapping[str, str], *, may_s
     """Records that a stage begins, with what it cannot go on from out of the way; None where it is skipped."""
     fingerprint = fingerprint_of(stage, context, raw)
     recorded = read_record(context.workdir).get(stage.name, {})
-    there = all((context.workdir / name).exists() for name in stage.leaves)
-    if may_skip and there and recorded.get("complete") == fingerprint.complete:
+    if may_skip and has_completed(stage, context.workdir, fingerprint):
         print(f"{stage.name}: complete and unchanged, skipped", flush=True)
         return None
     print(f"{stage.name}:", flush=True)
@@ -250,7 +270,41 @@ def begin_stage(stage: Stage, context: Context, raw: Mapping[str, str], *, may_s
     unfinished = recorded == {"begun": fingerprint.begun}  # by this very config: there is nothing else to keep
     moved = {} if goes_on or unfinished else set_aside(stage, context.workdir)
     write_record(context, stage, {"begun": fingerprint.begun})
+    other = next((one for one in context.others if stage.of_stage_1 and has_completed(stage, one, fingerprint)), None)
+    if other is not None:
+        take_over(stage, other, context.workdir)
+        write_record(context, stage, fingerprint._asdict())
+        return None
     return Begun(fingerprint, recorded, moved)
+
+
+def has_completed(stage: Stage, workdir: Path, fingerprint: Fingerprint) -> bool:
+    """Whether a workdir has what the stage leaves, of these very inputs."""
+    there = all((workdir / name).exists() for name in stage.leaves)
+    return there and read_record(workdir).get(stage.name, {}).get("complete") == fingerprint.complete
+
+
+def take_over(stage: Stage, other: Path, workdir: Path) -> None:
+    """Links what a stage has left in another workdir, for the same inputs: a finished stage's files are never written to."""
+    remove_leftovers(workdir)
+    for name in (path.name for pattern in stage.stale for path in sorted(other.glob(pattern))):
+        partial = partial_path(workdir / name)
+        if (other / name).is_dir():
+            shutil.copytree(other / name, partial, copy_function=link)
+        else:
+            link(other / name, partial)
+        if (workdir / name).is_dir():  # of a process that was killed while it took this over
+            shutil.rmtree(workdir / name)
+        partial.rename(workdir / name)
+    print(f"  of the same inputs as in {other}, and so taken from there", flush=True)
+
+
+def link(source: str | Path, target: str | Path) -> None:
+    """A second name of a file, or a copy where the file system has no such thing."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def set_aside(stage: Stage, workdir: Path) -> dict[Path, Path]:
@@ -293,11 +347,8 @@ def fingerprint_of(stage: Stage, context: Context, raw: Mapping[str, str]) -> Fi
         context.arguments.split if stage.describes else "",
         context.arguments.checkpoint if stage.describes else "",
     ]
-    values = {
-        name: value
-        for name, value in fields(config)
-        if name.startswith(stage.parts) and name not in WITHOUT_EFFECT + stage.without
-    }
+    without = WITHOUT_EFFECT + stage.without + stage.without_in(config)
+    values = {name: value for name, value in fields(config) if name.startswith(stage.parts) and name not in without}
     length = LENGTH if config.optim.schedule == "constant" else LENGTH[1:]  # a planned rate depends on max_rounds
     begun = {name: value for name, value in values.items() if name not in length}
     return Fingerprint(

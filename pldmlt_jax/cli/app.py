@@ -9,13 +9,13 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 
-from pldmlt_jax.cli.flags import Arguments, fail, parse
+from pldmlt_jax.cli.flags import COMPARE, Arguments, parse
 from pldmlt_jax.config import frozen
-from pldmlt_jax.errors import ConfigError, UserError
+from pldmlt_jax.errors import ConfigError, UserError, raise_all
 from pldmlt_jax.files import as_disk_error, locked
 from pldmlt_jax.interruption import Interrupted, stopping_on_signals
 
@@ -33,6 +33,7 @@ VERBS: dict[str, str] = {
     "predict": "pldmlt_jax.cli.predict",
     "export": "pldmlt_jax.cli.export",
     "report": "pldmlt_jax.cli.report",
+    COMPARE: "pldmlt_jax.cli.compare",
 }
 """Verb -> the module whose `main(arguments)` does it; imported only then, so that `--help` answers at once."""
 
@@ -48,49 +49,65 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 def run(argv: list[str]) -> int:
     """Runs the program; returns 0 done, 1 a failure with one message, 2 a wrong flag, config or input."""
-    debug = "--debug" in argv
-    try:
+
+    def work() -> int:
         arguments = parse(argv, tuple(VERBS))
-        if arguments is None:
-            return 0
+        return 0 if arguments is None else _run_verb(arguments)
+
+    return guarded(work, debug="--debug" in argv)
+
+
+def guarded(work: Callable[[], int], *, debug: bool = False, tell: Callable[[str], None] = lambda message: None) -> int:
+    """Does something that signals may stop; returns its exit status, or that of its failure, whose message is printed.
+
+    Args:
+        work: Returns its own exit status.
+        debug: Print tracebacks of errors.
+        tell: Is given the message of a failure as well.
+    """
+    try:
         with stopping_on_signals():
-            return _run_verb(arguments)
-    except UserError as error:
-        if debug:
-            traceback.print_exc()
-        return fail(error)
+            return work()
     except KeyboardInterrupt as error:
         stop = error if isinstance(error, Interrupted) else Interrupted(signal.SIGINT)
         print(f"{stop}; the same command goes on from there", file=sys.stderr)
         return 128 + stop.signum
-    except Exception as error:  # a defect, or the machine's: the last line of defence, which tells it and fails
+    except Exception as error:  # a user's, a defect, or the machine's: the last line of defence, which tells it and fails
+        status, message = _failure(error)
+        tell(message)
         if debug:
             traceback.print_exc()
-        elif disk := as_disk_error(error):
-            where = f"{disk.filename}: " if disk.filename else ""
-            print(
-                f"failed: {where}{disk.strerror}\n  what was written before is whole; make room, and the same command goes "
-                "on from its last checkpoint",
-                file=sys.stderr,
-            )
-        else:
-            print(f"failed: {type(error).__name__}: {error}\n(--debug shows the traceback)", file=sys.stderr)
-        return 1
+        if status == 2 or not debug:
+            print(message, file=sys.stderr)
+        return status
+
+
+def _failure(error: Exception) -> tuple[int, str]:
+    """Exit status and message of an exception."""
+    if isinstance(error, UserError):
+        return 2, f"error: {error}"
+    if disk := as_disk_error(error):
+        where = f"{disk.filename}: " if disk.filename else ""
+        kept = "what was written before is whole; make room, and the same command goes on from its last checkpoint"
+        return 1, f"failed: {where}{disk.strerror}\n  {kept}"
+    return 1, f"failed: {type(error).__name__}: {error}\n(--debug shows the traceback)"
 
 
 def _run_verb(arguments: Arguments) -> int:
+    if arguments.table is not None:
+        return _run_table(arguments)
     from pldmlt_jax.cli.context import with_saved_config
     from pldmlt_jax.validation import validate
 
     arguments = with_saved_config(arguments)
     validate(arguments.config)
     arguments = dataclasses.replace(arguments, config=frozen(arguments.config))
-    _configure_libraries()
+    configure_libraries()
     from pldmlt_jax.training.processes import is_first, join, on_first
 
     join(arguments.config.parallel)
     module = importlib.import_module(VERBS[arguments.verb])
-    with _own_folder(arguments) if is_first() else contextlib.nullcontext():
+    with own_folder(arguments) if is_first() else contextlib.nullcontext():
         if VERBS[arguments.verb] == PIPELINE:
             module.main(arguments)
         else:
@@ -98,8 +115,23 @@ def _run_verb(arguments: Arguments) -> int:
     return 0
 
 
+def _run_table(arguments: Arguments) -> int:
+    """`compare`, which leaves devices to the processes of its cells."""
+    from pldmlt_jax.cli.table_file import table_errors
+    from pldmlt_jax.validation import config_errors
+
+    assert arguments.table is not None
+    raise_all(table_errors(arguments.table, arguments.overrides, config_errors))
+    rows = tuple(dataclasses.replace(row, config=frozen(row.config)) for row in arguments.table.rows)
+    arguments = dataclasses.replace(arguments, table=dataclasses.replace(arguments.table, rows=rows))
+    configure_libraries()
+    module = importlib.import_module(VERBS[COMPARE])
+    with own_folder(arguments):
+        return module.main(arguments)
+
+
 @contextlib.contextmanager
-def _own_folder(arguments: Arguments) -> Iterator[None]:
+def own_folder(arguments: Arguments) -> Iterator[None]:
     """Keeps other processes out of the folder that this one writes to.
 
     Raises:
@@ -148,7 +180,7 @@ def _except_failed_saves(kind: type[BaseException], error: BaseException, trace:
         sys.__excepthook__(kind, error, trace)
 
 
-def _configure_libraries() -> None:
+def configure_libraries() -> None:
     """Compiled steps are kept between runs, in a place of our own, of at most 1 GiB.
 
     JAX's own variables choose another: JAX_COMPILATION_CACHE_DIR (which JAX then bounds as it is told elsewhere: other

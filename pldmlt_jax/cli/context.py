@@ -28,6 +28,7 @@ class Context:
     """One run. Sets are opened when first asked for, and prepared then if they are not."""
 
     arguments: Arguments
+    others: tuple[Path, ...] = ()  # workdirs of other runs, whose stage 1 is taken where it is the same
 
     @property
     def config(self) -> Config:

@@ -23,17 +23,23 @@ def _git_revision() -> str:
     return done.stdout.strip()
 
 
-def describe_environment() -> dict[str, str | int]:
-    """Versions of the libraries, git revision, device and processor count."""
-    import jax
-
+def describe_versions() -> dict[str, str | int]:
+    """Versions of the libraries, git revision and system; asks no device."""
     return {
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in LIBRARIES},
         "git_revision": _git_revision(),
+        "platform": platform.platform(),
+    }
+
+
+def describe_environment() -> dict[str, str | int]:
+    """Versions of the libraries, git revision, device and processor count."""
+    import jax
+
+    return describe_versions() | {
         "device": ", ".join(sorted({device.device_kind for device in jax.devices()})),
         "device_count": jax.device_count(),
         "cpu_count": os.cpu_count() or 0,
-        "platform": platform.platform(),
         "command": " ".join(sys.argv),
     }

@@ -9,7 +9,7 @@ import numpy as np
 from pldmlt_jax.cli.context import Context
 from pldmlt_jax.cli.examples import chunks, save_examples
 from pldmlt_jax.cli.pseudo_label import read_table, summary
-from pldmlt_jax.cli.train_grader import majority_grade, true_grades
+from pldmlt_jax.cli.train_grader import GRADED_IMAGES, majority_grade, true_grades
 from pldmlt_jax.cli.trained import load_predictor
 from pldmlt_jax.data.description import leakage_report
 from pldmlt_jax.data.selection import Selection, choose_splits
@@ -21,7 +21,7 @@ from pldmlt_jax.evaluation.baselines import (
     rule,
     threshold_figures,
 )
-from pldmlt_jax.evaluation.grading_metrics import grading_figures
+from pldmlt_jax.evaluation.grading_metrics import grade_rows, grading_figures
 from pldmlt_jax.evaluation.operating_points import PointCounts
 from pldmlt_jax.evaluation.predictor import Predictor
 from pldmlt_jax.evaluation.scoring import (
@@ -53,14 +53,15 @@ def evaluate(context: Context) -> None:
     figures: dict[str, Any] = {f"{key}/split": split for key, split in chosen.items()}
     figures["step"] = steps[0] if len(steps) == 1 else steps
     figures |= {f"parameters/{name}": count for name, count in parameter_counts(context, network).items()}
-    rows: list[dict[str, Any]] = []
+    rows, graded = [], []
     if "seg" in selections:
         with progress("evaluate segmentation", len(selections["seg"])) as task:
             segmentation, rows = score_segmentation(context, network, selections["seg"], task)
         figures |= segmentation
     if "grade" in selections:
         with progress("evaluate grading", len(selections["grade"])) as task:
-            figures |= score_grading(context, network, selections["grade"], sets["grade"]["train"], task)
+            grading, graded = score_grading(context, network, selections["grade"], sets["grade"]["train"], task)
+        figures |= grading
     for key, what in (("seg", "lesions"), ("grade", "grades")):
         if key not in chosen and sets[key]:
             print(f"  {what} are not scored: their set has no split {context.arguments.split!r} on disk")
@@ -69,12 +70,13 @@ def evaluate(context: Context) -> None:
     figures |= stage_1_figures(context.workdir) | leakage_figures(context)
     context.write_json("metrics.json", figures)
     if is_first():
-        table = context.workdir / "per_image.csv"
-        table.unlink(missing_ok=True)
-        if "seg" not in selections:  # of another split
+        for name, lines in (("per_image.csv", rows), (GRADED_IMAGES, graded)):
+            table = context.workdir / name
+            table.unlink(missing_ok=True)
+            if lines:
+                write_rows(table, lines)
+        if "seg" not in selections:  # what is there is of another split
             (context.workdir / CURVES).unlink(missing_ok=True)
-        if rows:
-            write_rows(table, rows)
 
 
 def leakage_figures(context: Context) -> dict[str, Any]:
@@ -158,8 +160,8 @@ def score_segmentation(
 
 def score_grading(
     context: Context, network: Predictor, selection: Selection, train: Selection, task: Task
-) -> dict[str, Any]:
-    """The multi-task network's grades on truly graded images that neither stage has trained on."""
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The multi-task network's grades on truly graded images that neither stage has trained on, and a row for each."""
     probabilities: dict[int, np.ndarray] = {}
     batch_size = context.config.evaluation.batch_size
     for chunk in chunks(own_share(range(len(selection))), batch_size):
@@ -167,7 +169,8 @@ def score_grading(
         answers = network(np.stack([sample.image for sample in samples]), batch_size).grade_probabilities
         probabilities |= zip(chunk, answers, strict=True)
         task.update(task.done + len(samples))
-    return grading_figures(np.stack(merged(probabilities)), true_grades(selection), majority_grade(train))
+    answers, truth = np.stack(merged(probabilities)), true_grades(selection)
+    return grading_figures(answers, truth, majority_grade(train)), grade_rows(selection.image_ids, answers, truth)
 
 
 def stage_1_figures(workdir: Path) -> dict[str, Any]:

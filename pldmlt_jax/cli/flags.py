@@ -1,5 +1,7 @@
 """The command line's flags, parsed so that every mistake is reported at once and nothing heavy is imported."""
 
+import copy
+import dataclasses
 import re
 import sys
 from collections.abc import Iterator
@@ -10,13 +12,15 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
+from pldmlt_jax.cli.table_file import chosen, load_table, table_errors
 from pldmlt_jax.config import Config
 from pldmlt_jax.errors import ConfigError, UserError, nearest, raise_all
+from pldmlt_jax.table import Table
 
 VERBS_OF = {
-    "checkpoint": ("evaluate", "predict", "export"), "split": ("run", "evaluate"), "input": ("predict",),
+    "checkpoint": ("evaluate", "predict", "export"), "split": ("run", "evaluate", "compare"), "input": ("predict",),
     "output": ("predict", "export"), "engine": ("evaluate", "predict"), "probabilities": ("predict",),
-    "format": ("export",), "augmented": ("prepare",),
+    "format": ("export",), "augmented": ("prepare",), "rows": ("compare",), "folds": ("compare",), "seeds": ("compare",),
 }  # fmt: skip
 """The verbs that a flag has an effect on."""
 
@@ -24,6 +28,9 @@ SWITCHES = ("debug", "probabilities")
 """Flags that take no value."""
 
 DEMO_CONFIG = "configs/demo.py"
+
+COMPARE = "compare"
+"""The verb whose config file makes a table of configs."""
 
 HELP = """PLDMLT: lesion segmentation and diabetic retinopathy grading in one network
 
@@ -42,6 +49,7 @@ verbs (without one: all stages in this order)
   predict        mask, overlay, grade and its map of any image files (--input)
   export         weights + config, StableHLO, ONNX and a model card, to use without this program
   report         report.html, one page of everything the run left
+  compare        every run of a table that is not complete, and table.md, table.csv, table.json (not among the stages)
 
 flags
   --config=FILE            a file under configs/ (default: configs/demo.py)
@@ -57,6 +65,8 @@ flags
   --engine=NAME            evaluate, predict: xla (default), onnx or openvino (see requirements-export.txt)
   --format=NAMES           export: folder, stablehlo, onnx, with commas (default: all)
   --augmented=NUMBER       prepare: a contact sheet of so many training images, as training sees them
+  --rows=NAMES             compare: run these rows of the table, with commas (default: all)
+  --folds=NUMBERS          compare: these folds in place of the table's; --seeds=NUMBERS likewise
   --debug                  show a traceback with an error
   --help                   this text
 """
@@ -80,22 +90,31 @@ class Arguments:
     augmented: int = 0
     overrides: tuple[str, ...] = ()  # config fields that it set, dotted
     workdir_given: bool = False
+    table: Table | None = None  # of `compare`: its rows' configs are what the command line makes of them
+    rows: tuple[str, ...] = ()  # of it, to be run
+    words: tuple[str, ...] = ()  # all of the command line
+    debug: bool = False
 
 
-def _define(values: flags.FlagValues, config_file: str) -> None:
-    config_flags.DEFINE_config_file("config", default=config_file, flag_values=values)
-    for name in ("workdir", "checkpoint", "split", "input", "output", "engine", "format"):
+def _define(values: flags.FlagValues, source: str | Config) -> None:
+    if isinstance(source, Config):
+        config_flags.DEFINE_config_dataclass("config", copy.deepcopy(source), flag_values=values)
+    else:
+        config_flags.DEFINE_config_file("config", default=source, flag_values=values)
+    for name in ("workdir", "checkpoint", "split", "input", "output", "engine", "format", "rows", "folds", "seeds"):
         flags.DEFINE_string(name, "", "", flag_values=values)
     flags.DEFINE_integer("augmented", 0, "", lower_bound=0, flag_values=values)
     for name in SWITCHES:
         flags.DEFINE_bool(name, False, "", flag_values=values)
 
 
-def _parse(config_file: str, arguments: list[str]) -> tuple[flags.FlagValues, list[str]]:
-    values, argv = flags.FlagValues(), ["main.py", f"--config={config_file}", *arguments]
+def _parse(source: str | Config, arguments: list[str]) -> tuple[flags.FlagValues, list[str]]:
+    """Values and words of the command line, on top of a config file or of the config of a table's row."""
+    config = [] if isinstance(source, Config) else [f"--config={source}"]
+    values, argv = flags.FlagValues(), ["main.py", *config, *arguments]
     before, sys.argv = sys.argv, argv  # ml_collections looks for overrides there, not in what is being parsed
     try:
-        _define(values, config_file)
+        _define(values, source)
         return values, values(argv)[1:]
     finally:
         sys.argv = before
@@ -126,7 +145,9 @@ def _require_config_file(path: str) -> None:
         raise
     except (Exception, SystemExit) as error:  # the file is a program, and can raise anything
         found = str(error).strip().splitlines() or [type(error).__name__]  # ml_collections puts the traceback before it
-        raise ConfigError(path, found[-1], expected, _mended(found[-1])) from error
+        table = "get_config" in found[-1] and "def get_table" in Path(path).read_text(errors="replace")
+        action = f"it is a table: python main.py {COMPARE} --config={path}" if table else _mended(found[-1])
+        raise ConfigError(path, found[-1], expected, action) from error
     if not isinstance(made, Config):
         raise ConfigError(path, f"get_config() returns a {type(made).__name__}", expected, "return a Config")
 
@@ -175,19 +196,22 @@ def parse(argv: list[str], verbs: tuple[str, ...]) -> Arguments | None:
     if any(argument in ("--help", "-h", "-help", "--helpfull", "help") for argument in rest):
         print(HELP)
         return None
-    _require_config_file(config_file)
-    default = _parse(config_file, [])[0].config
+    positional = [argument for argument in _joined(rest) if not argument.startswith("-")]
+    table = load_table(config_file) if positional[:1] == [COMPARE] else None
+    if table is None:
+        _require_config_file(config_file)
+    source = config_file if table is None else table.rows[0].config
+    default = _parse(source, [])[0].config
     errors: list[UserError] = []
     readable: list[str] = []
     for argument in _joined(rest):
         if not argument.startswith("-"):
             continue
         try:
-            _parse(config_file, [argument])
+            _parse(source, [argument])
             readable.append(argument)
         except Exception as error:  # absl, ml_collections and the dataclass each raise their own
             errors.append(_explain(argument, error, default))
-    positional = [argument for argument in _joined(rest) if not argument.startswith("-")]
     for word in positional[1:]:
         errors.append(ConfigError(word, "a second word", "at most one verb", "write flags as --name=value"))
     verb = positional[0] if positional else "run"
@@ -201,15 +225,26 @@ def parse(argv: list[str], verbs: tuple[str, ...]) -> Arguments | None:
     if errors:  # told together with what is wrong with the values that could be read
         from pldmlt_jax.validation import config_errors  # it imports the method and with it JAX
 
+        if table is not None:
+            raise_all([*errors, *table_errors(_overridden(table, readable), list(_overrides(readable)), config_errors)])
         raise_all([*errors, *config_errors(_parse(config_file, readable)[0].config)])
-    values, _ = _parse(config_file, _joined(rest))
-    config = values.config
-    workdir = Path(values.workdir or config.workdir or f"runs/{config.name}")
+    values, _ = _parse(source, _joined(rest))
+    config, rows = values.config, ()
+    if table is not None:
+        table, rows = chosen(_overridden(table, _joined(rest)), values.rows, values.folds, values.seeds)
+    workdir = Path(values.workdir or (f"runs/{table.name}" if table else config.workdir or f"runs/{config.name}"))
     return Arguments(
         verb, config, config_given, workdir, values.checkpoint, values.split, values.input, values.output,
         values.engine, values.probabilities, values.format, values.augmented,
-        overrides=tuple(_overrides(_joined(rest))), workdir_given=bool(values.workdir),
+        overrides=tuple(_overrides(_joined(rest))), workdir_given=bool(values.workdir), table=table, rows=rows,
+        words=tuple(argv[1:]), debug=values.debug,
     )  # fmt: skip
+
+
+def _overridden(table: Table, arguments: list[str]) -> Table:
+    """The table with what the command line sets of its rows' configs."""
+    rows = (dataclasses.replace(row, config=_parse(row.config, arguments)[0].config) for row in table.rows)
+    return dataclasses.replace(table, rows=tuple(rows))
 
 
 def _overrides(arguments: list[str]) -> Iterator[str]:
@@ -232,9 +267,3 @@ def _joined(arguments: list[str]) -> list[str]:
         else:
             joined.append(argument)
     return joined
-
-
-def fail(error: UserError) -> int:
-    """Prints a user's mistake and returns its exit status."""
-    print(f"error: {error}", file=sys.stderr)
-    return 2

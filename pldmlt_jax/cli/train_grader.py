@@ -10,8 +10,8 @@ from pldmlt_jax.cli.context import Context
 from pldmlt_jax.config import Config, GraderConfig, to_dict
 from pldmlt_jax.data.loader import eval_batches, oversampled, steps_per_epoch, train_batches, true_labels
 from pldmlt_jax.data.selection import Selection, held_out
-from pldmlt_jax.evaluation.grading_metrics import grading_figures
-from pldmlt_jax.files import write_json
+from pldmlt_jax.evaluation.grading_metrics import grade_rows, grading_figures
+from pldmlt_jax.files import write_json, write_rows
 from pldmlt_jax.method.grader import Grader, grader_eval, grader_step, init_grader, init_grader_state
 from pldmlt_jax.method.state import TrainState
 from pldmlt_jax.models.build import build_grader
@@ -23,6 +23,9 @@ from pldmlt_jax.training.loop import Rounds, Stopping, fit
 from pldmlt_jax.training.parallel import Devices, own_devices, own_rows, training_devices
 from pldmlt_jax.training.processes import merged, on_first, summed
 from pldmlt_jax.types import NUM_GRADES, UNKNOWN_GRADE, Batch
+
+GRADED_IMAGES = "per_graded_image.csv"
+"""A line for each held-out graded image, in a grader's folder and, of the network, in the workdir."""
 
 
 def train_graders(context: Context) -> None:
@@ -79,13 +82,16 @@ def _write_figures(context: Context, grader: Grader, name: str, weights: dict) -
     state = devices.put_state(restore_best(context, grader, name))
     split = held_out(selections)
     logits, _ = predict(state, grader, selections[split], devices)
-    figures = grading_figures(softmax(logits), true_grades(selections[split]), majority_grade(selections["train"]))
+    answers, truth = softmax(logits), true_grades(selections[split])
+    figures = grading_figures(answers, truth, majority_grade(selections["train"]))
     figures["grade/split"] = split
     val_logits, _ = predict(state, grader, selections["val"], devices)
     figures["temperature"] = fit_temperature(val_logits, given_grades(selections["val"]))
     figures["parameters"] = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     figures["images/train"], figures["images/held_out"] = len(selections["train"]), len(selections[split])
-    write_json(context.workdir / "graders" / name / "metrics.json", figures | weights)
+    directory = context.workdir / "graders" / name
+    write_rows(directory / GRADED_IMAGES, grade_rows(selections[split].image_ids, answers, truth))
+    write_json(directory / "metrics.json", figures | weights)
 
 
 def drawn_indices(train: Selection, config: GraderConfig) -> np.ndarray:

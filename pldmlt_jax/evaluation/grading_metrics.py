@@ -1,5 +1,6 @@
 """Grading figures from probabilities and true grades, with the baseline that always answers the majority grade."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,17 @@ def grading_figures(
         "grade/confusion": confusion.tolist(),
         "grade/reliability": bins.tolist(),
     }
+
+
+def grade_rows(
+    names: Sequence[str], probabilities: Float[np.ndarray, "n c"], grades: Int[np.ndarray, "n"]
+) -> list[dict[str, Any]]:
+    """Each image's line of `per_graded_image.csv`: true grade, answer, and the probability of every grade."""
+    rows = []
+    for name, p, grade in zip(names, probabilities, grades, strict=True):
+        shown = {f"grade_{i}": round(float(value), 4) for i, value in enumerate(p)}
+        rows.append({"image": name, "true_grade": int(grade), "predicted_grade": int(p.argmax())} | shown)
+    return rows
 
 
 def confusion_matrix(grades: np.ndarray, answers: np.ndarray) -> Int[np.ndarray, "c c"]:

@@ -64,11 +64,11 @@ def image_row(
 
 
 def area_columns(counts: SegmentationCounts) -> dict[str, Any]:
-    """Foreground Dice, IoU and areas; empty where undefined."""
+    """Foreground Dice, IoU and areas, of what prediction and truth have in common as well; empty where undefined."""
     tp, predicted, marked, valid = (int(v) for v in counts.foreground)
     values = {"dice": dice(tp, predicted, marked), "iou": iou(tp, predicted, marked)}
     rounded = {name: "" if value is None else round(value, 4) for name, value in values.items()}
-    return rounded | {"truth_px": marked, "predicted_px": predicted, "valid_px": valid}
+    return rounded | {"truth_px": marked, "predicted_px": predicted, "overlap_px": tp, "valid_px": valid}
 
 
 def inflation_figures(reduced_px: np.ndarray, original_px: np.ndarray) -> dict[str, float | None]:

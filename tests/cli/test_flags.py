@@ -207,8 +207,8 @@ def test_flag_without_effect_on_the_verb_is_told():
 
 CACHE_PROGRAM = """
 import jax, sys
-from pldmlt_jax.cli.app import _configure_libraries
-_configure_libraries()
+from pldmlt_jax.cli.app import configure_libraries
+configure_libraries()
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 hits = []
 jax.monitoring.register_event_listener(lambda event, **_: hits.append(event.endswith("/cache_hits")))
