@@ -1,4 +1,4 @@
-"""Pages in a real browser: what its console says of them, and what they look like at several widths."""
+"""Pages as a parser and as a real browser read them: what its console says, and what they look like at several widths."""
 
 import html
 import json
@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,6 +38,41 @@ PROBE = """<script>addEventListener("load", () => {
 
 COLLECT = """const all = {};
 addEventListener("message", e => { all[e.data[0]] = e.data[1]; document.title = JSON.stringify(all); });"""
+
+
+VOID = {"meta", "link", "img", "input", "br", "path", "rect", "circle", "line", "use"}
+
+
+class Page(HTMLParser):
+    """Checks that tags are closed in order, and keeps what refers to something else."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.open: list[str] = []
+        self.references: list[str] = []
+        self.ids: set[str] = set()
+        self.text = ""
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        values = dict(attrs)
+        self.references += [value for name in ("src", "href", "xlink:href") if (value := values.get(name))]
+        self.ids |= {values["id"]} if values.get("id") else set()
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        if tag not in VOID:
+            self.handle_starttag(tag, attrs)
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
 
 
 class Visit(NamedTuple):

@@ -209,4 +209,4 @@ def whisker_chart(title: str, rows: Mapping[str, tuple[float, float, float]], x_
         axes.set_xlabel(x_label, color=INK)
 
     told = "; ".join(f"{name} {value:+.4f} ({low:+.4f} to {high:+.4f})" for name, (value, low, high) in rows.items())
-    return _figure(title, f"{title}: {told}", draw, (6.4, 0.75 + 0.36 * len(rows))) if rows else ""
+    return _figure(title, f"{title}: {told}", draw, (5.2, 0.7 + 0.34 * len(rows))) if rows else ""

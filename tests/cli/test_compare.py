@@ -1,13 +1,9 @@
 """`compare` as a user runs it, on the tiny table: every row, what is shared, resumption, failures, and bad tables."""
 
-import csv
-import json
-import os
 import shutil
 from pathlib import Path
 
 import pytest
-from faults.runs import ROOT
 
 from pldmlt_jax.cli.app import run
 

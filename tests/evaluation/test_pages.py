@@ -1,4 +1,4 @@
-"""The report in a real browser: no error, nothing wider than the page, both colour schemes, pictures sharp and named."""
+"""Both pages in a real browser: no error, nothing wider than the page, two schemes, pictures sharp and named."""
 
 import re
 from pathlib import Path
@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 from browser import Visit, visit
 from evaluation.report_files import write_run
+from evaluation.test_compare_page import table_of_runs
 
+from pldmlt_jax.evaluation.compare_page import write_comparison
 from pldmlt_jax.evaluation.report import write_report
 
 WIDTHS = (400, 1400)
@@ -20,8 +22,10 @@ def page(tmp_path_factory) -> str:
 @pytest.fixture(scope="module")
 def light(page, tmp_path_factory) -> Visit:
     unscripted = re.sub(r"<script>.*?</script>", "", page, flags=re.DOTALL)
-    pages = {"report": page, "unscripted": unscripted}
-    return visit(pages, tmp_path_factory.mktemp("light"), widths=WIDTHS, dark=False)
+    folder: Path = tmp_path_factory.mktemp("light")
+    comparison = write_comparison(folder / "compare.html", table_of_runs()).read_text(encoding="utf-8")
+    pages = {"report": page, "unscripted": unscripted, "comparison": comparison}
+    return visit(pages, folder, widths=WIDTHS, dark=False)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +41,7 @@ def test_the_console_stays_empty(light):
 
 def test_no_page_is_wider_than_its_window(light):
     assert {name: found["client_width"] for name, found in light.found.items()} == {
-        f"{page} {width}": width for page in ("report", "unscripted") for width in WIDTHS
+        f"{page} {width}": width for page in ("report", "unscripted", "comparison") for width in WIDTHS
     }
     for found in light.found.values():
         assert found["scroll_width"] <= found["client_width"]

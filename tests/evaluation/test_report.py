@@ -2,48 +2,14 @@
 
 import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from browser import Page
 from evaluation.report_files import write_run
 
 from pldmlt_jax.evaluation.operating_points import OperatingPoint, OperatingPoints, write_points
 from pldmlt_jax.evaluation.report import write_report
-
-VOID = {"meta", "link", "img", "input", "br", "path", "rect", "circle", "line", "use"}
-
-
-class Page(HTMLParser):
-    """Checks that tags are closed in order, and keeps what refers to something else."""
-
-    def __init__(self, text: str):
-        super().__init__()
-        self.open: list[str] = []
-        self.references: list[str] = []
-        self.ids: set[str] = set()
-        self.text = ""
-        self.feed(text)
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        values = dict(attrs)
-        self.references += [value for name in ("src", "href", "xlink:href") if (value := values.get(name))]
-        self.ids |= {values["id"]} if values.get("id") else set()
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        if tag not in VOID:
-            self.handle_starttag(tag, attrs)
-            self.open.pop()
-
-    def handle_endtag(self, tag):
-        if tag not in VOID:
-            assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text += data
 
 
 @pytest.fixture
