@@ -33,6 +33,7 @@ VERBS: dict[str, str] = {
     "predict": "pldmlt_jax.cli.predict",
     "export": "pldmlt_jax.cli.export",
     "report": "pldmlt_jax.cli.report",
+    "figures": "pldmlt_jax.cli.figures",
     COMPARE: "pldmlt_jax.cli.compare",
 }
 """Verb -> the module whose `main(arguments)` does it; imported only then, so that `--help` answers at once."""
@@ -138,7 +139,7 @@ def own_folder(arguments: Arguments) -> Iterator[None]:
         ConfigError: Another process is at work there, or nothing can be written there.
     """
     folder, flag = arguments.workdir, "--workdir"
-    if arguments.verb in ("predict", "export") and arguments.output:
+    if arguments.verb in ("predict", "export", "figures") and arguments.output:
         folder, flag = Path(arguments.output), "--output"
     made = not folder.exists()
     if arguments.verb == "report" and made:  # it tells that itself

@@ -18,8 +18,9 @@ from pldmlt_jax.errors import ConfigError, UserError, nearest, raise_all
 from pldmlt_jax.table import Table
 
 VERBS_OF = {
-    "checkpoint": ("evaluate", "predict", "export"), "split": ("run", "evaluate", "compare"), "input": ("predict",),
-    "output": ("predict", "export"), "engine": ("evaluate", "predict"), "probabilities": ("predict",),
+    "checkpoint": ("evaluate", "predict", "export", "figures"), "split": ("run", "evaluate", "compare", "figures"),
+    "input": ("predict",), "images": ("figures",),
+    "output": ("predict", "export", "figures"), "engine": ("evaluate", "predict"), "probabilities": ("predict",),
     "format": ("export",), "augmented": ("prepare",), "rows": ("compare",), "folds": ("compare",), "seeds": ("compare",),
 }  # fmt: skip
 """The verbs that a flag has an effect on."""
@@ -49,18 +50,21 @@ verbs (without one: all stages in this order)
   predict        mask, overlay, grade and its map of any image files (--input)
   export         weights + config, StableHLO, ONNX and a model card, to use without this program
   report         report.html, one page of everything the run left
+  figures        figures 1, 6 and 7 of the paper for the networks of --checkpoint, as PDF, SVG and PNG
   compare        every run of a table that is not complete, and table.md, table.csv, table.json (not among the stages)
 
 flags
   --config=FILE            a file under configs/ (default: configs/demo.py)
   --config.FIELD=VALUE     override a field, for example --config.data.root=DIR
   --workdir=DIR            where the run's files go (default: runs/NAME)
-  --checkpoint=DIR         evaluate, predict, export: a workdir, its checkpoints/ or an exported folder
-                           (default: the workdir); several with commas: the mean of their probabilities
-  --split=NAME             evaluate: train, val, test or official_test
+  --checkpoint=DIR         evaluate, predict, export, figures: a workdir, its checkpoints/ or an exported folder
+                           (default: the workdir); several with commas: the mean of their probabilities,
+                           of figures a column each
+  --split=NAME             evaluate, figures: train, val, test or official_test
                            (default: test, or val where no test images are on disk)
   --input=PATH             predict: an image file, a folder or a quoted pattern; several with commas
-  --output=DIR             predict, export: where results go (default: WORKDIR/predictions, WORKDIR/export)
+  --images=NAMES           figures: these images of the split, with commas (default: the one with most lesions)
+  --output=DIR             predict, export, figures: where results go (default: WORKDIR/predictions, ...)
   --probabilities          predict: the probability of each lesion as well, as 16-bit PNG
   --engine=NAME            evaluate, predict: xla (default), onnx or openvino (see requirements-export.txt)
   --format=NAMES           export: folder, stablehlo, onnx, with commas (default: all)
@@ -94,6 +98,7 @@ class Arguments:
     rows: tuple[str, ...] = ()  # of it, to be run
     words: tuple[str, ...] = ()  # all of the command line
     debug: bool = False
+    images: str = ""  # of `figures`; "" = chosen by what they show
 
 
 def _define(values: flags.FlagValues, source: str | Config) -> None:
@@ -101,7 +106,8 @@ def _define(values: flags.FlagValues, source: str | Config) -> None:
         config_flags.DEFINE_config_dataclass("config", copy.deepcopy(source), flag_values=values)
     else:
         config_flags.DEFINE_config_file("config", default=source, flag_values=values)
-    for name in ("workdir", "checkpoint", "split", "input", "output", "engine", "format", "rows", "folds", "seeds"):
+    texts = ("workdir", "checkpoint", "split", "input", "output", "engine", "format", "rows", "folds", "seeds", "images")
+    for name in texts:
         flags.DEFINE_string(name, "", "", flag_values=values)
     flags.DEFINE_integer("augmented", 0, "", lower_bound=0, flag_values=values)
     for name in SWITCHES:
@@ -237,7 +243,7 @@ def parse(argv: list[str], verbs: tuple[str, ...]) -> Arguments | None:
         verb, config, config_given, workdir, values.checkpoint, values.split, values.input, values.output,
         values.engine, values.probabilities, values.format, values.augmented,
         overrides=tuple(_overrides(_joined(rest))), workdir_given=bool(values.workdir), table=table, rows=rows,
-        words=tuple(argv[1:]), debug=values.debug,
+        words=tuple(argv[1:]), debug=values.debug, images=values.images,
     )  # fmt: skip
 
 
