@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Int, UInt8
 from matplotlib.figure import Figure
 
 from pldmlt_jax.cli.context import Context
@@ -12,7 +12,7 @@ from pldmlt_jax.cli.flags import Arguments
 from pldmlt_jax.cli.pseudo_label import asked, load_graders
 from pldmlt_jax.cli.trained import load_networks
 from pldmlt_jax.config import has_stage_1
-from pldmlt_jax.data.selection import Selection, choose_splits
+from pldmlt_jax.data.selection import choose_splits
 from pldmlt_jax.errors import ConfigError
 from pldmlt_jax.evaluation.paper_figures import (
     Answer,
@@ -42,7 +42,7 @@ def main(arguments: Arguments) -> None:
     split = choose_splits({"segmentation": context.segmented}, arguments.split)["segmentation"]
     photographs = Photographs(context, split)
     named = [photographs.place(name) for name in arguments.images.split(",") if name]
-    shown = named[0] if named else most_kinds(photographs.selection)
+    shown = named[0] if named else most_kinds(photographs.areas_px)
     output = Path(arguments.output or context.workdir / "figures")
     made: dict[str, Callable[[], Figure | None]] = {
         "figure1": lambda: single_lesions(photographs.image(shown), photographs.truth(shown)),
@@ -77,18 +77,16 @@ def names_of(directories: Sequence[Path]) -> list[str]:
     return [f"{path.name} ({number})" for number, path in enumerate(paths, start=1)]
 
 
-def most_kinds(selection: Selection) -> int:
-    """The photograph of a selection in which most kinds of lesions are seen well: the largest product of their areas."""
-    areas = [np.log1p(selection.split.metadata[int(i)].lesion_px).sum() for i in selection.indices]
-    return int(np.argmax(areas))
+def most_kinds(areas: Int[np.ndarray, "n 4"]) -> int:
+    """The photograph in which most kinds of lesions are seen well: the largest product of their areas."""
+    return int(np.log1p(areas).sum(axis=1).argmax())
 
 
-def median_area(selection: Selection, lesion: str) -> int | None:
+def median_area(areas: Int[np.ndarray, "n 4"], lesion: str) -> int | None:
     """The photograph whose area of a lesion is the median of those that have it: none that was picked for its looks."""
-    kind = LESIONS.index(lesion)
-    areas = [int(selection.split.metadata[int(i)].lesion_px[kind]) for i in selection.indices]
-    having = sorted((area, place) for place, area in enumerate(areas) if area > 0)
-    return having[len(having) // 2][1] if having else None
+    area = areas[:, LESIONS.index(lesion)]
+    having = [place for place in np.argsort(area, kind="stable") if area[place] > 0]
+    return int(having[len(having) // 2]) if having else None
 
 
 class Photographs:
@@ -96,7 +94,9 @@ class Photographs:
 
     def __init__(self, context: Context, split: str):
         self.context, self.split, self.selection = context, split, context.segmented[split]
-        self.names = [self.selection.split.image_ids[int(i)] for i in self.selection.indices]
+        of = [int(i) for i in self.selection.indices]
+        self.names = [self.selection.split.image_ids[i] for i in of]
+        self.areas_px = np.array([self.selection.split.metadata[i].lesion_px for i in of])  # [n, 4], by LESIONS
 
     def place(self, name: str) -> int:
         """Raises: ConfigError: The split has no such image."""
@@ -131,7 +131,7 @@ def figure_6(context: Context, photographs: Photographs, place: int) -> Figure |
 
 def figure_7(photographs: Photographs, named: Sequence[int], networks: Mapping[str, Predictor]) -> Figure | None:
     """Rows of the images that the user named; without them, of one image for each lesion."""
-    chosen = [(lesion, place) for lesion in COMPARED for place in (named or [median_area(photographs.selection, lesion)])]
+    chosen = [(lesion, place) for lesion in COMPARED for place in (named or [median_area(photographs.areas_px, lesion)])]
     rows = []
     for lesion, place in chosen:
         if place is None:
