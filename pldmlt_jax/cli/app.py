@@ -33,6 +33,7 @@ VERBS: dict[str, str] = {
     "predict": "pldmlt_jax.cli.predict",
     "export": "pldmlt_jax.cli.export",
     "report": "pldmlt_jax.cli.report",
+    "figures": "pldmlt_jax.cli.figures",
     COMPARE: "pldmlt_jax.cli.compare",
 }
 """Verb -> the module whose `main(arguments)` does it; imported only then, so that `--help` answers at once."""
