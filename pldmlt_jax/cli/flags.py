@@ -62,7 +62,7 @@ flags
   --config=FILE           a file under configs/ (default: configs/demo.py)
   --config.FIELD=VALUE    sets a field: all are in docs/configs.md, this run's with --print_config
   --workdir=DIR           where the run's files go (default: runs/NAME)
-  --checkpoint=DIR        a workdir or an exported folder (default: the workdir); several with comma:
+  --checkpoint=DIR        a workdir or an exported folder (default: the workdir); several by comma:
                           the mean of their probabilities, of figures a column each
   --split=NAME            train, val, test or official_test (default: test, else val)
   --input=PATH            predict: an image, a folder or a quoted pattern; several with commas
