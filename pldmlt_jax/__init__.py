@@ -11,6 +11,8 @@
 | `Predictor` | what `load` gives: `predict(image)`, `predict_many(images)` |
 | `Prediction` | the answer for one photograph at its own size |
 | `InferenceConfig` | tiles and test-time augmentation: `load(path, inference=InferenceConfig(tta="flips"))` |
+| `run_config(config)` | the whole method, or one verb of it, for a config made in Python; what `python main.py` does |
+| `Config` | every field of a run; the files under `configs/` make one |
 | `read_image(path)` | RGB uint8 [h, w, 3] of a JPEG, PNG, TIFF or BMP file, turned as its EXIF data say |
 | `overlay(image, masks)` | the masks over the photograph, in the colours that every picture here has |
 | `UserError` | what all errors that a user can cause are: a path, what was found and expected, and what to do |
@@ -23,6 +25,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pldmlt_jax.cli.app import run_config as run_config
+    from pldmlt_jax.config import Config as Config
     from pldmlt_jax.config import InferenceConfig as InferenceConfig
     from pldmlt_jax.data.fundus import read_image as read_image
     from pldmlt_jax.errors import UserError as UserError
@@ -35,13 +39,25 @@ _HOMES = {
     "load": "pldmlt_jax.evaluation.predictor",
     "Predictor": "pldmlt_jax.evaluation.predictor",
     "Prediction": "pldmlt_jax.evaluation.predictor",
+    "run_config": "pldmlt_jax.cli.app",
+    "Config": "pldmlt_jax.config",
     "InferenceConfig": "pldmlt_jax.config",
     "read_image": "pldmlt_jax.data.fundus",
     "overlay": "pldmlt_jax.evaluation.figures",
     "UserError": "pldmlt_jax.errors",
 }
 
-__all__ = ["InferenceConfig", "Prediction", "Predictor", "UserError", "load", "overlay", "read_image"]
+__all__ = [
+    "Config",
+    "InferenceConfig",
+    "Prediction",
+    "Predictor",
+    "UserError",
+    "load",
+    "overlay",
+    "read_image",
+    "run_config",
+]
 
 
 def __getattr__(name: str) -> Any:

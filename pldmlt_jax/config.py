@@ -265,6 +265,8 @@ class InferenceConfig(Part):
 
 @dataclass(unsafe_hash=True)
 class Config(Part):
+    """All choices of a run; in Python they are set as attributes."""
+
     name: str = "idrid"  # of the run, and of its folder
     workdir: str = ""  # "" = runs/NAME
     seed: int = 0  # of initial values, and of the order and augmentation of training images

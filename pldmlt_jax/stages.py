@@ -95,7 +95,7 @@ STAGES = (
     Stage(
         "train", train, leaves=("checkpoints", "log.jsonl"), sets=sets_of_training, parts=METHOD,
         weights=weights_of_training, reads=("pseudo_labels.csv",),
-        stale=("checkpoints", "log.jsonl", "events.*", "weights.json", "metrics.json", "per_image.csv",
+        stale=("checkpoints", "log.jsonl", "events.*", "weights.json", "metrics.json", "curves.json", "per_image.csv",
                "per_graded_image.csv", "examples", "predictions", "report.html"),
         goes_on=True, shared=("segmented", "graded_for_network"),
     ),
@@ -110,7 +110,7 @@ STAGES = (
     ),
     Stage(
         "report", report, leaves=("report.html",),
-        reads=("data.json", "metrics.json", "per_image.csv", "pseudo_labels.*", "log.jsonl", "weights.json",
+        reads=("data.json", "metrics.json", "curves.json", "per_image.csv", "pseudo_labels.*", "log.jsonl", "weights.json",
                "contact_sheet.*", "graders/*/metrics.json", "graders/*/log.jsonl", "cams/*", "examples/*",
                "checkpoints/config.json", OPERATING_POINTS),
         describes=True,

@@ -4,13 +4,13 @@ import dataclasses
 import math
 import re
 import reprlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from pldmlt_jax.config import NO_SET, Config, fields
 from pldmlt_jax.data.enhance import ENHANCEMENTS
 from pldmlt_jax.data.masks import REDUCTIONS
-from pldmlt_jax.data.specs import DATASETS, set_names
+from pldmlt_jax.data.specs import SetNames, set_names
 from pldmlt_jax.errors import ConfigError, UserError, nearest, raise_all
 from pldmlt_jax.evaluation.views import VIEWS
 from pldmlt_jax.method.losses import BINARY_ALPHAS, SEGMENTATION_LOSSES, TARGETS
@@ -25,38 +25,38 @@ from pldmlt_jax.models.label_update import HIERARCHIES, SOFTMAXES
 from pldmlt_jax.models.layers import REMATERIALISATIONS
 from pldmlt_jax.relations import relation_errors
 
-CHOICES: dict[str, tuple[str, ...]] = {
-    "data.segmentation": tuple(name for name, spec in DATASETS.items() if spec.has_masks),
-    "data.grading": tuple(name for name, spec in DATASETS.items() if spec.has_grades),
+CHOICES: dict[str, Collection[str]] = {
+    "data.segmentation": SetNames(lambda spec: spec.has_masks),
+    "data.grading": SetNames(lambda spec: spec.has_grades),
     "data.on_bad_file": ("stop", "skip"),
     "data.resize": ("pad", "stretch"),
-    "data.enhance": tuple(ENHANCEMENTS),
-    "data.mask_reduction": tuple(REDUCTIONS),
+    "data.enhance": ENHANCEMENTS,
+    "data.mask_reduction": REDUCTIONS,
     "data.fusion": ("close", "dilate", "none"),
     "data.image_format": ("png", "jpeg"),
     "data.split": ("official", "folds", "all_folds"),
     "data.grading_split": ("official", "folds", "all_folds"),
     "data.leakage": ("exclude", "as_paper"),
-    "model.encoder": tuple(ENCODERS),
-    "model.decoder": tuple(DECODERS),
-    "model.decoder_norm": tuple(DECODER_NORMS),
-    "model.grade_head": tuple(GRADE_HEADS),
+    "model.encoder": ENCODERS,
+    "model.decoder": DECODERS,
+    "model.decoder_norm": DECODER_NORMS,
+    "model.grade_head": GRADE_HEADS,
     "model.dtype": ("float32", "bfloat16", "float64"),
-    "model.rematerialisation": tuple(REMATERIALISATIONS),
-    "grader.architectures": tuple(GRADERS),
+    "model.rematerialisation": REMATERIALISATIONS,
+    "grader.architectures": GRADERS,
     "pseudo.source": ("graders", "given", "none"),
-    "pseudo.ensemble": tuple(ENSEMBLES),
-    "loss.target": tuple(TARGETS),
-    "loss.segmentation": tuple(SEGMENTATION_LOSSES),
+    "pseudo.ensemble": ENSEMBLES,
+    "loss.target": TARGETS,
+    "loss.segmentation": SEGMENTATION_LOSSES,
     "loss.reduction": ("keras", "pixel_mean"),
-    "loss.binary_alpha": tuple(BINARY_ALPHAS),
-    "meta.loss": tuple(META_LOSSES),
-    "meta.gradient": tuple(META_GRADIENTS),
+    "loss.binary_alpha": BINARY_ALPHAS,
+    "meta.loss": META_LOSSES,
+    "meta.gradient": META_GRADIENTS,
     "meta.inner_optimizer": ("sgd", "adam"),
     "meta.optimizer": ("sgd", "adam"),
     "meta.label_init": ("pseudo_label", "random"),
-    "meta.hierarchy": tuple(HIERARCHIES),
-    "meta.softmax": tuple(SOFTMAXES),
+    "meta.hierarchy": HIERARCHIES,
+    "meta.softmax": SOFTMAXES,
     "optim.optimizer": ("adam", "sgd"),
     "optim.schedule": ("constant", "cosine"),
     "train.init_parts": ("encoder", "all"),
@@ -65,10 +65,10 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "train.on_nonfinite": ("stop", "skip"),
     "parallel.mode": ("mesh", "pmap"),
     "inference.mode": ("whole", "tiles"),
-    "inference.tta": tuple(VIEWS),
+    "inference.tta": VIEWS,
     "inference.engine_dtype": ("float32", "bfloat16"),
 }
-"""Fields that take one of some names (or, for a tuple, several)."""
+"""Fields that take one of some names (or, for a tuple, several). The tables themselves, for they can be added to."""
 
 NAME = "name"
 """The field that names a run, and so a folder."""
@@ -215,7 +215,7 @@ def _choice_errors(values: dict[str, Any]) -> Iterator[UserError]:
                     path,
                     f"unknown name {reprlib.repr(item)}",
                     "one of " + ", ".join(known),
-                    nearest(item, known, "choose one of them"),
+                    nearest(item, tuple(known), "choose one of them"),
                 )
 
 

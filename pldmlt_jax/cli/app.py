@@ -14,8 +14,8 @@ from pathlib import Path
 from types import TracebackType
 
 from pldmlt_jax.cli.flags import COMPARE, VERBS_OF, Arguments, parse
-from pldmlt_jax.config import frozen
-from pldmlt_jax.errors import ConfigError, UserError, raise_all
+from pldmlt_jax.config import Config, frozen
+from pldmlt_jax.errors import ConfigError, UserError, nearest, raise_all
 from pldmlt_jax.files import as_disk_error, locked
 from pldmlt_jax.interruption import Interrupted, stopping_on_signals
 
@@ -33,6 +33,7 @@ VERBS: dict[str, str] = {
     "predict": "pldmlt_jax.cli.predict",
     "export": "pldmlt_jax.cli.export",
     "report": "pldmlt_jax.cli.report",
+    "figures": "pldmlt_jax.cli.figures",
     COMPARE: "pldmlt_jax.cli.compare",
 }
 """Verb -> the module whose `main(arguments)` does it; imported only then, so that `--help` answers at once."""
@@ -112,6 +113,30 @@ def _print_config(arguments: Arguments) -> int:
         print(f"row {row.name}")
         print_config(row.config)
     return 0
+
+
+def run_config(config: Config, verb: str = "run", *, workdir: str | Path = "") -> Path:
+    """Does what `python main.py VERB --config=...` does, for a config that was made in Python: in a notebook, say.
+
+    Args:
+        config: As a file under `configs/` makes it; it stays as it is.
+        verb: "run" for the whole method, of which complete stages are skipped, or one stage; "check", "report", "export".
+        workdir: Where the files go; "" = `config.workdir`, or runs/NAME.
+
+    Returns:
+        The workdir, which `load` takes.
+
+    Raises:
+        UserError: The config, a file of a data set or the verb is wrong; several such errors at once.
+    """
+    if verb not in VERBS:
+        raise ConfigError(
+            repr(verb), "no such verb", "one of " + ", ".join(VERBS), nearest(verb, tuple(VERBS), "choose one of them")
+        )
+    folder = Path(workdir or config.workdir or f"runs/{config.name}")
+    with stopping_on_signals():
+        _run_verb(Arguments(verb, config, config_given=True, workdir=folder, workdir_given=bool(workdir)))
+    return folder
 
 
 def _run_verb(arguments: Arguments) -> int:

@@ -1,4 +1,4 @@
-"""`compare`: every run of a table that is not complete, and `table.md`, `table.csv` and `table.json` of those that are."""
+"""`compare`: every run of a table that is not complete; `table.md`, `.csv`, `.json` and `compare.html` of those that are."""
 
 import json
 import sys
@@ -12,6 +12,7 @@ from pldmlt_jax.cli.flags import Arguments
 from pldmlt_jax.cli.train_grader import GRADED_IMAGES
 from pldmlt_jax.errors import ConfigError, ErrorGroup, UserError, gathered, raise_all
 from pldmlt_jax.evaluation import comparison
+from pldmlt_jax.evaluation.compare_page import write_comparison
 from pldmlt_jax.evaluation.comparison import aggregated, paired_differences
 from pldmlt_jax.evaluation.tables import FIGURES, baseline_of, to_markdown, to_rows
 from pldmlt_jax.files import read_json, read_rows, write_json, write_rows, writing
@@ -54,7 +55,7 @@ def main(arguments: Arguments) -> int:
             written = time.monotonic()
     write_table(arguments, every, raw)
     print((arguments.workdir / "table.md").read_text(encoding="utf-8").partition("## Cost")[0].rstrip())
-    print(f"\nall of it: {arguments.workdir / 'table.md'}, table.csv and table.json beside it")
+    print(f"\nall of it: {arguments.workdir / 'table.md'}, table.csv, table.json and compare.html beside it")
     if failed:
         print(f"failed: {len(failed)} of {len(wanted)} runs; the same command tries them again", file=sys.stderr)
     return 1 if failed else 0
@@ -81,12 +82,13 @@ def require_inputs(wanted: list[Cell], raw: RawSets) -> None:
 
 
 def write_table(arguments: Arguments, every: list[Cell], raw: RawSets) -> None:
-    """Gathers what the runs have left, and writes the three files."""
+    """Gathers what the runs have left, and writes the three files and the page."""
     assert arguments.table is not None
     gathered_table = gather(arguments.table, every, raw, arguments)
     write_json(arguments.workdir / "table.json", gathered_table)
     with writing(arguments.workdir / "table.md") as file:
         file.write(to_markdown(gathered_table))
+    write_comparison(arguments.workdir / "compare.html", gathered_table)
     lines = to_rows(gathered_table)
     if lines:
         write_rows(arguments.workdir / "table.csv", lines)

@@ -113,13 +113,16 @@ SPLITS = (
 )
 """Fields that say which images a network is trained on: under others it would be scored on images that it has seen."""
 
+SHOWS_HELD_OUT = ("evaluate", "figures")
+"""Verbs that show networks on images that these must not have seen."""
+
 SEEN_BY_NETWORK = ("data.size_px", "data.fov_crop", "data.resize", "data.enhance", "model.", "loss.target")
 """Beginnings of the fields that a network is trained for; under others it answers something else, often in silence."""
 
 
 def with_saved_config(arguments: Arguments) -> Arguments:
-    """Without `--config`, `evaluate`, `predict` and `export` take the config that the network was trained with, the first
-    one's where several are named.
+    """Without `--config`, `evaluate`, `predict`, `export` and `figures` take the config that the network was trained with,
+    the first one's where several are named.
 
     What the command line sets of it comes on top, and results go beside the checkpoint unless it says where. With
     `--config` the two must agree on what the network was trained for, but for what the command line sets; and on the
@@ -132,7 +135,7 @@ def with_saved_config(arguments: Arguments) -> Arguments:
     from pldmlt_jax.evaluation.predictor import split_checkpoints
     from pldmlt_jax.validation import config_errors
 
-    if arguments.verb not in ("evaluate", "predict", "export"):
+    if arguments.verb not in ("evaluate", "predict", "export", "figures"):
         return arguments
     paths = split_checkpoints(arguments.checkpoint or str(arguments.workdir))
     directory, *others = [checkpoint_directory(path) for path in paths]
@@ -150,7 +153,7 @@ def with_saved_config(arguments: Arguments) -> Arguments:
         workdir = arguments.workdir if arguments.workdir_given else directory.parent
         arguments = dataclasses.replace(arguments, config=config, workdir=workdir)
     _require_agreement(arguments, saved_config(directory), directory)
-    for other in others if arguments.verb == "evaluate" else ():
+    for other in others if arguments.verb in SHOWS_HELD_OUT else ():
         _require_agreement(arguments, saved_config(other), other, SPLITS)
     return arguments
 
@@ -163,7 +166,7 @@ def _require_agreement(
     given, trained = dict(fields(arguments.config)), dict(fields(saved))
     same_set = given["data.segmentation"] == trained["data.segmentation"]
     compared = {name for name in given if name.startswith(seen)} - {"model.weights", *arguments.overrides}
-    compared |= set(SPLITS) if same_set and arguments.verb == "evaluate" else set()
+    compared |= set(SPLITS) if same_set and arguments.verb in SHOWS_HELD_OUT else set()
     differing = [
         f"{name} = {trained[name]!r}, not {given[name]!r}" for name in sorted(compared) if given[name] != trained[name]
     ]

@@ -1,6 +1,5 @@
-"""`evaluate`: a checkpoint on a split; leaves `metrics.json`, `per_image.csv` and the pictures of some images."""
+"""`evaluate`: a checkpoint on a split; leaves `metrics.json`, `curves.json`, `per_image.csv` and pictures of some images."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ import jax
 import numpy as np
 
 from pldmlt_jax.cli.context import Context
+from pldmlt_jax.cli.examples import chunks, save_examples
 from pldmlt_jax.cli.pseudo_label import read_table, summary
 from pldmlt_jax.cli.train_grader import GRADED_IMAGES, majority_grade, true_grades
 from pldmlt_jax.cli.trained import load_predictor
@@ -21,7 +21,6 @@ from pldmlt_jax.evaluation.baselines import (
     rule,
     threshold_figures,
 )
-from pldmlt_jax.evaluation.figures import overlay, write_picture
 from pldmlt_jax.evaluation.grading_metrics import grade_rows, grading_figures
 from pldmlt_jax.evaluation.operating_points import PointCounts
 from pldmlt_jax.evaluation.predictor import Predictor
@@ -34,14 +33,14 @@ from pldmlt_jax.evaluation.scoring import (
     read_original,
     to_original_pixels,
 )
-from pldmlt_jax.evaluation.segmentation_metrics import SegmentationCounts, foreground_score
+from pldmlt_jax.evaluation.segmentation_metrics import SegmentationCounts
 from pldmlt_jax.files import read_json, write_rows
 from pldmlt_jax.progress import Task, progress
 from pldmlt_jax.training.processes import is_first, merged, own_share, summed
-from pldmlt_jax.types import LESIONS, MASK_BITS, Sample
+from pldmlt_jax.types import LESIONS
 
-PICTURE_PX = 480
-"""Longer side of the pictures that the report shows."""
+CURVES = "curves.json"
+"""Precision over recall, at the network's size and at the images' own."""
 
 
 def evaluate(context: Context) -> None:
@@ -76,6 +75,8 @@ def evaluate(context: Context) -> None:
             table.unlink(missing_ok=True)
             if lines:
                 write_rows(table, lines)
+        if "seg" not in selections:  # what is there is of another split
+            (context.workdir / CURVES).unlink(missing_ok=True)
 
 
 def leakage_figures(context: Context) -> dict[str, Any]:
@@ -140,6 +141,7 @@ def score_segmentation(
             task.advance(sample.image_id)
     at_network, at_original, original_pixels, reduced_px = summed((at_network, at_original, original_pixels, reduced_px))
     table = merged(rows)
+    context.write_json(CURVES, {"network_size": at_network.curves(), "original_size": at_original.curves()})
     if is_first():
         save_examples(context, network, selection, table)
     points.counts, points_original.counts = summed((points.counts, points_original.counts))
@@ -154,42 +156,6 @@ def score_segmentation(
         figures |= threshold_figures(baseline, original_pixels, ORIGINAL)
         figures |= inflation_figures(reduced_px, at_original.marked_px)
     return figures, table
-
-
-def chunks(items: Sequence, size: int) -> list[Sequence]:
-    return [items[start : start + size] for start in range(0, len(items), size)]
-
-
-def save_examples(context: Context, network: Predictor, selection: Selection, rows: list[dict[str, Any]]) -> None:
-    """Photograph, truth and prediction, both outlined, of the worst and the best images by Dice.
-
-    They are predicted once more: keeping every picture until the ranking is known would take all the memory of a big set.
-    """
-    config, folder = context.config.evaluation, context.workdir / "examples"
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.iterdir():
-        old.unlink()
-    ranked = sorted((place for place, row in enumerate(rows) if row["dice"] != ""), key=lambda place: rows[place]["dice"])
-    half = (config.num_examples + 1) // 2
-    shown = dict.fromkeys([*ranked[:half], *ranked[::-1][: config.num_examples - half]])
-    for chunk in chunks(list(shown), config.batch_size):
-        samples = [selection.split[int(selection.indices[place])] for place in chunk]
-        probabilities = network(np.stack([sample.image for sample in samples]), config.batch_size).probabilities
-        for sample, p in zip(samples, probabilities, strict=True):
-            save_views(folder, sample, foreground_score(p, network.target) > config.threshold)
-
-
-def save_views(folder: Path, sample: Sample, predicted: np.ndarray) -> None:
-    """One image's pictures: as it is, with the truth, with the prediction inside the field of view."""
-    inside = sample.mask_bits & MASK_BITS["valid"] != 0
-    truth = sample.mask_bits & MASK_BITS["fused"] != 0
-    views = {
-        "image": sample.image,
-        "truth": overlay(sample.image, {"lesion": truth}),
-        "prediction": overlay(sample.image, {"lesion": predicted & inside}),
-    }
-    for name, picture in views.items():
-        write_picture(folder / f"{sample.image_id}_{name}", picture, PICTURE_PX)
 
 
 def score_grading(

@@ -18,15 +18,16 @@ from pldmlt_jax.errors import ConfigError, UserError, nearest, raise_all
 from pldmlt_jax.table import Table
 
 VERBS_OF = {
-    "checkpoint": ("evaluate", "predict", "export"), "split": ("run", "evaluate", "compare"), "input": ("predict",),
-    "output": ("predict", "export", "evaluate"), "predictions": ("evaluate",), "engine": ("evaluate", "predict"),
-    "probabilities": ("predict",), "format": ("export",), "augmented": ("prepare",),
-    "rows": ("compare",), "folds": ("compare",), "seeds": ("compare",),
+    "checkpoint": ("evaluate", "predict", "export", "figures"), "split": ("run", "evaluate", "compare", "figures"),
+    "input": ("predict",), "images": ("figures",), "output": ("predict", "export", "evaluate", "figures"),
+    "predictions": ("evaluate",), "engine": ("evaluate", "predict"), "probabilities": ("predict",), "format": ("export",),
+    "augmented": ("prepare",), "rows": ("compare",), "folds": ("compare",), "seeds": ("compare",),
 }  # fmt: skip
 """The verbs that a flag has an effect on."""
 
 TEXTS = (
     "workdir", "checkpoint", "split", "input", "output", "engine", "format", "predictions", "rows", "folds", "seeds",
+    "images",
 )  # fmt: skip
 """Flags whose value is a text."""
 
@@ -54,18 +55,20 @@ verbs (without one: all stages, which are those with a number)
   predict       6 mask, overlay, grade and its map of any image files (--input)
   report        7 report.html, one page of everything the run left
   export          weights, StableHLO, ONNX and a model card, to use without this program
-  compare         every run of a table that is not complete; table.md, table.csv, table.json
+  figures         figures 1, 6 and 7 of the paper for the networks of --checkpoint: PDF, SVG, PNG
+  compare         every run of a table that is not complete; table.md, .csv, .json, compare.html
 
 flags
   --config=FILE           a file under configs/ (default: configs/demo.py)
   --config.FIELD=VALUE    sets a field: all are in docs/configs.md, this run's with --print_config
   --workdir=DIR           where the run's files go (default: runs/NAME)
-  --checkpoint=DIR        evaluate, predict, export: a workdir or an exported folder (default: the
-                          workdir); several with commas: the mean of their probabilities
-  --split=NAME            evaluate: train, val, test or official_test (default: test, else val)
+  --checkpoint=DIR        a workdir or an exported folder (default: the workdir); several by comma:
+                          the mean of their probabilities, of figures a column each
+  --split=NAME            train, val, test or official_test (default: test, else val)
   --input=PATH            predict: an image, a folder or a quoted pattern; several with commas
+  --images=NAMES          figures: these images of the split (default: the one with most lesions)
   --predictions=DIR       evaluate: any method's mask files, see docs/compare.md
-  --output=DIR            predict, export, evaluate --predictions: where results go
+  --output=DIR            predict, export, figures, evaluate --predictions: where results go
   --probabilities         predict: the probability of each lesion as well, as 16-bit PNG
   --engine=NAME           evaluate, predict: xla (default), onnx, openvino (docs/dependencies.md)
   --format=NAMES          export: folder, stablehlo, onnx, with commas (default: all)
@@ -101,6 +104,7 @@ class Arguments:
     predictions: str = ""  # a folder of mask files
     words: tuple[str, ...] = ()  # all of the command line
     debug: bool = False
+    images: str = ""  # of `figures`; "" = chosen by what they show
 
 
 def _define(values: flags.FlagValues, source: str | Config) -> None:
@@ -252,7 +256,7 @@ def parse(argv: list[str], verbs: tuple[str, ...]) -> Arguments | None:
         verb, config, config_given, workdir, values.checkpoint, values.split, values.input, values.output,
         values.engine, values.probabilities, values.format, values.augmented, values.print_config,
         overrides=tuple(_overrides(_joined(rest))), workdir_given=bool(values.workdir), table=table, rows=rows,
-        predictions=values.predictions, words=tuple(_joined(argv[1:])), debug=values.debug,
+        predictions=values.predictions, words=tuple(_joined(argv[1:])), debug=values.debug, images=values.images,
     )  # fmt: skip
 
 

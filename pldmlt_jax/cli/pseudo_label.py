@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from pldmlt_jax.cli.context import Context
 from pldmlt_jax.cli.train_grader import make_grader, restore_best, softmax
@@ -15,7 +16,7 @@ from pldmlt_jax.evaluation.figures import cam_strip, write_picture
 from pldmlt_jax.evaluation.grading_metrics import grading_figures
 from pldmlt_jax.files import read_json, read_rows, write_rows
 from pldmlt_jax.method.gradcam import grad_cam
-from pldmlt_jax.method.pseudo_labels import ENSEMBLES, admissible_grades, map_agreement, refine
+from pldmlt_jax.method.pseudo_labels import ENSEMBLES, EnsembleChoice, admissible_grades, map_agreement, refine
 from pldmlt_jax.progress import progress
 from pldmlt_jax.types import MASK_BITS, NUM_GRADES, Sample
 
@@ -25,7 +26,7 @@ AGREEMENTS = ("share", "coverage", "disc_share")
 def pseudo_label(context: Context) -> None:
     """Labels every pixel-labelled image, writes the table of changes and how right the labels are where that is known."""
     images = _all_images(context.segmented_for_graders)
-    graders = _load_graders(context)
+    graders = load_graders(context)
     folder = context.workdir / "cams"
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
@@ -45,7 +46,7 @@ def _all_images(selections: dict[str, Selection]) -> list[tuple[PreparedSplit, i
     return [(split, i) for split in official_splits(selections) for i in range(len(split))]
 
 
-def _load_graders(context: Context) -> list[tuple[str, Any, dict, float]]:
+def load_graders(context: Context) -> list[tuple[str, Any, dict, float]]:
     """Name, network, variables and temperature of each trained grader."""
     config, loaded = context.config, []
     for name in config.grader.architectures:
@@ -58,14 +59,21 @@ def _load_graders(context: Context) -> list[tuple[str, Any, dict, float]]:
     return loaded
 
 
-def label_image(context: Context, graders: list, sample: Sample) -> tuple[dict[str, Any], np.ndarray]:
-    """One row of the table, and the strip of pictures that shows why."""
-    config = context.config.pseudo
+def asked(
+    context: Context, graders: list, sample: Sample
+) -> tuple[Float[np.ndarray, "g c"], EnsembleChoice, Float[np.ndarray, "c h w"]]:
+    """The graders' probabilities, the ensemble's choice, and the maps of the grader that it follows."""
     cams = [grad_cam(variables, sample.image[None], classifier=network) for _, network, variables, _ in graders]
     temperatures = [temperature for *_, temperature in graders]
     probabilities = np.stack([softmax(np.asarray(cam.logits[0]), t) for cam, t in zip(cams, temperatures, strict=True)])
-    choice = ENSEMBLES[config.ensemble](probabilities)
-    maps = np.asarray(cams[choice.grader].maps[0])
+    choice = ENSEMBLES[context.config.pseudo.ensemble](probabilities)
+    return probabilities, choice, np.asarray(cams[choice.grader].maps[0])
+
+
+def label_image(context: Context, graders: list, sample: Sample) -> tuple[dict[str, Any], np.ndarray]:
+    """One row of the table, and the strip of pictures that shows why."""
+    config = context.config.pseudo
+    probabilities, choice, maps = asked(context, graders, sample)
     masks = {name: (sample.mask_bits & bit) > 0 for name, bit in MASK_BITS.items()}
     agreement = map_agreement(maps, masks["fused"], masks["OD"], masks["valid"], config)
     admissible = admissible_grades(sample.evidence_px, sample.least_grade)

@@ -51,6 +51,7 @@ class FundusBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """Square fundus photographs with their mask bits, grades and geometry. Builders of sets derive from it."""
 
     VERSION = tfds.core.Version("3.0.0")
+    pkg_dir_path = tfds.core.Path(__file__).parent  # TFDS finds none for a builder in a notebook or a module by itself
     CITATION = ""
     LICENCE = ""
 

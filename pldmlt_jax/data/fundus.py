@@ -25,12 +25,19 @@ MAX_BYTES = 2**29
 """Of an image file: as large as the largest image that is read, without any compression, in 16 bits."""
 
 
-def read_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:
+def read_image(path: str | Path) -> UInt8[np.ndarray, "h w 3"]:
     """Reads an RGB image of 8 bits: grey, alpha and 16 bits are converted, a rotation in its EXIF data is applied.
+
+    Args:
+        path: Of a file of one of IMAGE_SUFFIXES.
+
+    Returns:
+        uint8 [h, w, 3] in 0..255.
 
     Raises:
         DataError: The file is missing, no image, or cut off.
     """
+    path = Path(path)
     content = read_bytes(path)
     return cv2.cvtColor(decoded(content, path, cv2.IMREAD_COLOR, "image"), cv2.COLOR_BGR2RGB)
 

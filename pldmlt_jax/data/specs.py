@@ -1,6 +1,6 @@
 """What a data set is, and the table of those that this program reads."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from pldmlt_jax.config import DataConfig
@@ -39,6 +39,22 @@ DATASETS: dict[str, DatasetSpec] = {
     "synthetic_s": DatasetSpec(True, False, SyntheticSegmentation),
     "synthetic_d": DatasetSpec(False, True, SyntheticGrading),
 }
+
+
+class SetNames(Collection[str]):
+    """Names of the sets of some kind, as DATASETS stands when it is asked: it can be added to."""
+
+    def __init__(self, belongs: Callable[[DatasetSpec], bool]):
+        self._belongs = belongs
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name, spec in DATASETS.items() if self._belongs(spec))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __contains__(self, name: object) -> bool:
+        return any(name == known for known in self)
 
 
 def set_names(name: str) -> list[str]:

@@ -9,6 +9,8 @@ CONVENTIONS: tuple[tuple[str, str | None, str], ...] = (
      "and smallest components chosen on the validation images."),
     ("seg/foreground/precision", None, "Share of the predicted pixels that are lesion."),
     ("seg/foreground/recall", None, "Share of the lesion pixels that are predicted."),
+    ("seg/foreground/ap", "seg/foreground/ap_all_background", "Average precision of the lesion probability over all pixels. "
+     "Baseline: the share of lesion pixels, which any answer that is the same everywhere has."),
     ("seg/micro_bg/dice", "seg/micro_bg/dice_all_background", "One ratio over all pixels and both classes: pixel "
      "accuracy. Our reading of the paper's mDice. Baseline: answering background everywhere."),
     ("seg/micro_bg/iou", "seg/micro_bg/iou_all_background", "The same ratio for intersection over union."),

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from pldmlt_jax.types import NUM_GRADES
 
@@ -26,6 +26,7 @@ def grading_figures(
     confusion = confusion_matrix(grades, answers)
     correct = int(np.trace(confusion))
     low, high = wilson_interval(correct, n)
+    bins = reliability(probabilities.max(axis=1), answers == grades)
     return {
         "grade/n": n,
         "grade/accuracy": correct / n if n else None,
@@ -34,10 +35,11 @@ def grading_figures(
         "grade/kappa": quadratic_kappa(confusion),
         "grade/macro_f1": macro_f1(confusion),
         "grade/auc_ovr": auc_one_vs_rest(probabilities, grades),
-        "grade/ece": calibration_error(probabilities.max(axis=1), answers == grades),
+        "grade/ece": calibration_error(bins),
         "grade/majority": float(np.mean(grades == majority_grade)) if n else None,
         "grade/majority_grade": majority_grade,
         "grade/confusion": confusion.tolist(),
+        "grade/reliability": bins.tolist(),
     }
 
 
@@ -103,10 +105,15 @@ def binary_auc(scores: np.ndarray, positive: np.ndarray) -> float:
     return float((ranks[positive].sum() - p * (p + 1) / 2.0) / (p * n))
 
 
-def calibration_error(confidence: np.ndarray, correct: np.ndarray) -> float | None:
-    """Expected calibration error over ten equal bins of confidence (Guo et al. 2017)."""
-    if not len(confidence):
-        return None
+def reliability(confidence: Float[np.ndarray, "n"], correct: Bool[np.ndarray, "n"]) -> Float[np.ndarray, "bins 3"]:
+    """Images, mean confidence and accuracy in each of ten equal bins of confidence; a row of zeros where it has no image."""
     bins = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
-    gaps = [(bins == b).mean() * abs(correct[bins == b].mean() - confidence[bins == b].mean()) for b in np.unique(bins)]
-    return float(np.sum(gaps))
+    images = np.bincount(bins, minlength=CALIBRATION_BINS)
+    sums = [np.bincount(bins, weights=values, minlength=CALIBRATION_BINS) for values in (confidence, correct)]
+    return np.stack([images, *(values / np.maximum(images, 1) for values in sums)], axis=1)
+
+
+def calibration_error(bins: Float[np.ndarray, "bins 3"]) -> float | None:
+    """Expected calibration error of the bins of `reliability` (Guo et al. 2017); None without images."""
+    images, confidence, accuracy = bins.T
+    return float(np.sum(images * np.abs(accuracy - confidence)) / images.sum()) if images.sum() else None

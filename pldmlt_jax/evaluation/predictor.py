@@ -136,7 +136,7 @@ class Predictor:
 
 def _as_photograph(image: np.ndarray | str | Path) -> UInt8[np.ndarray, "h w 3"]:
     if isinstance(image, str | Path):
-        return read_image(Path(image))
+        return read_image(image)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3 or 0 in image.shape:
         found = f"{image.dtype} {image.shape}"
         raise DataError("image", found, "uint8 [height, width, 3], RGB in 0..255", "convert it, or give the file's path")

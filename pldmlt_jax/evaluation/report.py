@@ -1,26 +1,15 @@
-"""One self-contained page of everything that a run left in its workdir; it opens offline."""
+"""`report.html`: one self-contained page of everything that a run left in its workdir; it opens offline."""
 
-import base64
-import html
-import json
-from collections.abc import Iterable, Sequence
-from importlib import resources
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pldmlt_jax.evaluation.charts import confusion_chart, line_chart, stacked_chart
-from pldmlt_jax.evaluation.conventions import CONVENTIONS
-from pldmlt_jax.evaluation.figures import PICTURE_SUFFIX
-from pldmlt_jax.evaluation.operating_points import FILE as POINTS
-from pldmlt_jax.evaluation.scoring import ORIGINAL
-from pldmlt_jax.files import read_json, read_rows, writing
+from pldmlt_jax.config import Config, to_dict
+from pldmlt_jax.evaluation import report_results as results
+from pldmlt_jax.evaluation import report_training as training
+from pldmlt_jax.evaluation.page import card, escape, folded, missing, number, picture, table, write_page
+from pldmlt_jax.files import read_json
 from pldmlt_jax.training.checkpoint import CONFIG
-from pldmlt_jax.training.log import read_log
-
-MAX_STRIPS = 8
-"""Grad-CAM strips shown: changed labels first."""
-
-NOT_SCORED = "<p class=missing>Nothing to show: the split that was evaluated has no such images.</p>"
 
 
 def write_report(workdir: Path) -> Path:
@@ -32,285 +21,123 @@ def write_report(workdir: Path) -> Path:
     Returns:
         The page.
     """
-    sections = [
-        ("Summary", _summary(workdir)),
-        ("Training", _training(workdir)),
-        ("Metrics by convention", _metrics(workdir)),
-        ("Operating points", _operating_points(workdir)),
-        ("Grades", _grades(workdir)),
-        ("Pseudo-labels", _pseudo_labels(workdir)),
-        ("Label update and gradient balance", _label_update(workdir)),
-        ("Predictions beside the truth", _examples(workdir)),
-        ("Synthetic photographs", _picture(workdir / "contact_sheet", "drawn photographs, a row for each grade")),
-        ("Data and splits", _data(workdir)),
-        ("Config", _tree(_json(workdir / "checkpoints" / CONFIG) or _json(workdir / "config.json"))),
-        ("Environment", _tree(_json(workdir / "environment.json") | _json(workdir / "weights.json"))),
-    ]
-    name = _json(workdir / "config.json").get("name", workdir.name)
-    shown = [(title, body) for title, body in sections if body]
-    links = "".join(f'<a href="#{_anchor(title)}">{title}</a>' for title, _ in shown)
-    body = "".join(f'<section id="{_anchor(title)}"><h2>{title}</h2>{text}</section>' for title, text in shown)
-    page = resources.files("pldmlt_jax.evaluation").joinpath("report_template.html").read_text(encoding="utf-8")
-    for mark, text in {"TITLE": _escape(f"PLDMLT: {name}"), "LINKS": links, "BODY": body}.items():
-        page = page.replace(f"<!--{mark}-->", text)
-    target = workdir / "report.html"
-    with writing(target) as file:
-        file.write(page)
-    return target
+    sections: tuple[tuple[str, Callable[[Path], str]], ...] = (
+        ("Summary", summary),
+        ("Training", training.curves),
+        ("Lesions", results.lesions),
+        ("Precision and recall", results.precision_recall),
+        ("Operating points", results.operating_points),
+        ("Grades", results.grades),
+        ("Pseudo-labels", training.pseudo_labels),
+        ("Gradient balance", training.gradient_balance),
+        ("Label update", training.label_update),
+        ("Worst and best images", results.examples),
+        ("Drawn photographs", drawn_photographs),
+        ("Data and splits", data),
+        ("Config", config),
+        ("Environment", environment),
+    )
+    name = optional_json(workdir / "config.json").get("name", workdir.name)
+    return write_page(workdir / "report.html", "PLDMLT report", name, [(title, make(workdir)) for title, make in sections])
 
 
-def _anchor(title: str) -> str:
-    return title.lower().replace(" ", "-")
-
-
-def _escape(text: Any) -> str:
-    return html.escape(str(text))
-
-
-def _json(path: Path) -> dict[str, Any]:
+def optional_json(path: Path) -> dict[str, Any]:
     return read_json(path) if path.exists() else {}
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
-    return [row for _, row in read_rows(path, ("image",))] if path.exists() else []
-
-
-def _missing(stage: str) -> str:
-    return f"<p class=missing>Not there yet: <code>python main.py {stage}</code> makes it.</p>"
-
-
-def _number(value: Any) -> str:
-    if value is None:
-        return "undefined"
-    return f"{value:.4f}" if isinstance(value, float) else _escape(value)
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[Any]], *, scrolls: bool = False) -> str:
-    head = "".join(f"<th>{_escape(cell)}</th>" for cell in header)
-    body = "".join("<tr>" + "".join(f"<td>{_number(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    size = "scroll tall" if scrolls else "scroll"
-    return f'<div class="{size}" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def _picture(path: Path, text: str) -> str:
-    path = path.with_name(path.name + PICTURE_SUFFIX)
-    if not path.exists():
-        return ""
-    content = base64.b64encode(path.read_bytes()).decode()
-    return f'<img loading="lazy" alt="{_escape(text)}" src="data:image/jpeg;base64,{content}">'
-
-
-def _card(title: str, value: Any, beside: str) -> str:
-    return f'<div class="card"><b>{_number(value)}</b><span>{_escape(title)}</span><small>{_escape(beside)}</small></div>'
-
-
-def _summary(workdir: Path) -> str:
-    m = _json(workdir / "metrics.json")
+def summary(workdir: Path) -> str:
+    """The handful of figures that matter, each beside what it has to beat."""
+    m = optional_json(workdir / "metrics.json")
     if not m:
-        return _missing("evaluate")
-    cards = []
-    if "seg/split" in m:
-        cards.append(_card("lesion Dice (foreground, pooled)", m["seg/foreground/dice"],
-                           "one colour channel's best threshold: "
-                           f"{_number(m.get('baseline/channel_threshold/dice'))}"))  # fmt: skip
-        if "seg/foreground/dice_original_size" in m:
-            cards.append(_card("lesion Dice at the images' own size", m["seg/foreground/dice_original_size"],
-                               "against the masks at their own size"))  # fmt: skip
-        cards.append(_card("Dice over all pixels, background included", m["seg/micro_bg/dice"],
-                           "answering background everywhere: "
-                           f"{_number(m['seg/micro_bg/dice_all_background'])}"))  # fmt: skip
-    if "grade/split" in m:
-        cards += [
-            _card(f"grading accuracy, n = {m['grade/n']}", m["grade/accuracy"],
-                  f"95 % interval {_number(m['grade/accuracy_low'])} to {_number(m['grade/accuracy_high'])}; "
-                  f"majority grade: {_number(m['grade/majority'])}"),
-            _card("quadratic weighted kappa", m["grade/kappa"], "the majority grade has 0"),
-        ]  # fmt: skip
-    if "pseudo/accuracy_after" in m:
-        cards.append(_card("pseudo-labels right after refinement", m["pseudo/accuracy_after"],
-                           f"before: {_number(m['pseudo/accuracy_before'])}; majority: {_number(m['pseudo/majority'])}; "
-                           f"n = {m['pseudo/n_known']}"))  # fmt: skip
+        return missing("evaluate")
     scored = [
-        f"{what} on split <b>{_escape(m[key])}</b>"
+        f"{what} on split <b>{escape(m[key])}</b>"
         for what, key in (("lesions", "seg/split"), ("grades", "grade/split"))
         if key in m
     ]
     return (
-        f"<p>Scored: {' and '.join(scored)}, best checkpoint (step {_escape(m.get('step'))}). Every figure stands "
-        "beside what it has to beat.</p>"
-        f'<div class="cards">{"".join(cards)}</div>'
+        f"<p>Scored: {' and '.join(scored)}, best checkpoint (step {escape(m.get('step'))}). Every figure stands beside "
+        "what it has to beat, the mark on its bar.</p>"
+        f'<div class="cards">{"".join([*_lesion_cards(m), *_grade_cards(m)])}</div>'
     )
 
 
-def _series(lines: list[dict], names: dict[str, str]) -> dict[str, tuple[list, list]]:
-    found = {name: [line for line in lines if line.get(name) is not None] for name in names}
-    return {label: ([x["step"] for x in found[name]], [x[name] for x in found[name]]) for name, label in names.items()}
+def _lesion_cards(m: dict[str, Any]) -> list[str]:
+    if "seg/split" not in m:
+        return []
+    threshold, background = m.get("baseline/channel_threshold/dice"), m["seg/micro_bg/dice_all_background"]
+    cards = [card("lesion Dice (foreground, pooled)", m["seg/foreground/dice"],
+                  f"{number(threshold, 3)}: best threshold on one colour channel", threshold)]  # fmt: skip
+    if "seg/foreground/dice_original_size" in m:
+        threshold = m.get("baseline/channel_threshold/dice_original_size")
+        cards.append(card("lesion Dice at the images' own size", m["seg/foreground/dice_original_size"],
+                          f"{number(threshold, 3)}: the same baseline there", threshold))  # fmt: skip
+    return [*cards, card("Dice over all pixels, background included", m["seg/micro_bg/dice"],
+                         f"{number(background, 3)}: answering background everywhere", background)]  # fmt: skip
 
 
-def _training(workdir: Path) -> str:
-    lines = read_log(workdir / "log.jsonl")
-    if not lines:
-        return _missing("train")
-    losses = _series(lines, {"loss": "L", "seg_loss": "L_S", "grade_loss": "L_C"})
-    validation = _series(lines, {"val/loss": "L, fixed pseudo-labels", "val/loss_updated": "L, updated labels"})
-    charts = [
-        line_chart("training losses", losses),
-        line_chart("validation losses", validation),
-        line_chart("validation lesion Dice", _series(lines, {"val/dice": "foreground Dice"})),
-    ]
-    for folder in sorted(workdir.glob("graders/*")):
-        log = read_log(folder / "log.jsonl")
-        names = {"val/accuracy": "accuracy", "val/kappa": "kappa"}
-        charts.append(line_chart(f"grader {folder.name}, validation", _series(log, names)))
-    return f'<div class="charts">{"".join(charts)}</div>'
+def _grade_cards(m: dict[str, Any]) -> list[str]:
+    cards = []
+    if "grade/split" in m:
+        interval = " to ".join(number(m[f"grade/accuracy_{end}"], 3) for end in ("low", "high"))
+        cards += [
+            card(f"grading accuracy, n = {m['grade/n']}", m["grade/accuracy"],
+                 f"{number(m['grade/majority'], 3)}: majority grade; 95 % interval {interval}", m["grade/majority"]),
+            card("quadratic weighted kappa", m["grade/kappa"], "0: majority grade", 0.0),
+        ]  # fmt: skip
+    if "pseudo/accuracy_after" in m:
+        before, majority = m["pseudo/accuracy_before"], m["pseudo/majority"]
+        cards.append(card(f"pseudo-labels right after refinement, n = {m['pseudo/n_known']}", m["pseudo/accuracy_after"],
+                          f"{number(before, 3)}: before it; {number(majority, 3)}: majority grade", before))  # fmt: skip
+    return cards
 
 
-def _metrics(workdir: Path) -> str:
-    m = _json(workdir / "metrics.json")
-    if not m:
-        return _missing("evaluate")
-    rows = [
-        (name, m[name], m.get(baseline or "", ""), m.get(f"{name}{ORIGINAL}", ""), m.get(f"{baseline}{ORIGINAL}", ""), text)
-        for name, baseline, text in CONVENTIONS
-        if m.get(name) is not None
-    ]
-    parameters = [(k.removeprefix("parameters/"), v) for k, v in m.items() if k.startswith("parameters/")]
+def drawn_photographs(workdir: Path) -> str:
+    shown = picture(workdir / "contact_sheet", "drawn photographs, a row for each grade, each beside its lesions")
     return (
-        _table(("figure", "network's size", "baseline", "original size", "baseline", "what it is"), rows)
-        + "<h3>Parameters</h3>"
-        + _table(("network", "parameters"), parameters)
+        f'<p>A row for each grade; the lesions beside each photograph.</p><div class="sheet">{shown}</div>' if shown else ""
     )
 
 
-def _operating_points(workdir: Path) -> str:
-    """What `predict` and `export` use: chosen on the validation images, and what it does on the evaluated split."""
-    points, m = _json(workdir / "checkpoints" / POINTS), _json(workdir / "metrics.json")
-    if not points:
-        return ""
-    rows = []
-    for name, point in points["lesions"].items():
-        key = f"seg/{'foreground' if name == 'lesion' else name}/dice"
-        chosen = [point[field] for field in ("threshold", "min_area_px", "images", "dice", "dice_at_half")]
-        rows.append((name, *chosen, m.get(f"{key}_at_operating_point", ""), m.get(key, "")))
-    header = ("lesion", "threshold", "smallest component, px", "validation images", "Dice there", "at 0.5",
-              "Dice on the evaluated split", "at 0.5")  # fmt: skip
-    grades = f"temperature {_number(points['temperature'])}, from {points['graded_images']} truly graded images"
-    grades = grades if points["temperature"] else "uncalibrated, for there are no truly graded validation images"
-    return (
-        "<p>Threshold and smallest component (at the network's size) of the highest Dice on the validation images, which "
-        f"<code>predict</code> and <code>export</code> use. Grades: {grades}.</p>{_table(header, rows)}"
-    )
-
-
-def _grades(workdir: Path) -> str:
-    m = _json(workdir / "metrics.json")
-    if "grade/confusion" not in m:
-        return NOT_SCORED if m else _missing("evaluate")
-    names = ("accuracy", "accuracy_low", "accuracy_high", "majority", "kappa", "macro_f1", "auc_ovr", "ece", "n")
-    rows = [("multi-task network", *(m.get(f"grade/{name}") for name in names))]
-    for path in sorted(workdir.glob("graders/*/metrics.json")):
-        grader = _json(path)
-        rows.append((f"grader {path.parent.name}", *(grader.get(f"grade/{name}") for name in names)))
-    table = _table(("on truly graded, held-out images", *names), rows)
-    chart = confusion_chart("multi-task network", m["grade/confusion"])
-    return f'{table}<div class="charts">{chart}</div>'
-
-
-def _pseudo_labels(workdir: Path) -> str:
-    rows = _rows(workdir / "pseudo_labels.csv")
-    if not rows:
-        return _missing("pseudo-label")
-    graders = [name.removesuffix("/grade") for name in rows[0] if name.endswith("/grade")]
-    columns = ["image", "true_grade", "before", "after", "admissible"]
-    changed = [row for row in rows if row["changed"] == "1"]
-    table = _table(
-        [*(name.replace("_", " ") for name in columns), *(f"{name} (confidence)" for name in graders), "why"],
-        (
-            [
-                *(row[name] for name in columns),
-                *(f"{row[f'{name}/grade']} ({row[f'{name}/confidence']})" for name in graders),
-                row["why"],
-            ]
-            for row in changed
-        ),
-        scrolls=True,
-    )
-    shown = (changed + [row for row in rows if row["changed"] != "1"])[:MAX_STRIPS]
-    strips = "".join(
-        f"<figure>{_picture(workdir / 'cams' / row['image'], 'Grad-CAM of grades 0 to 4 of ' + row['image'])}"
-        f"<figcaption>{_escape(row['image'])}: {_escape(row['before'])} &rarr; {_escape(row['after'])}, "
-        f"{_escape(row['why'])}</figcaption></figure>"
-        for row in shown
-    )
-    return (
-        f"<p>{len(changed)} of {len(rows)} labels changed by the lesion masks and maps"
-        f"{_accuracy_change(workdir)}.</p>{table}"
-        "<h3>Grad-CAM of every grade</h3><p>Each map is scaled by itself; decisions use the raw maps.</p>"
-        f'<div class="strips">{strips}</div>'
-    )
-
-
-def _accuracy_change(workdir: Path) -> str:
-    m = _json(workdir / "pseudo_labels.json") | _json(workdir / "metrics.json")  # evaluated after edits by hand
-    if "pseudo/accuracy_before" not in m:
-        return "; no true grade is known"
-    before, after = (
-        f"accuracy {_number(m[f'pseudo/accuracy_{when}'])}, kappa {_number(m[f'pseudo/kappa_{when}'])}"
-        for when in ("before", "after")
-    )
-    n, majority = m["pseudo/n_known"], _number(m["pseudo/majority"])
-    return f"; on the {n} images whose true grade is known: {before} before, {after} after (majority grade: {majority})"
-
-
-def _label_update(workdir: Path) -> str:
-    lines = read_log(workdir / "log.jsonl")
-    labels = [line for line in lines if "label_histogram" in line]
-    balance = {"grad_norm/seg_encoder": "L_S", "grad_norm/grade_encoder": "beta L_C"}
-    charts = [
-        line_chart("gradient norms on the shared encoder", _series(lines, balance), log=True),
-        line_chart("their cosine", _series(lines, {"grad_cosine_encoder": "cosine"})),
-    ]
-    if labels:
-        paths = {"direct_norm": "direct", "indirect_norm": "through theta*"}
-        agreements = {"agreement/pseudo_label": "with the pseudo-label", "agreement/head": "with the head"}
-        charts += [
-            line_chart("meta-gradient norms", _series(lines, paths)),
-            line_chart("agreement of the updated labels", _series(lines, agreements)),
-            line_chart("entropy of the updated labels (nats)", _series(lines, {"label_entropy": "entropy"})),
-            stacked_chart("updated labels", [x["step"] for x in labels], [x["label_histogram"] for x in labels]),
-        ]
-    return f'<div class="charts">{"".join(charts)}</div>' if lines else _missing("train")
-
-
-def _examples(workdir: Path) -> str:
-    figures = []
-    for row in _rows(workdir / "per_image.csv"):
-        name, folder = row["image"], workdir / "examples"
-        if not (folder / f"{name}_truth{PICTURE_SUFFIX}").exists():
-            continue
-        views = "".join(
-            f'<div class="view {view}">{_picture(folder / f"{name}_{view}", f"{name}, {view}")}</div>'
-            for view in ("image", "truth", "prediction")
-        )
-        grade = f", predicted grade {_escape(row['predicted_grade'])}" if row["predicted_grade"] else ""
-        caption = f"{_escape(name)}: Dice {_escape(row['dice'])}{grade}"
-        figures.append((float(row["dice"] or 0), f"<figure>{views}<figcaption>{caption}</figcaption></figure>"))
-    if not figures:
-        return NOT_SCORED if (workdir / "metrics.json").exists() else _missing("evaluate")
-    buttons = "".join(f'<button data-view="{view}">{view}</button>' for view in ("image", "truth", "prediction"))
-    ordered = "".join(text for _, text in sorted(figures))
-    return f'<p class="toggle">Show {buttons} (worst first)</p><div class="examples" data-view="prediction">{ordered}</div>'
-
-
-def _data(workdir: Path) -> str:
-    data = _json(workdir / "data.json")
-    if not data:
-        return _missing("prepare")
-    splits = data["segmentation"].pop("splits", {})
+def data(workdir: Path) -> str:
+    found = optional_json(workdir / "data.json")
+    if not found:
+        return missing("prepare")
+    splits = found["segmentation"].pop("splits", {})
     rows = [(name, len(ids), ", ".join(ids)) for name, ids in splits.items()]
-    return _table(("split", "images", "which"), rows, scrolls=True) + _tree(data)
+    names = "".join(
+        f"<details><summary>which are {escape(name)}</summary><p>{escape(ids)}</p></details>" for name, _, ids in rows if ids
+    )
+    counts = table(("pixel-labelled split", "images"), [row[:2] for row in rows])
+    return counts + names + folded("all that was found out about the sets", found)
 
 
-def _tree(values: dict[str, Any]) -> str:
-    text = json.dumps(values, indent=2)
-    return f"<details><summary>show</summary><pre>{_escape(text)}</pre></details>" if values else ""
+def config(workdir: Path) -> str:
+    """What differs from the defaults, which are the paper's, and all of it behind a line."""
+    saved = optional_json(workdir / "checkpoints" / CONFIG) or optional_json(workdir / "config.json")
+    if not saved:
+        return missing("train")
+    defaults = dict(_flat(to_dict(Config())))
+    rows = [(name, _value(value), _value(defaults.get(name))) for name, value in _flat(saved) if defaults.get(name) != value]
+    text = "<p>Fields that differ from the defaults, which are the paper's setting where the paper gives one.</p>"
+    return text + table(("field", "here", "default"), rows, tall=True) + folded("the whole config", saved)
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Fields with dotted names; tuples are lists, as in JSON."""
+    found: list[tuple[str, Any]] = []
+    for name, value in values.items():
+        if isinstance(value, dict):
+            found += _flat(value, f"{prefix}{name}.")
+        else:
+            found.append((prefix + name, list(value) if isinstance(value, tuple) else value))
+    return found
+
+
+def _value(value: Any) -> str:
+    return '""' if value == "" else str(value)
+
+
+def environment(workdir: Path) -> str:
+    found = optional_json(workdir / "environment.json") | optional_json(workdir / "weights.json")
+    return table(("what", "which"), [(name, str(value)) for name, value in found.items()], tall=True) if found else ""

@@ -13,17 +13,16 @@ import numpy as np
 from flax import struct
 from jaxtyping import Float, Int, UInt8
 
+from pldmlt_jax.evaluation.score_curves import (
+    CURVE_THRESHOLDS,
+    SCORE_BINS,
+    aupr_11,
+    average_precision,
+    precision_recall,
+    score_bin,
+)
 from pldmlt_jax.method.losses import EXCLUSIVE_ORDER
 from pldmlt_jax.types import LESIONS, MASK_BITS
-
-SCORE_BINS = 4096
-"""Bins of the score histograms behind `ap`, of equal width in the logit."""
-
-MAX_LOGIT = 24 * np.log(2.0)
-"""The bins reach from -MAX_LOGIT to MAX_LOGIT, where float32 ends: p = 2^-24 and 1 - 2^-24."""
-
-CURVE_THRESHOLDS = np.linspace(0.0, 1.0, 11)
-"""Of `aupr_11_exclusive`."""
 
 FOREGROUND_SCORES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "fused": lambda p: p[..., 1],
@@ -42,7 +41,8 @@ class SegmentationCounts(clu.metrics.Metric):
     foreground: np.ndarray  # int64 [4]: true positives, predicted, marked, valid pixels of the lesion mask
     soft: np.ndarray  # float64 [2]: lesion probability summed over marked, and over valid pixels
     lesions: np.ndarray  # int64 [4, 3]: true positives, predicted, marked; `fused`: predicted is the fused prediction
-    histogram: np.ndarray  # int64 [4, 2, SCORE_BINS]: pixels that lack and that have the lesion, by score
+    any_histogram: np.ndarray  # int64 [2, SCORE_BINS]: pixels that lack and that have any lesion, by score
+    histogram: np.ndarray  # int64 [4, 2, SCORE_BINS]: the same of each lesion
     exclusive: np.ndarray  # int64 [4, 2, 11]: pixels above each threshold, that lack and that have it exclusively
     exclusive_marked: np.ndarray  # int64 [4]
     dice_sum: np.ndarray  # float64: of per-image foreground Dice
@@ -62,6 +62,7 @@ class SegmentationCounts(clu.metrics.Metric):
             foreground=zeros(4),
             soft=np.zeros(2),
             lesions=zeros(n, 3),
+            any_histogram=zeros(2, SCORE_BINS),
             histogram=zeros(n, 2, SCORE_BINS),
             exclusive=zeros(n, 2, len(CURVE_THRESHOLDS)),
             exclusive_marked=zeros(n),
@@ -95,6 +96,14 @@ class SegmentationCounts(clu.metrics.Metric):
         """
         return self._background_figures() | self._foreground_figures() | self._lesion_figures()
 
+    def curves(self) -> dict[str, dict[str, Any]]:
+        """`precision_recall` of any lesion (`lesion`) and, where the prediction tells them apart, of each that there is."""
+        histograms = {"lesion": self.any_histogram}
+        if self.target != "fused":
+            histograms |= dict(zip(LESIONS, self.histogram, strict=True))
+        found = {name: precision_recall(*counts) for name, counts in histograms.items()}
+        return {name: curve for name, curve in found.items() if curve}
+
     def _background_figures(self) -> dict[str, Any]:
         tp, predicted, marked, valid = (int(v) for v in self.foreground)
         soft_tp, soft_predicted = (float(v) for v in self.soft)
@@ -114,12 +123,14 @@ class SegmentationCounts(clu.metrics.Metric):
         return figures | {"seg/macro_bg/dice_soft": mean_defined(soft)}
 
     def _foreground_figures(self) -> dict[str, Any]:
-        tp, predicted, marked, _ = (int(v) for v in self.foreground)
+        tp, predicted, marked, valid = (int(v) for v in self.foreground)
         return {
             "seg/foreground/dice": dice(tp, predicted, marked),
             "seg/foreground/iou": iou(tp, predicted, marked),
             "seg/foreground/precision": tp / predicted if predicted else None,
             "seg/foreground/recall": tp / marked if marked else None,
+            "seg/foreground/ap": average_precision(*self.any_histogram),
+            "seg/foreground/ap_all_background": marked / valid if valid else None,
             "seg/foreground/dice_per_image": float(self.dice_sum / self.dice_defined) if self.dice_defined else None,
             "seg/foreground/dice_per_image_n": int(self.dice_defined),
             "seg/foreground/dice_per_image_undefined": int(self.dice_undefined),
@@ -207,48 +218,6 @@ def mean_defined(values: list[float | None]) -> float | None:
     return float(np.mean(defined)) if defined else None
 
 
-def score_bin(scores: Float[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
-    """Bin of each probability, 0 to SCORE_BINS - 1, of equal width in the logit.
-
-    Networks press most scores against 0 and 1, where bins of equal width in p would tie them. Here the order of two
-    scores is lost only where their odds differ by less than exp(2 MAX_LOGIT / SCORE_BINS) - 1 = 0.8 %.
-    """
-    end = np.float32(2.0**-24)
-    p = np.clip(scores.astype(np.float32), end, np.float32(1.0) - end)
-    place = (np.log(p) - np.log1p(-p) + MAX_LOGIT) * (SCORE_BINS / (2.0 * MAX_LOGIT))
-    return np.clip(place.astype(np.int64), 0, SCORE_BINS - 1)
-
-
-def average_precision(negatives: np.ndarray, positives: np.ndarray) -> float | None:
-    """Average precision of binned scores: the sum of precision times gain in recall, no interpolation.
-
-    It is scikit-learn's `average_precision_score` of the bins, and so differs from that of the scores by no more than
-    the order within a bin can change it.
-    """
-    total = positives.sum()
-    if not total:
-        return None
-    tp, fp = np.cumsum(positives[::-1]), np.cumsum(negatives[::-1])
-    precision = tp / np.maximum(tp + fp, 1)
-    return float(np.sum(precision * positives[::-1]) / total)
-
-
-def aupr_11(negatives: np.ndarray, positives: np.ndarray, marked: int) -> float | None:
-    """Area under precision over recall as M2MRF takes it (trapezoid, precision 1 where nothing is predicted).
-
-    Args:
-        negatives: Pixels without the lesion above each of CURVE_THRESHOLDS (strictly).
-        positives: The same with it.
-        marked: Pixels with the lesion.
-    """
-    if not marked:
-        return None
-    predicted = negatives + positives
-    precision = np.where(predicted > 0, positives / np.maximum(predicted, 1), 1.0)
-    recall = positives / marked
-    return float(-np.trapezoid(precision, recall))
-
-
 def _count_image(
     p: Float[np.ndarray, "n k"], bits: UInt8[np.ndarray, "n"], target: str, threshold: float
 ) -> SegmentationCounts:
@@ -263,6 +232,7 @@ def _count_image(
         SegmentationCounts.empty(target),
         foreground=foreground,
         soft=np.array([score[marked].sum(dtype=np.float64), score.sum(dtype=np.float64)]),
+        any_histogram=_histogram(score_bin(score), marked, SCORE_BINS),
         lesions=np.array(overlaps, np.int64),
         dice_sum=np.float64(own_dice or 0.0),
         dice_defined=np.int64(own_dice is not None),

@@ -26,6 +26,12 @@ FIGURES = (
 HEADLINE = ("seg/foreground/dice", "seg/micro_bg/dice", "seg/micro_bg/iou", "grade/accuracy", "grade/kappa")
 """Figures of the first table, at the images' own size where that was scored."""
 
+COST = ("parameters", "images trained on", "validated on", "scored", "training, min", "stage 1, min", "peak memory, GiB")
+COST_NOTE = (
+    "Times and memory are of this machine. Graders that several runs share are trained once, and their time stands in each. "
+    "Images are those of the first complete run."
+)
+
 MINUS, NOTHING = "−", "–"
 
 
@@ -76,7 +82,7 @@ def _headline_lines(table: Mapping[str, Any]) -> Iterator[str]:
     for row in table["rows"]:
         done = sum(cell["state"] == "complete" for cell in row["cells"])
         title = ": ".join(_text(part) for part in (row["name"], row["what"]) if part)
-        yield _line([title, f"{done} of {len(row['cells'])}", *(_figure(row, name) for name in names)])
+        yield _line([title, f"{done} of {len(row['cells'])}", *(figure_text(row, name) for name in names)])
         if row["published"]:
             stands = {table["published_as"][name]: f"*{name} {value} %*" for name, value in row["published"].items()}
             cells = [stands.get(name.removesuffix(ORIGINAL), "") for name in names]
@@ -110,41 +116,34 @@ def _difference_lines(table: Mapping[str, Any]) -> Iterator[str]:
     for row in rows:
         shown = [row["differences"].get(name) for name in names]
         images = " / ".join(str(number) for number in sorted({d["images"] for d in shown if d}, reverse=True))
-        yield _line([row["name"], *(_difference(d) for d in shown), images])
+        yield _line([row["name"], *(difference_text(d) for d in shown), images])
 
 
-def _difference(d: Mapping[str, Any] | None) -> str:
+def difference_text(d: Mapping[str, Any] | None) -> str:
+    """A difference and its interval."""
     if d is None:
         return NOTHING
     return f"{_signed(d['difference'])} [{_signed(d['low'])}, {_signed(d['high'])}]"
 
 
 def _cost_lines(table: Mapping[str, Any]) -> Iterator[str]:
-    columns = (
-        "parameters",
-        "images trained on",
-        "validated on",
-        "scored",
-        "training, min",
-        "stage 1, min",
-        "peak memory, GiB",
-    )
-    yield _line(["", *columns])
-    yield _line(["---"] * (len(columns) + 1))
+    yield _line(["", *COST])
+    yield _line(["---"] * (len(COST) + 1))
     for row in table["rows"]:
-        cost, images = row["cost"], row["images"]
-        values = [
-            str(row["parameters"] or NOTHING),
-            *(str(images.get(name, NOTHING)) for name in ("train", "val", "scored")),
-            *(_mean(cost.get(name), 1 / 60, 1) for name in ("training_s", "graders_s")),
-            _mean(cost.get("peak_memory_bytes"), 2.0**-30, 2),
-        ]
-        yield _line([row["name"], *values])
+        yield _line([row["name"], *cost_texts(row)])
     yield ""
-    yield (
-        "Times and memory are of this machine. Graders that several runs share are trained once, and their time stands in "
-        "each. Images are those of the first complete run."
-    )
+    yield COST_NOTE
+
+
+def cost_texts(row: Mapping[str, Any]) -> list[str]:
+    """What a row has taken, by COST."""
+    cost, images = row["cost"], row["images"]
+    return [
+        str(row["parameters"] or NOTHING),
+        *(str(images.get(name, NOTHING)) for name in ("train", "val", "scored")),
+        *(_mean(cost.get(name), 1 / 60, 1) for name in ("training_s", "graders_s")),
+        _mean(cost.get("peak_memory_bytes"), 2.0**-30, 2),
+    ]
 
 
 def _figure_lines(table: Mapping[str, Any]) -> Iterator[str]:
@@ -153,7 +152,7 @@ def _figure_lines(table: Mapping[str, Any]) -> Iterator[str]:
     yield _line(["---"] * (len(rows) + 2))
     for name, _, what in FIGURES:
         if any(name in row["figures"] for row in rows):
-            yield _line([f"`{name}`", *(_figure(row, name) for row in rows), what])
+            yield _line([f"`{name}`", *(figure_text(row, name) for row in rows), what])
 
 
 def to_rows(table: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -180,7 +179,8 @@ def _empty(value: Any) -> Any:
     return "" if value is None else value
 
 
-def _figure(row: Mapping[str, Any], name: str) -> str:
+def figure_text(row: Mapping[str, Any], name: str) -> str:
+    """Mean ± standard deviation, and the baseline in brackets."""
     figure, base = row["figures"].get(name), row["figures"].get(baseline_of(name) or "")
     if figure is None:
         return NOTHING

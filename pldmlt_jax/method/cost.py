@@ -24,7 +24,7 @@ def step_cost(step: Any, method: Method, size_px: int, batch_size: int) -> StepC
 
 def cost_of(compiled: Any) -> StepCost:
     """What XLA says of a compiled program."""
-    return StepCost(float(compiled.cost_analysis()["flops"]), int(compiled.memory_analysis().temp_size_in_bytes))
+    return StepCost(float(compiled.cost_analysis().get("flops", 0.0)), int(compiled.memory_analysis().temp_size_in_bytes))
 
 
 def batch_shape(size_px: int, batch_size: int) -> Batch:

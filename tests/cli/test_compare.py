@@ -247,8 +247,9 @@ def test_masks_from_files_score_as_the_network_that_wrote_them(root: Path, tmp_p
     ours, theirs = (json.loads((folder / "metrics.json").read_text()) for folder in (trained, tmp_path / "scores"))
     shared = [name for name in theirs if name.endswith("_original_size")]
     assert {"seg/foreground/dice_original_size", "baseline/channel_threshold/dice_original_size"} <= set(shared)
-    for name in shared:
-        assert theirs[name] == pytest.approx(ours[name], abs=1e-4 if "soft" in name else 1e-9), name
+    for name in shared:  # 16 bits of a probability move what is computed of probabilities a little
+        of_probabilities = "soft" in name or "/ap" in name or "/aupr" in name
+        assert theirs[name] == pytest.approx(ours[name], abs=1e-4 if of_probabilities else 1e-9), name
     (tmp_path / "masks/IDRiD_99.png").write_bytes(b"")
     lacking = sorted((tmp_path / "masks").glob("*_lesion_probability.png"))
     lacking[0].unlink()

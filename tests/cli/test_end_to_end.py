@@ -10,6 +10,7 @@ import cv2
 import jax
 import numpy as np
 import pytest
+from evaluation.tiny_network import tiny_config, write_tiny
 from PIL import Image
 
 from pldmlt_jax.cli.app import run
@@ -296,3 +297,20 @@ def test_truncated_photographs_of_both_sets_stop_the_run_and_are_named(workdir, 
     text = capsys.readouterr().err
     assert all(path.name in text for path in bad)
     assert "truncated" in text
+
+
+def test_figures_of_two_networks(workdir, tmp_path, capsys):
+    other = write_tiny(tmp_path / "other", tiny_config("lesions"))
+    named = f"--checkpoint={workdir},{other}"
+    assert run(["main.py", "figures", named, f"--output={tmp_path / 'figures'}"]) == 0
+    assert "split test" in capsys.readouterr().out
+    names = {path.name for path in (tmp_path / "figures").iterdir() if not path.name.startswith(".")}
+    figures = ("figure1", "figure6", "figure7", "overview")
+    assert names == {f"{name}.{kind}" for name in figures for kind in ("pdf", "svg", "png")}
+    text = (tmp_path / "figures" / "figure7.svg").read_text()
+    for part in ("EX, IDRiD_", "tiny, Dice ", "other", "truth (EX)", "any lesion"):
+        assert f">{part}" in text, part
+    assert run(["main.py", "figures", named, "--images=nobody", f"--output={tmp_path / 'none'}"]) == 2
+    error = capsys.readouterr().err
+    assert "'nobody'" in error and "images of split test: IDRiD_" in error
+    assert not (tmp_path / "none").exists()

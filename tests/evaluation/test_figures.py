@@ -3,7 +3,16 @@
 import cv2
 import numpy as np
 
-from pldmlt_jax.evaluation.figures import LESION_COLOURS, cam_strip, captioned, heat, overlay, write_picture
+from pldmlt_jax.evaluation.figures import (
+    LESION_COLOURS,
+    PANEL_PX,
+    cam_strip,
+    captioned,
+    heat,
+    outlined,
+    overlay,
+    write_picture,
+)
 
 
 def test_overlay_colours_the_mask_alone_and_leaves_the_photograph():
@@ -38,17 +47,25 @@ def test_strip_shows_photograph_mask_and_five_maps():
     maps = np.zeros((5, 4, 4), np.float32)
     maps[3, 1, 1] = 1.0
     strip = cam_strip(image, lesion, maps)
-    bar = captioned(image, "x").shape[0] - 40
-    assert strip.shape == (40 + bar, 7 * 40, 3)
+    bar = captioned(np.zeros((PANEL_PX, PANEL_PX, 3), np.uint8), "x").shape[0] - PANEL_PX
+    assert strip.shape == (PANEL_PX + bar, 7 * PANEL_PX, 3)
     panels = np.split(strip[bar:], 7, axis=1)
-    np.testing.assert_array_equal(panels[0], image)
-    assert panels[1].sum() == 3 * 255
+    assert (panels[0] == 90).all()
+    assert panels[1].sum() == 3 * 255 * (PANEL_PX // 40) ** 2
     assert (panels[2] == panels[3]).all()  # grades 0 and 1, both empty
     assert (panels[5] != panels[2]).any()  # grade 3
 
 
-def test_small_pictures_are_enlarged_and_large_ones_kept(tmp_path):
-    for name, size in (("small", 20), ("large", 90)):
-        write_picture(tmp_path / f"IDRiD.{name}", np.zeros((size, 2 * size, 3), np.uint8), longer_side_px=100)
-    assert cv2.imread(str(tmp_path / "IDRiD.small.jpg")).shape == (50, 100, 3)
-    assert cv2.imread(str(tmp_path / "IDRiD.large.jpg")).shape == (90, 180, 3)
+def test_outlines_are_alike_in_small_and_large_pictures():
+    for scale in (1, 16):
+        image, mask = np.full((40 * scale, 60 * scale, 3), 90, np.uint8), np.zeros((40 * scale, 60 * scale), bool)
+        mask[10 * scale : 20 * scale, 30 * scale : 40 * scale] = True
+        picture = outlined(image, {"EX": mask}, longer_side_px=240)
+        assert picture.shape == (160, 240, 3)
+        changed = (np.abs(picture.astype(int) - 90) > 8).any(axis=-1)
+        assert 38**2 <= changed.sum() <= 46**2  # the square, four times as large and less sharp, and its outline
+
+
+def test_a_picture_is_written_whole(tmp_path):
+    write_picture(tmp_path / "IDRiD.1", np.zeros((45, 90, 3), np.uint8))
+    assert cv2.imread(str(tmp_path / "IDRiD.1.jpg")).shape == (45, 90, 3)

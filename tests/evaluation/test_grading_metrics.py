@@ -13,6 +13,7 @@ from pldmlt_jax.evaluation.grading_metrics import (
     calibration_error,
     grading_figures,
     quadratic_kappa,
+    reliability,
     wilson_interval,
 )
 
@@ -67,7 +68,7 @@ def test_undefined_is_none_and_never_nan() -> None:
     assert figures["grade/kappa"] is None and figures["grade/auc_ovr"] is None
     none = grading_figures(np.zeros((0, 5)), np.zeros(0, int), majority_grade=2)
     assert {name for name, value in none.items() if value is not None} == {
-        "grade/n", "grade/majority_grade", "grade/confusion"
+        "grade/n", "grade/majority_grade", "grade/confusion", "grade/reliability"
     }  # fmt: skip
     assert not any(isinstance(value, float) and math.isnan(value) for value in (figures | none).values())
 
@@ -92,14 +93,21 @@ def test_calibration_error_by_hand() -> None:
     confidence = np.array([0.95, 0.95, 0.55, 0.55, 1.0])
     correct = np.array([True, False, True, True, True])
     # the last bin holds three: confidence 2.9 / 3, accuracy 2 / 3; the sixth two: confidence 0.55, accuracy 1
-    assert calibration_error(confidence, correct) == pytest.approx(0.6 * 0.3 + 0.4 * 0.45)
+    assert calibration_error(reliability(confidence, correct)) == pytest.approx(0.6 * 0.3 + 0.4 * 0.45)
+
+
+def test_reliability_by_hand() -> None:
+    bins = reliability(np.array([0.95, 0.95, 0.55, 0.55, 1.0]), np.array([True, False, True, True, True]))
+    np.testing.assert_allclose(bins[[5, 9]], [[2, 0.55, 1], [3, 2.9 / 3, 2 / 3]])
+    assert not bins[[0, 1, 2, 3, 4, 6, 7, 8]].any()
+    assert calibration_error(reliability(np.zeros(0), np.zeros(0, bool))) is None
 
 
 def test_a_calibrated_grader_has_no_calibration_error() -> None:
     rng = np.random.default_rng(0)
     confidence = rng.uniform(0.2, 1.0, 40_000)
     correct = rng.random(40_000) < confidence
-    error, overconfident = calibration_error(confidence, correct), calibration_error(np.sqrt(confidence), correct)
+    error, overconfident = (calibration_error(reliability(stated, correct)) for stated in (confidence, np.sqrt(confidence)))
     assert error is not None and overconfident is not None
     assert error < 0.015 < 0.1 < overconfident
 

@@ -1,8 +1,10 @@
 """The Python API: light to import, answers on the photograph's own pixels, means of several networks, errors."""
 
 import dataclasses
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import cv2
 import flax.linen as nn
@@ -49,8 +51,27 @@ def test_importing_the_package_loads_nothing_and_names_are_there():
     subprocess.run([sys.executable, "-c", check], check=True)
     for name in pj.__all__:
         assert getattr(pj, name).__doc__
+        assert f"`{name}" in str(pj.__doc__)
     with pytest.raises(AttributeError, match="nothing_such"):
         _ = pj.nothing_such
+
+
+def test_a_users_program_is_type_checked(tmp_path):
+    """The types of the names that load when they are first used: the one wrong line is found, and no other."""
+    (tmp_path / "own.py").write_text(
+        "import pldmlt_jax as pj\n"
+        "answer = pj.load('runs/idrid', inference=pj.InferenceConfig(tta='flips')).predict('eye.jpg')\n"
+        "grade: int | None = answer.grade\n"
+        "share: float = answer.areas['lesion'].percent_of_field\n"
+        "picture = pj.overlay(pj.read_image('eye.jpg'), answer.masks)\n"
+        "run: str = pj.run_config(pj.Config(name='own'), 'check')\n"
+    )
+    root = str(Path(pj.__file__).parent.parent)
+    (tmp_path / "pyrightconfig.json").write_text(json.dumps({"typeCheckingMode": "standard", "extraPaths": [root]}))
+    command = [sys.executable, "-m", "basedpyright", "--pythonpath", sys.executable, "--outputjson"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    found = [row for row in json.loads(result.stdout)["generalDiagnostics"] if row["severity"] == "error"]
+    assert [(row["range"]["start"]["line"], row["rule"]) for row in found] == [(5, "reportAssignmentType")]
 
 
 def test_answer_lies_on_the_photographs_own_pixels(predictor):

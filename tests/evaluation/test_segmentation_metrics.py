@@ -8,13 +8,11 @@ import numpy as np
 import pytest
 from sklearn import metrics as oracle
 
+from pldmlt_jax.evaluation.score_curves import CURVE_POINTS, SCORE_BINS, average_precision, precision_recall, score_bin
 from pldmlt_jax.evaluation.segmentation_metrics import (
-    SCORE_BINS,
     SegmentationCounts,
-    average_precision,
     foreground_score,
     lesion_scores,
-    score_bin,
     segmentation_counts,
 )
 from pldmlt_jax.types import LESIONS, MASK_BITS
@@ -120,6 +118,33 @@ def test_a_fused_prediction_has_the_share_of_each_lesion_that_it_finds_and_no_di
         recall = oracle.recall_score(bits & MASK_BITS[lesion] > 0, probabilities[:, 1] > 0.5)
         assert figures[f"seg/{lesion}/recall"] == pytest.approx(recall, abs=1e-12)
         assert f"seg/{lesion}/dice" not in figures and f"seg/{lesion}/ap" not in figures
+
+
+def test_precision_recall_is_scikit_learns_curve_at_its_points() -> None:
+    rng = np.random.default_rng(6)
+    has = rng.random(20_000) < 0.05
+    scores = 1.0 / (1.0 + np.exp(-rng.normal(3.0 * has - 2.0)))
+    bins = score_bin(scores)
+    curve = precision_recall(*(np.bincount(bins[has == flag], minlength=SCORE_BINS) for flag in (False, True)))
+    assert curve is not None and len(curve["points"]) <= CURVE_POINTS
+    assert curve["prevalence"] == has.mean()
+    precision, recall, thresholds = oracle.precision_recall_curve(has, bins)
+    found = np.array(curve["points"])
+    places = np.searchsorted(thresholds, score_bin(found[:, 0] + 1e-6))
+    np.testing.assert_allclose(found[:, 1:], np.stack([recall, precision], axis=1)[places], atol=0.01)
+    assert (np.diff(found[:, 0]) > 0).all() and (np.diff(found[:, 1]) < 0).all()
+    assert found[0, 1] == 1.0 and np.diff(found[::-1, 1]).max() < 0.02  # whole, and without gaps
+    assert np.trapezoid(found[::-1, 2], found[::-1, 1]) == pytest.approx(curve["ap"], abs=0.02)
+    predicted = scores > 0.5
+    at_half = (np.mean(predicted[has]), np.mean(has[predicted]))
+    assert curve["at_half"] == pytest.approx((0.5, *at_half), abs=0.002)
+
+
+def test_a_curve_of_no_lesion_is_left_out() -> None:
+    bits = np.where(_masks() & MASK_BITS["SE"] > 0, MASK_BITS["valid"], _masks()).astype(np.uint8)
+    curves = _count(_probabilities(bits, "lesions"), bits, "lesions").curves()
+    assert list(curves) == ["lesion", "MA", "HE", "EX"]
+    assert list(_count(_probabilities(bits, "fused"), bits, "fused").curves()) == ["lesion"]
 
 
 def test_average_precision_of_binned_scores_is_exactly_scikit_learns() -> None:
