@@ -100,6 +100,7 @@ class ModelConfig(Part):
     encoder_norm: bool = False  # batch normalisation in VGG, which the paper's has not: for narrow nets without weights
     encoder_base_filters: int = 64  # width of the stem of ResNet, ResNeXt and DenseNet (full size: 64)
     encoder_max_blocks: int = 0  # of these: at most so many blocks a stage, 0 = the architecture's own depth
+    frozen_stages: int = 0  # leading stages of the encoder that keep their weights: less to compute, and fewer to fit
     decoder_filters: tuple[int, ...] = (256, 128, 64, 32, 16)  # of U-Net's stages
     centre_filters: int = 512  # of U-Net's block on VGG's pool5; other encoders have none, as in the reference
     decoder_base_filters: int = 256  # width of FPN and DeepLabv3+; LinkNet's last block has an eighth
@@ -111,6 +112,7 @@ class ModelConfig(Part):
     norm_epsilon: float = 1e-3  # of the decoder's normalisation, added to the variance
     dtype: str = "float32"  # of activations: "float32", "bfloat16" or "float64" (tests); parameters stay float32
     rematerialisation: str = "none"  # "blocks" or "convs": computed twice, for less memory (not on a CPU)
+    weight_gradients: str = "xla"  # of VGG's and U-Net's 3x3 convolutions; "bfloat16": rounded, faster on CPUs with AMX
     weights: str = ""  # of the encoder: a file (.pth, .safetensors, Keras' .h5) or a published one's name; "" = He-normal
 
 

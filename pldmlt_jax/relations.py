@@ -8,6 +8,7 @@ from pldmlt_jax.evaluation.views import TILE_STEP_PX
 from pldmlt_jax.method.losses import OVERLAP_LOSSES
 from pldmlt_jax.method.meta_gradient import WITHOUT_DIRECT_PATH
 from pldmlt_jax.models.build import TARGET_CHANNELS, halvings
+from pldmlt_jax.models.published import NO_WEIGHTS
 
 
 def _size_errors(config: Config) -> Iterator[UserError]:
@@ -26,6 +27,18 @@ def _size_errors(config: Config) -> Iterator[UserError]:
             f"a multiple of {multiple}, data.size_px = {config.data.size_px} at most, or 0",
             "a window is a part of the prepared image",
         )
+
+
+def _saving_errors(config: Config) -> Iterator[UserError]:
+    """Of what makes training cheaper."""
+    model = config.model
+    if model.frozen_stages and model.weights in NO_WEIGHTS and not config.train.init_from:
+        found = f"{model.frozen_stages} with model.weights = {model.weights!r}"
+        expected = "stages that start from something: frozen at random they would stay so"
+        yield ConfigError("model.frozen_stages", found, expected, "name a file in model.weights, or train.init_from")
+    if model.weight_gradients != "xla" and config.meta.enabled and config.meta.gradient == "forward":
+        found = f"{model.weight_gradients!r} with meta.gradient = 'forward'"
+        yield ConfigError("model.weight_gradients", found, "'xla', or reverse mode", "take meta.gradient = 'exact'")
 
 
 def _grader_errors(config: Config) -> Iterator[UserError]:
@@ -200,6 +213,7 @@ def _inference_errors(config: Config) -> Iterator[UserError]:
 
 RELATIONS = (
     _size_errors,
+    _saving_errors,
     _grader_errors,
     _focal_errors,
     _fold_errors,

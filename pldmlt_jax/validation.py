@@ -23,6 +23,7 @@ from pldmlt_jax.models.decoder_layers import DECODER_NORMS
 from pldmlt_jax.models.grade_heads import GRADE_HEADS
 from pldmlt_jax.models.label_update import HIERARCHIES, SOFTMAXES
 from pldmlt_jax.models.layers import REMATERIALISATIONS
+from pldmlt_jax.models.weight_gradients import WEIGHT_GRADIENTS
 from pldmlt_jax.relations import relation_errors
 
 CHOICES: dict[str, Collection[str]] = {
@@ -43,6 +44,7 @@ CHOICES: dict[str, Collection[str]] = {
     "model.grade_head": GRADE_HEADS,
     "model.dtype": ("float32", "bfloat16", "float64"),
     "model.rematerialisation": REMATERIALISATIONS,
+    "model.weight_gradients": WEIGHT_GRADIENTS,
     "grader.architectures": GRADERS,
     "pseudo.source": ("graders", "given", "none"),
     "pseudo.ensemble": ENSEMBLES,
@@ -108,6 +110,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "model.encoder_convs": (1, 16),
     "model.encoder_base_filters": (4, 1024),
     "model.encoder_max_blocks": (0, 100),
+    "model.frozen_stages": (0, 16),
     "model.decoder_filters": (1, 8192),
     "model.decoder_base_filters": (16, 8192),
     "model.atrous_rates": (1, 1024),

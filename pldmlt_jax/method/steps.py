@@ -33,7 +33,8 @@ def apply_gradients(
     if ema is not None:
         # A short average at first, so that the random start does not linger in it.
         decay = jnp.minimum(ema_decay, (1.0 + step) / (10.0 + step))
-        ema = jax.tree.map(lambda average, new: decay * average + (1.0 - decay) * new, ema, params)
+        # In this form the average of what does not move, as frozen stages, is itself to the last bit.
+        ema = jax.tree.map(lambda average, new: average + (1.0 - decay) * (new - average), ema, params)
     return dataclasses.replace(state, params=params, opt_state=opt_state, ema=ema)
 
 

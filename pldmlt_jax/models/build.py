@@ -29,7 +29,9 @@ def _vgg16(config: ModelConfig) -> nn.Module:
     return VGG(
         config.encoder_filters,
         config.encoder_convs,
+        frozen_stages=config.frozen_stages,
         norm=config.encoder_norm,
+        weight_gradients=config.weight_gradients,
         rematerialisation=config.rematerialisation,
         dtype=jnp.dtype(config.dtype),
     )
@@ -41,6 +43,7 @@ def _resnet(name: str) -> Callable[[ModelConfig], nn.Module]:
         config.encoder_base_filters,
         config.encoder_max_blocks,
         field="model.encoder_base_filters",
+        frozen_stages=config.frozen_stages,
         dilate_last=config.decoder in DILATING,
         rematerialisation=config.rematerialisation,
         dtype=jnp.dtype(config.dtype),
@@ -52,6 +55,7 @@ def _densenet(name: str) -> Callable[[ModelConfig], nn.Module]:
         name,
         config.encoder_base_filters,
         config.encoder_max_blocks,
+        frozen_stages=config.frozen_stages,
         rematerialisation=config.rematerialisation,
         dtype=jnp.dtype(config.dtype),
     )
@@ -70,7 +74,8 @@ def _normed(config: ModelConfig) -> dict[str, Any]:
 
 def _unet(config: ModelConfig) -> Decoder:
     centre_filters = config.centre_filters if config.encoder == "vgg16" else 0
-    return UNet(config.decoder_filters, centre_filters, config.full_res_skip, **_normed(config))
+    shared = _normed(config) | {"weight_gradients": config.weight_gradients}
+    return UNet(config.decoder_filters, centre_filters, config.full_res_skip, **shared)
 
 
 ENCODERS: dict[str, Callable[[ModelConfig], nn.Module]] = {

@@ -15,6 +15,9 @@ def network_errors(model: ModelConfig) -> Iterator[UserError]:
     """Every pair of fields of the network that makes no sense; names are known already."""
     if model.encoder not in ENCODERS or model.decoder not in DECODERS:
         return
+    if model.frozen_stages > halvings(model):
+        found, expected = f"{model.frozen_stages}", f"{halvings(model)} at most, as many as the encoder has"
+        yield ConfigError("model.frozen_stages", found, expected, "freeze fewer")
     yield from _vgg_errors(model)
     yield from _decoder_errors(model)
     errors: list[UserError] = []

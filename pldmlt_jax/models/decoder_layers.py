@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, DTypeLike, Float
 
 from pldmlt_jax.models.layers import BatchNorm, DepthwiseConv
+from pldmlt_jax.models.weight_gradients import chosen_convolution
 
 
 class Decoder(nn.Module):
@@ -69,6 +70,7 @@ class ConvNormReLU(nn.Module):
         form: "plain"; "separable": a depthwise convolution before one of 1x1; "transposed": 4x4, doubles the size.
         dilation: Of the depthwise kernel.
         groups: Of group normalisation, at most.
+        weight_gradients: Of a plain convolution, one of `WEIGHT_GRADIENTS`.
 
     Plain and separable convolutions have no bias; the transposed one has, as in segmentation_models.pytorch.
     """
@@ -82,6 +84,7 @@ class ConvNormReLU(nn.Module):
     form: str = "plain"
     dilation: int = 1
     groups: int = NORM_GROUPS
+    weight_gradients: str = "xla"
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h2 w2 f"]:
@@ -96,6 +99,7 @@ class ConvNormReLU(nn.Module):
             )(x)  # fmt: skip
         else:
             x = nn.Conv(
-                self.filters, (kernel_size, kernel_size), use_bias=False, dtype=self.dtype, kernel_init=start, name="conv"
+                self.filters, (kernel_size, kernel_size), use_bias=False, dtype=self.dtype, kernel_init=start,
+                conv_general_dilated=chosen_convolution(self.weight_gradients, train), name="conv",
             )(x)  # fmt: skip
         return nn.relu(cast(Array, DECODER_NORMS[self.norm](self, train)(x)))

@@ -20,6 +20,7 @@ class UNet(Decoder):
         full_res_skip: Whether a stride-1 feature of the encoder is used; the reference U-Net leaves it out.
         norm: A key of DECODER_NORMS.
         rematerialisation: Of each stage, a key of `REMATERIALISATIONS`.
+        weight_gradients: One of `WEIGHT_GRADIENTS`.
     """
 
     filters: tuple[int, ...] = (256, 128, 64, 32, 16)
@@ -29,6 +30,7 @@ class UNet(Decoder):
     norm_momentum: float = 0.99
     norm_epsilon: float = 1e-3
     rematerialisation: str = "none"
+    weight_gradients: str = "xla"
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -43,8 +45,9 @@ class UNet(Decoder):
         def two_convolutions(mdl: nn.Module, x: Array, name: str, filters: int) -> Array:
             for i in (1, 2):
                 layer = ConvNormReLU(
-                    filters, self.norm, self.norm_momentum, self.norm_epsilon, self.dtype, name=f"{name}_{i}"
-                )
+                    filters, self.norm, self.norm_momentum, self.norm_epsilon, self.dtype,
+                    weight_gradients=self.weight_gradients, name=f"{name}_{i}",
+                )  # fmt: skip
                 x = layer(x, train)
             return x
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float
 
 from pldmlt_jax.models.layers import BatchNorm, rematerialised
+from pldmlt_jax.models.weight_gradients import chosen_convolution
 
 
 class VGG(nn.Module):
@@ -17,10 +18,11 @@ class VGG(nn.Module):
         filters: Channels of each block; (64, 128, 256, 512, 512) is VGG16.
         convs: Convolutions in each block; (2, 2, 3, 3, 3) is VGG16, 14,714,688 parameters in all.
         pool_last: Whether the last block is pooled as well (pool5). Graders go without, for a finer Grad-CAM.
-        frozen_stages: So many leading blocks receive no gradient.
+        frozen_stages: So many leading blocks receive no gradient and keep their statistics.
         norm: Whether each convolution is followed by batch normalisation, as in torchvision's vgg16_bn; VGG16 itself,
             and the paper, have none. A narrow network without pretrained weights learns much faster with it.
         rematerialisation: Of each block, a key of `REMATERIALISATIONS`.
+        weight_gradients: One of `WEIGHT_GRADIENTS`.
         dtype: Of the activations.
 
     Parameters are named `conv{block}_{i}`, both counted from 1.
@@ -32,6 +34,7 @@ class VGG(nn.Module):
     frozen_stages: int = 0
     norm: bool = False
     rematerialisation: str = "none"
+    weight_gradients: str = "xla"
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -50,10 +53,10 @@ class VGG(nn.Module):
             for i in range(1, self.convs[block - 1] + 1):
                 x = nn.Conv(
                     self.filters[block - 1], (3, 3), dtype=self.dtype, kernel_init=nn.initializers.he_normal(),
-                    name=f"conv{block}_{i}",
+                    conv_general_dilated=chosen_convolution(self.weight_gradients, train), name=f"conv{block}_{i}",
                 )(x)  # fmt: skip
                 if self.norm:
-                    x = BatchNorm(dtype=self.dtype, name=f"norm{block}_{i}")(x, train)
+                    x = BatchNorm(dtype=self.dtype, name=f"norm{block}_{i}")(x, train and block > self.frozen_stages)
                 x = nn.relu(x)
             return x
 
