@@ -1,57 +1,26 @@
-"""The net that ships in `pldmlt_jax/pretrained`: compact, four lesions and the grade, trained within an hour of one CPU core.
+"""The net that ships in `pldmlt_jax/pretrained`: compact, four lesions and the grade, without a GPU.
 
-Purpose:   `predict` without any training. 8-bit weights of it are at most 16 MB.
-Paper:     no row of it. Grades are learnt from truly graded photographs alone, beside the lesions: there is no stage 1, no
-           pseudo-label and no label update, which together would cost more time than the training itself.
-Launch:    python main.py train --config=configs/shipped.py --config.data.root=DIR --config.model.weights=FILE
-           DIR holds IDRiD/; FILE is torchvision's VGG16, .pth or .safetensors.
+Purpose:   `predict` without any training. Its weights of 8 bits are at most 16 MB.
+Paper:     no row of it, see `shipped_start.py`.
+Launch:    shipped_start.py's command, then
+           python main.py train --config=configs/shipped.py --config.data.root=DIR --config.model.weights=FILE
+           and python main.py export --checkpoint=runs/shipped --format=int8 --output=DIR
 Expected:  see docs/results.md.
 Hardware:  1 CPU core, 4 GiB.
 """
 
-from pldmlt_jax.config import (
-    AugmentConfig,
-    Config,
-    DataConfig,
-    EvaluationConfig,
-    LossConfig,
-    MetaConfig,
-    ModelConfig,
-    OptimConfig,
-    PseudoLabelConfig,
-    TrainConfig,
-)
+from dataclasses import replace
+
+from configs import shipped_start
+from pldmlt_jax.config import Config
 
 
 def get_config() -> Config:
-    return Config(
+    start = shipped_start.get_config()
+    return replace(
+        start,
         name="shipped",
-        data=DataConfig(
-            size_px=384,
-            mask_reduction="area",
-            split="folds",
-            grading_split="folds",
-            val_share=0.15,
-            augment=AugmentConfig(photometric=0.1, min_scale=0.9),
-        ),
-        model=ModelConfig(
-            frozen_stages=3,
-            decoder_filters=(64, 48, 32, 32, 16),
-            centre_filters=0,
-            decoder_norm="group",  # batches are of one image
-            weight_gradients="bfloat16",
-        ),
-        pseudo=PseudoLabelConfig(source="none"),
-        loss=LossConfig(target="lesions", segmentation="dice_ce", reduction="pixel_mean", graded_weight=2.0),
-        meta=MetaConfig(enabled=False, hidden=()),
-        optim=OptimConfig(learning_rate=1e-4, decoder_factor=10.0, schedule="cosine", warmup_steps=10, ema_decay=0.98),
-        train=TrainConfig(
-            batch_size=1,
-            unit="step",
-            theta_units=44,
-            max_rounds=6,
-            log_every_steps=22,
-            monitor="dice",
-        ),
-        evaluation=EvaluationConfig(batch_size=2),
+        data=replace(start.data, size_px=448),
+        loss=replace(start.loss, class_weights=(3.0, 1.0, 1.0, 1.5)),  # microaneurysms are the last to be learnt
+        train=replace(start.train, init_from="runs/shipped_start", theta_units=40, max_rounds=8, log_every_steps=20),
     )

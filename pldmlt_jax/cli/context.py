@@ -122,7 +122,7 @@ SEEN_BY_NETWORK = ("data.size_px", "data.fov_crop", "data.resize", "data.enhance
 
 def with_saved_config(arguments: Arguments) -> Arguments:
     """Without `--config`, `evaluate`, `predict`, `export` and `figures` take the config that the network was trained with,
-    the first one's where several are named.
+    the first one's where several are named; `predict`, where nothing at all is named, the network that ships.
 
     What the command line sets of it comes on top, and results go beside the checkpoint unless it says where. With
     `--config` the two must agree on what the network was trained for, but for what the command line sets; and on the
@@ -131,12 +131,16 @@ def with_saved_config(arguments: Arguments) -> Arguments:
     Raises:
         CheckpointError: There is no checkpoint, or it was trained for or on something else than is asked for.
     """
-    from pldmlt_jax.evaluation.inference import checkpoint_directory, saved_config
+    from pldmlt_jax.evaluation.inference import SHIPPED, checkpoint_directory, saved_config
     from pldmlt_jax.evaluation.predictor import split_checkpoints
     from pldmlt_jax.validation import config_errors
 
     if arguments.verb not in ("evaluate", "predict", "export", "figures"):
         return arguments
+    named = arguments.checkpoint or arguments.config_given or arguments.workdir_given
+    if arguments.verb == "predict" and not named:
+        print(f"  --checkpoint names no network: the one that ships is used, see {SHIPPED / 'model_card.md'}")
+        arguments = dataclasses.replace(arguments, checkpoint=str(SHIPPED))
     paths = split_checkpoints(arguments.checkpoint or str(arguments.workdir))
     directory, *others = [checkpoint_directory(path) for path in paths]
     for trained in (directory, *others):
@@ -150,7 +154,8 @@ def with_saved_config(arguments: Arguments) -> Arguments:
             *parts, name = path.split(".")
             given, target = (functools.reduce(getattr, parts, c) for c in (arguments.config, config))
             setattr(target, name, getattr(given, name))
-        workdir = arguments.workdir if arguments.workdir_given else directory.parent
+        beside = Path("runs") / config.name if directory.resolve() == SHIPPED else directory.parent
+        workdir = arguments.workdir if arguments.workdir_given else beside
         arguments = dataclasses.replace(arguments, config=config, workdir=workdir)
     _require_agreement(arguments, saved_config(directory), directory)
     for other in others if arguments.verb in SHOWS_HELD_OUT else ():

@@ -13,7 +13,7 @@ from pldmlt_jax.cli.trained import load_networks
 from pldmlt_jax.data.fundus import read_image
 from pldmlt_jax.data.prepare import prepare_image
 from pldmlt_jax.errors import CheckpointError, ConfigError, DataError, UserError, gathered, nearest, raise_all
-from pldmlt_jax.evaluation.export import FORMATS, Export
+from pldmlt_jax.evaluation.export import BY_NAME_ONLY, FORMATS, Export
 from pldmlt_jax.evaluation.model_card import model_card
 from pldmlt_jax.evaluation.onnx_file import INSTALL, require
 from pldmlt_jax.evaluation.operating_points import read_points
@@ -50,7 +50,7 @@ def main(arguments: Arguments) -> None:
 
 
 def chosen_formats(text: str) -> list[str]:
-    """The formats between commas; all that can be written where none are named.
+    """The formats between commas; the usual ones that can be written where none are named.
 
     Raises:
         ConfigError: A name is unknown, or jax2onnx is not installed and ONNX was asked for by name.
@@ -62,17 +62,21 @@ def chosen_formats(text: str) -> list[str]:
             action = nearest(name, list(FORMATS), "choose one of them")
             errors.append(ConfigError("--format", f"{name!r}", "one of " + ", ".join(FORMATS), action))
     with gathered(errors):
+        if {"folder", "int8"} <= set(names):
+            expected = "one of the two, which have the same file"
+            errors.append(ConfigError("--format", "both folder and int8", expected, "write them to two folders"))
         if "onnx" in names:
             require("jax2onnx", "--format=onnx")
     raise_all(errors)
     if names:
         return list(dict.fromkeys(names))
+    usual = [name for name in FORMATS if name not in BY_NAME_ONLY]
     try:
         require("jax2onnx", "--format=onnx")
     except ConfigError:
         print(f"  ONNX is left out, for jax2onnx is not installed: {INSTALL}")
-        return [name for name in FORMATS if name != "onnx"]
-    return list(FORMATS)
+        usual.remove("onnx")
+    return usual
 
 
 def images_to_compare(context: Context) -> np.ndarray:

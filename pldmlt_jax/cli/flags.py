@@ -63,7 +63,8 @@ flags
   --config.FIELD=VALUE    sets a field: all are in docs/configs.md, this run's with --print_config
   --workdir=DIR           where the run's files go (default: runs/NAME)
   --checkpoint=DIR        a workdir or an exported folder (default: the workdir); several by comma:
-                          the mean of their probabilities, of figures a column each
+                          the mean of their probabilities, of figures a column each. predict with
+                          neither this nor --config nor --workdir: the network that ships
   --split=NAME            train, val, test or official_test (default: test, else val)
   --input=PATH            predict: an image, a folder or a quoted pattern; several with commas
   --images=NAMES          figures: these images of the split (default: the one with most lesions)
@@ -71,7 +72,7 @@ flags
   --output=DIR            predict, export, figures, evaluate --predictions: where results go
   --probabilities         predict: the probability of each lesion as well, as 16-bit PNG
   --engine=NAME           evaluate, predict: xla (default), onnx, openvino (docs/dependencies.md)
-  --format=NAMES          export: folder, stablehlo, onnx, with commas (default: all)
+  --format=NAMES          export: folder, int8, stablehlo, onnx, with commas (default: not int8)
   --augmented=NUMBER      prepare: a sheet of so many training images, as training sees them
   --rows, --folds, --seeds=NAMES  compare: these alone, with commas
   --print_config          prints every field, its meaning and what differs from the default; no more

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -43,11 +44,12 @@ class Export:
         return min(config.inference.tile_px, whole) if tiles else whole
 
 
-def _folder(export: Export) -> str:
-    write_weights(export.output / WEIGHTS, export.network)
+def _folder(export: Export, bits: int = 32) -> str:
+    write_weights(export.output / WEIGHTS, export.network, bits=bits)
     write_json(export.output / CONFIG, to_dict(export.network.config))
     write_points(export.output, export.points)
-    return f"{WEIGHTS}, {CONFIG}: for pldmlt_jax.load({str(export.output)!r}) and --checkpoint={export.output}"
+    use = f"for pldmlt_jax.load({str(export.output)!r}) and --checkpoint={export.output}"
+    return f"{WEIGHTS} ({bits} bits a weight), {CONFIG}: {use}"
 
 
 def _stablehlo(export: Export) -> str:
@@ -124,5 +126,13 @@ def channels(target: str) -> list[str]:
     return names
 
 
-FORMATS: dict[str, Callable[[Export], str]] = {"folder": _folder, "stablehlo": _stablehlo, "onnx": _onnx}
+FORMATS: dict[str, Callable[[Export], str]] = {
+    "folder": _folder,
+    "int8": partial(_folder, bits=8),
+    "stablehlo": _stablehlo,
+    "onnx": _onnx,
+}
 """Name -> writes it, compares it with Flax where that can go wrong, and says in one line what it is."""
+
+BY_NAME_ONLY = ("int8",)
+"""Formats that are written only where they are asked for: in the place of `folder`, a quarter of its size."""

@@ -16,6 +16,7 @@ from safetensors.numpy import load_file, save
 from pldmlt_jax.config import Config, ParallelConfig, from_dict
 from pldmlt_jax.data.fundus import to_original
 from pldmlt_jax.errors import CheckpointError, DataError
+from pldmlt_jax.evaluation.quantisation import with_8_bits, with_32_bits
 from pldmlt_jax.evaluation.views import RawOutput
 from pldmlt_jax.files import read_json, writing
 from pldmlt_jax.method import losses
@@ -28,6 +29,9 @@ from pldmlt_jax.types import NUM_GRADES, Geometry
 
 WEIGHTS = "model.safetensors"
 """In a folder of exported weights, beside `config.json`."""
+
+SHIPPED = Path(__file__).resolve().parents[1] / "pretrained"
+"""The trained network that comes with the package."""
 
 STEP = "step"
 """Key of the file's metadata: the step of training that the weights are from."""
@@ -142,10 +146,18 @@ def without_optimizers(state: MethodState) -> MethodState:
     return dataclasses.replace(state, network=network, label=label)
 
 
-def write_weights(path: Path, network: TrainedNetwork) -> None:
-    """Writes the arrays that evaluation uses, and the label network's, by their path in the tree."""
+def write_weights(path: Path, network: TrainedNetwork, *, bits: int = 32) -> None:
+    """Writes the arrays that evaluation uses, and the label network's, by their path in the tree.
+
+    Args:
+        path: A safetensors file.
+        network: Whose they are.
+        bits: Of a kernel's weights: 32, or 8 as in `quantisation`.
+    """
     tree = {"network": network.variables, "label": {"params": network.state.label.params}}
     arrays = {"/".join(key): np.asarray(value) for key, value in traverse_util.flatten_dict(tree).items()}
+    if bits == 8:
+        arrays = with_8_bits(arrays)
     with writing(path, "wb") as file:
         file.write(save(arrays, metadata={STEP: str(network.step)}))
 
@@ -197,7 +209,7 @@ def _read_arrays(path: Path) -> tuple[dict[str, np.ndarray], int]:
     from safetensors import safe_open
 
     try:
-        arrays = load_file(path)
+        arrays = with_32_bits(load_file(path))
         with safe_open(path, "numpy") as file:
             return arrays, int((file.metadata() or {}).get(STEP, 0))
     except (OSError, SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:

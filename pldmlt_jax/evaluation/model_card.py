@@ -38,7 +38,8 @@ def model_card(export: Export, figures: Mapping[str, Any], files: Sequence[str])
 
 def _what(config: Config, export: Export) -> str:
     trained = f"trained on {config.data.segmentation}"
-    trained += f", graders on {config.data.grading}" if config.loss.grading else ""
+    graders = "graders" if config.pseudo.source == "graders" else "its grades"
+    trained += f", {graders} on {config.data.grading}" if config.loss.grading else ""
     return (
         f"A {config.model.encoder} encoder with a {config.model.decoder} decoder and a grading head (PLDMLT; Liu and Huang, "
         f"2023), {trained}, step {export.network.step}. The config of its training is in `config.json`."
@@ -128,7 +129,9 @@ def _limits(config: Config) -> str:
         "Lesions smaller than a pixel of the prepared image cannot be seen.",
         "A picture that is no fundus photograph gets an answer, too.",
     ]
-    if config.loss.grading:
+    if config.loss.grading and config.pseudo.source == "none":
+        limits.append("Grades are learnt from truly graded photographs beside the lesions', with no pseudo-label.")
+    elif config.loss.grading:
         limits.append(
             "Grades are learnt from pseudo-labels of images that all show disease, as in the paper: see the baseline."
         )

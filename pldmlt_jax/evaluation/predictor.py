@@ -16,7 +16,7 @@ from pldmlt_jax.data.plausible import oddities
 from pldmlt_jax.data.prepare import NetworkView, prepare_image
 from pldmlt_jax.errors import CheckpointError, DataError
 from pldmlt_jax.evaluation.engines import make_forward
-from pldmlt_jax.evaluation.inference import TrainedNetwork, checkpoint_directory, load_network, saved_config
+from pldmlt_jax.evaluation.inference import SHIPPED, TrainedNetwork, checkpoint_directory, load_network, saved_config
 from pldmlt_jax.evaluation.operating_points import (
     OperatingPoints,
     averaged_points,
@@ -183,13 +183,13 @@ def make_predictor(networks: Sequence[TrainedNetwork], config: Config, engine: s
 
 
 def load(
-    path: str | Path | Sequence[str | Path], *, engine: str = "xla", inference: InferenceConfig | None = None
+    path: str | Path | Sequence[str | Path] = SHIPPED, *, engine: str = "xla", inference: InferenceConfig | None = None
 ) -> Predictor:
     """Loads what was trained, ready to predict.
 
     Args:
         path: A workdir, its `checkpoints/`, or a folder that `export` has written; several for the mean of their
-            probabilities.
+            probabilities. Without it, the network that ships with the package, see `pretrained/model_card.md`.
         engine: "xla", or "onnx" or "openvino" where they are installed (`requirements-export.txt`).
         inference: Views and tiles, where they are to differ from the network's own config.
 

@@ -74,8 +74,13 @@ def _normed(config: ModelConfig) -> dict[str, Any]:
 
 def _unet(config: ModelConfig) -> Decoder:
     centre_filters = config.centre_filters if config.encoder == "vgg16" else 0
-    shared = _normed(config) | {"weight_gradients": config.weight_gradients}
-    return UNet(config.decoder_filters, centre_filters, config.full_res_skip, **shared)
+    return UNet(
+        config.decoder_filters,
+        centre_filters,
+        config.full_res_skip,
+        weight_gradients=config.weight_gradients,
+        **_normed(config),
+    )
 
 
 ENCODERS: dict[str, Callable[[ModelConfig], nn.Module]] = {
