@@ -79,6 +79,12 @@ LESS_MEMORY: dict[str, Row] = {
     for name in ("train", "meta_anchored", "meta_forward")
 }
 
+LESS_TIME: dict[str, Row] = {
+    **{f"train_frozen_{n}": Row(train_step, model={"frozen_stages": n}) for n in (1, 2, 3)},
+    "train_bfloat16_gradients": Row(train_step, model={"weight_gradients": "bfloat16"}),
+    "train_frozen_2_bfloat16_gradients": Row(train_step, model={"frozen_stages": 2, "weight_gradients": "bfloat16"}),
+}
+
 
 def main() -> None:
     arguments = parse()
@@ -99,6 +105,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=3, help="timed turns; 0: only what XLA counts")
     parser.add_argument("--rows", default="", help="comma-separated, default all")
     parser.add_argument("--less-memory", action="store_true", help="further rows: rematerialisation and microbatches")
+    parser.add_argument("--less-time", action="store_true", help="further rows: frozen stages, bfloat16 weight gradients")
     parser.add_argument("--approximations", action="store_true", help="directions instead of costs")
     parser.add_argument("--weights", default="", help="ImageNet weights of VGG16, for --approximations")
     parser.add_argument("--steps", type=int, default=20, help="training steps before the gradients are compared")
@@ -118,7 +125,7 @@ def config_of(row: Row, dtype: str) -> Config:
 
 def costs(size_px: int, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Every row at one size; factors are in training steps."""
-    chosen = ROWS | (LESS_MEMORY if arguments.less_memory else {})
+    chosen = ROWS | (LESS_MEMORY if arguments.less_memory else {}) | (LESS_TIME if arguments.less_time else {})
     if arguments.rows:
         chosen = {name: chosen[name] for name in dict.fromkeys(("train", *arguments.rows.split(",")))}
     state = init_method_state(make_method(config_of(ROWS["train"], arguments.dtype), total_steps=1))

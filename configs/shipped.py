@@ -6,7 +6,7 @@ Launch:    shipped_start.py's command, then
            python main.py train --config=configs/shipped.py --config.data.root=DIR --config.model.weights=FILE
            and python main.py export --checkpoint=runs/shipped --format=int8 --output=DIR
 Expected:  see docs/results.md.
-Hardware:  1 CPU core, 4 GiB.
+Hardware:  1 CPU core.
 """
 
 from dataclasses import replace

@@ -6,7 +6,7 @@ Paper:     no row of it. Grades are learnt from truly graded photographs alone, 
 Launch:    python main.py train --config=configs/shipped_start.py --config.data.root=DIR --config.model.weights=FILE
            DIR holds IDRiD/; FILE is torchvision's VGG16, .pth or .safetensors.
 Expected:  see docs/results.md.
-Hardware:  1 CPU core, 4 GiB.
+Hardware:  1 CPU core.
 """
 
 from pldmlt_jax.config import (
