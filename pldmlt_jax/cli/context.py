@@ -154,7 +154,7 @@ def with_saved_config(arguments: Arguments) -> Arguments:
             *parts, name = path.split(".")
             given, target = (functools.reduce(getattr, parts, c) for c in (arguments.config, config))
             setattr(target, name, getattr(given, name))
-        beside = Path("runs") / config.name if directory.resolve() == SHIPPED else directory.parent
+        beside = Path("runs") / SHIPPED.name if directory.resolve() == SHIPPED else directory.parent
         workdir = arguments.workdir if arguments.workdir_given else beside
         arguments = dataclasses.replace(arguments, config=config, workdir=workdir)
     _require_agreement(arguments, saved_config(directory), directory)
