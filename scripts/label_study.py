@@ -19,7 +19,7 @@ import numpy as np
 
 from configs.tables.label_study import LOSSES
 from pldmlt_jax.evaluation.charts import INK, SERIES_COLOURS
-from pldmlt_jax.evaluation.label_metrics import LOGGED
+from pldmlt_jax.evaluation.label_metrics import AT_START, LOGGED
 
 RESULTS = Path("results/label_study.json")
 DOCS = Path("docs")
@@ -29,6 +29,7 @@ KEPT = (
     *("labels/true_weight_of_right", "grade/n", "grade/accuracy", "grade/kappa", "grade/majority", "grade/confusion"),
     *("seg/foreground/dice", "baseline/channel_threshold/dice"),
     *(f"train/{name}" for name in LOGGED),
+    *(f"train/{name}_at_start" for name in AT_START),
 )
 """Figures of a run that the study is about."""
 
@@ -92,9 +93,9 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def balance(rows: Sequence[Row]) -> str:
-    """The gradients on the encoder, and the meta-gradient's two paths: medians of the second half of training."""
+    """The gradients on the encoder in the second half of training, and the two paths of the first meta step."""
     lines = [
-        "| row | beta L_C / L_S, as trained | with the given labels | cosine | with the given labels | direct / indirect |",
+        "| row | beta L_C / L_S, as trained | given labels | cosine | given labels | direct / indirect, first meta step |",
         "| --- " * 6 + "|",
     ]
     for row in rows:
@@ -105,7 +106,7 @@ def balance(rows: Sequence[Row]) -> str:
             for end in ("", "_fixed")
         ]
         cosines = [shown(row, f"train/grad_cosine_encoder{end}") for end in ("", "_fixed")]
-        direct, indirect = (values(row, f"train/{name}_norm") for name in ("direct", "indirect"))
+        direct, indirect = (values(row, f"train/{name}_at_start") for name in AT_START)
         paths = f"{(direct / indirect).mean():.3g}" if len(indirect) else "–"
         cells = [ratios[0], ratios[1], cosines[0], cosines[1], paths]
         lines.append(f"| `{row['name']}` | " + " | ".join(cells) + " |")

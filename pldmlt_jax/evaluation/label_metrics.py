@@ -15,6 +15,9 @@ LOGGED = (
 )
 """Figures of single steps in `log.jsonl` that are summed up over training."""
 
+AT_START = ("direct_norm", "indirect_norm")
+"""Those that are also told of the first meta step: once the labels have collapsed, both are zero."""
+
 
 def label_figures(
     labels: Float[np.ndarray, "n c"],
@@ -58,7 +61,7 @@ def label_figures(
 
 
 def training_figures(log: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Medians of what was logged in the second half of training, by name, `train/` in front.
+    """Medians of what was logged in the second half of training, by name, `train/` in front; see also AT_START.
 
     The gradients' norms on the encoder tell whether the tasks are balanced, those over theta_1 what moves the labels.
     """
@@ -68,4 +71,6 @@ def training_figures(log: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         values = [line[name] for line in log if line["step"] > last / 2 and line.get(name) is not None]
         if values:
             figures[f"train/{name}"] = float(np.median(values))
+    for name in AT_START:
+        figures |= {f"train/{name}_at_start": float(line[name]) for line in log[::-1] if line.get(name) is not None}
     return figures

@@ -43,5 +43,8 @@ def test_what_the_hierarchy_does_alone():
 def test_training_is_summed_up_by_medians_of_its_second_half():
     log = [{"step": step, "phase": "theta", "grad_norm/seg_encoder": value} for step, value in ((5, 9), (6, 1), (10, 3))]
     log += [{"step": 8, "phase": "label", "direct_norm": 0.5, "label_histogram": [1.0]}, {"step": 9, "direct_norm": None}]
-    assert training_figures(log) == {"train/grad_norm/seg_encoder": 2.0, "train/direct_norm": 0.5}
+    log.insert(0, {"step": 4, "phase": "label", "direct_norm": 7.0})
+    assert training_figures(log) == {
+        "train/grad_norm/seg_encoder": 2.0, "train/direct_norm": 0.5, "train/direct_norm_at_start": 7.0,
+    }  # fmt: skip
     assert training_figures([]) == {}
