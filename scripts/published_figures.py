@@ -1,4 +1,4 @@
-"""What the paper's printed figures say of themselves: `python -m scripts.paper_figures` prints the tables of
+"""What the paper's printed figures say of themselves: `python -m scripts.published_figures` prints the tables of
 docs/reproduction.md. Only the paper's own rows go in.
 """
 

@@ -6,7 +6,7 @@ import pytest
 from configs.tables.rows import DDR, IDRID_DIARETDB1, ablation
 from pldmlt_jax.config import Config
 from pldmlt_jax.evaluation.segmentation_metrics import dice, iou
-from scripts.paper_figures import ablation_rows, dice_lines, iou_of_dice, rounding, set_sizes
+from scripts.published_figures import ablation_rows, dice_lines, iou_of_dice, rounding, set_sizes
 
 
 def fits(rows) -> dict[str, str]:
