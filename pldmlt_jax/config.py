@@ -50,7 +50,7 @@ class SyntheticConfig(Part):
     num_segmentation_test: int = 27  # and to test on
     num_grading_train: int = 413  # graded photographs to train on
     num_grading_test: int = 103  # and to test on
-    corrupt_share: float = 0.0  # share of the grades replaced by a wrong one; the true ones are kept aside
+    corrupt_share: float = 0.0  # share of the training grades, of both parts, replaced by a wrong one
     seed: int = 0  # of all drawings
 
 
@@ -140,7 +140,7 @@ class GraderConfig(Part):
 
 @dataclass(unsafe_hash=True)
 class PseudoLabelConfig(Part):
-    source: str = "graders"  # stage 1; "given": the grades that the pixel-labelled set has; "none": it has none (MTUnet)
+    source: str = "graders"  # stage 1; "given": the pixel-labelled set's own grades; "none": it has none (MTUnet)
     ensemble: str = "most_confident"  # the paper's; or "mean" of the probabilities
     temperature: bool = False  # scale each grader's logits by a temperature fitted on its validation images first
     refine: bool = True  # refine by Grad-CAM and the lesion masks

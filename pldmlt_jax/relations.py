@@ -7,6 +7,7 @@ from pldmlt_jax.errors import ConfigError, UserError
 from pldmlt_jax.evaluation.views import TILE_STEP_PX
 from pldmlt_jax.method.losses import OVERLAP_LOSSES
 from pldmlt_jax.method.meta_gradient import WITHOUT_DIRECT_PATH
+from pldmlt_jax.method.virtual_step import uses_graded_images
 from pldmlt_jax.models.build import TARGET_CHANNELS, halvings
 from pldmlt_jax.models.published import NO_WEIGHTS
 
@@ -75,12 +76,15 @@ def _fold_errors(config: Config) -> Iterator[UserError]:
 def _grade_errors(config: Config) -> Iterator[UserError]:
     loss, meta = config.loss, config.meta
     given = config.pseudo.source == "given"
-    if given and (meta.enabled or not loss.grading):
+    if given and not loss.grading:
+        found, expected = "'given' while loss.grading is off", "a grading loss against the given grades"
+        yield ConfigError("pseudo.source", found, expected, "switch loss.grading on")
+    if given and config.data.grading == NO_SET and uses_graded_images(meta, loss):
         yield ConfigError(
-            "pseudo.source",
-            f"'given' with loss.grading = {loss.grading} and meta.enabled = {meta.enabled}",
-            "a grading loss against the given grades, which no label network rewrites",
-            "add --config.meta.enabled=False",
+            "data.grading",
+            f"{NO_SET!r} with meta.loss = {meta.loss!r} and loss.graded_weight = {loss.graded_weight:g}",
+            "a graded set: truly graded photographs stand beside the pixel-labelled ones",
+            "name one, take another meta loss, or graded_weight 0",
         )
     if config.data.grading == NO_SET and not given and (loss.grading or meta.enabled):
         yield ConfigError(

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from pldmlt_jax.evaluation.grading_metrics import grading_figures
+from pldmlt_jax.evaluation.label_metrics import label_figures
 from pldmlt_jax.evaluation.operating_points import OperatingPoints, PointCounts
 from pldmlt_jax.evaluation.scoring import ORIGINAL
 from pldmlt_jax.evaluation.segmentation_metrics import SegmentationCounts
@@ -122,6 +123,7 @@ def documented(file: str) -> set[str]:
 def general(name: str) -> str:
     """A figure's name as the page writes it: for any lesion, any grader, either size."""
     name = name.removesuffix(ORIGINAL)
+    name = re.sub(r"^train/.*", "train/...", name)
     name = re.sub(r"^(seg/|)(MA|HE|EX|SE)(?=[/_])", r"\1LESION", name)
     return re.sub(r"^(grader|parameters)/(?!network|label_network)[^/]+", r"\1/GRADER", name)
 
@@ -134,6 +136,7 @@ def test_page_describes_every_figure_of_a_run_and_no_other(own_data, folder):
     found |= grading_figures(np.eye(5), np.arange(5), 0).keys()
     found |= {f"pseudo/{name}_{when}" for name in ("accuracy", "kappa") for when in ("before", "after")}
     found |= {"pseudo/majority"}  # where true grades are known, which are not in that folder
+    found |= label_figures(np.eye(5), np.arange(5), np.arange(5), np.ones((5, 5), bool)).keys()
     assert {general(name) for name in found} == documented("metrics.json")
 
 

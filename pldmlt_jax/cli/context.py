@@ -80,6 +80,11 @@ class Context:
             return {}
         if self.config.pseudo.source == "given":
             return {name: with_true_grade(selection) for name, selection in self.segmented.items()}
+        return self.truly_graded
+
+    @cached_property
+    def truly_graded(self) -> dict[str, Selection]:
+        """The graded set at the network's size, whose training images may stand beside the pixel-labelled ones."""
         with progress(f"prepare {self.config.data.grading} for the network") as task:
             return select_graded(self.config.data, self.config.data.size_px, self.segmented, task)
 

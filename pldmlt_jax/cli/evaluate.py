@@ -8,6 +8,7 @@ import numpy as np
 
 from pldmlt_jax.cli.context import Context
 from pldmlt_jax.cli.examples import chunks, save_examples
+from pldmlt_jax.cli.label_scores import score_labels
 from pldmlt_jax.cli.pseudo_label import read_table, summary
 from pldmlt_jax.cli.train_grader import GRADED_IMAGES, majority_grade, true_grades
 from pldmlt_jax.cli.trained import load_predictor
@@ -22,6 +23,7 @@ from pldmlt_jax.evaluation.baselines import (
     threshold_figures,
 )
 from pldmlt_jax.evaluation.grading_metrics import grade_rows, grading_figures
+from pldmlt_jax.evaluation.label_metrics import training_figures
 from pldmlt_jax.evaluation.operating_points import PointCounts
 from pldmlt_jax.evaluation.predictor import Predictor
 from pldmlt_jax.evaluation.scoring import (
@@ -36,6 +38,7 @@ from pldmlt_jax.evaluation.scoring import (
 from pldmlt_jax.evaluation.segmentation_metrics import SegmentationCounts
 from pldmlt_jax.files import read_json, write_rows
 from pldmlt_jax.progress import Task, progress
+from pldmlt_jax.training.log import read_log
 from pldmlt_jax.training.processes import is_first, merged, own_share, summed
 from pldmlt_jax.types import LESIONS
 
@@ -67,6 +70,10 @@ def evaluate(context: Context) -> None:
             print(f"  {what} are not scored: their set has no split {context.arguments.split!r} on disk")
         elif key not in chosen:
             print(f"  {what} are not scored: the network has not learnt them")
+    member = network.networks[0]
+    if len(network.networks) == 1 and context.config.loss.grading:
+        figures |= score_labels(context, member)
+    figures |= training_figures(read_log(member.directory.parent / "log.jsonl"))
     figures |= stage_1_figures(context.workdir) | leakage_figures(context)
     context.write_json("metrics.json", figures)
     if is_first():

@@ -15,6 +15,7 @@ from pldmlt_jax.data.augment import training_window
 from pldmlt_jax.data.loader import (
     Labels,
     eval_batches,
+    given_labels,
     oversampled,
     steps_per_epoch,
     train_batches,
@@ -42,7 +43,7 @@ from pldmlt_jax.training.log import open_log
 from pldmlt_jax.training.loop import Rounds, Stopping, Validated, algorithm_rounds, fit
 from pldmlt_jax.training.parallel import Devices, own_rows, training_devices
 from pldmlt_jax.training.processes import on_first, summed
-from pldmlt_jax.types import Batch
+from pldmlt_jax.types import UNKNOWN_GRADE, Batch
 
 MONITOR_THRESHOLD = 0.5
 """Of the Dice that early stopping looks at: `evaluation.threshold` can change without another training."""
@@ -58,6 +59,8 @@ def train(context: Context) -> None:
     training, validation = selections["train"], selections["val"]
     table = context.workdir / "pseudo_labels.csv"
     labels, validation_labels = (labels_of(part.split, config, table) for part in (training, validation))
+    if config.meta.enabled:
+        require_grades(labels, training)
     indices = oversampled(training.indices, labels.grade[training.indices], config.train.oversample)
     rounds = make_rounds(config, len(indices))
     at_once = config.train.batch_size // config.train.microbatches
@@ -70,7 +73,7 @@ def train(context: Context) -> None:
         shared: Any = {"batch_size": own, "config": config.data, "start_step": step, "shard": devices.shard}
         stream = train_batches(training.split, indices, labels, seed=config.seed, window=window, **shared)
         if uses_graded_images(config.meta, config.loss):
-            graded = context.graded_for_network["train"]
+            graded = context.truly_graded["train"]
             beside = train_batches(graded.split, graded.indices, true_labels(graded.split), seed=config.seed + 1, **shared)
             stream = with_graded(stream, beside)
         return map(devices.put_batch, stream)
@@ -99,7 +102,21 @@ def labels_of(split: PreparedSplit, config: Config, table: Path) -> Labels:
     """The grades that pixel-labelled images are trained on, by `pseudo.source`."""
     if has_stage_1(config):
         return pseudo_labels(table, split)
-    return unknown_labels(split) if config.pseudo.source == "none" else true_labels(split)
+    if config.pseudo.source == "none":
+        return unknown_labels(split)
+    return Labels(given_labels(split).grade, admissible(split))
+
+
+def require_grades(labels: Labels, training: Selection) -> None:
+    """For the label network, which would make up grades of photographs that have none.
+
+    Raises:
+        DataError: Some training images have none.
+    """
+    if without := [i for i in training.indices if labels.grade[i] == UNKNOWN_GRADE]:
+        found = f"{len(without)} photographs without a grade, the first {training.split.image_ids[without[0]]}"
+        action = "grade them, or leave the given grades as they are: --config.meta.enabled=False"
+        raise DataError("pseudo.source", found, "a grade for the label network to update", action)
 
 
 def names_of(batch: Batch, training: Selection, context: Context) -> list[str]:
@@ -107,7 +124,7 @@ def names_of(batch: Batch, training: Selection, context: Context) -> list[str]:
     names = [training.split.image_ids[i] for i in own_rows(batch.index).ravel()]
     if batch.graded is None:
         return names
-    graded = context.graded_for_network["train"].split.image_ids
+    graded = context.truly_graded["train"].split.image_ids
     return names + [graded[i] for i in own_rows(batch.graded.index).ravel()]
 
 
@@ -181,8 +198,12 @@ def pseudo_labels(path: Path, split: PreparedSplit) -> Labels:
         found = f"no row for {len(missing)} images, the first {missing[0]}"
         raise DataError(path, found, "pseudo-labels of the set that is trained on", "run `python main.py pseudo-label`")
     grades = [int(table[image_id]["after"]) for image_id in split.image_ids]
-    admissible = np.stack([admissible_grades(row.evidence_px, row.least_grade) for row in split.metadata])
-    return Labels(np.array(grades, np.int32), admissible)
+    return Labels(np.array(grades, np.int32), admissible(split))
+
+
+def admissible(split: PreparedSplit) -> np.ndarray:
+    """The grades that each image's masks admit, bool [n, 5]."""
+    return np.stack([admissible_grades(row.evidence_px, row.least_grade) for row in split.metadata])
 
 
 def validate(

@@ -9,7 +9,7 @@ import numpy as np
 from pldmlt_jax.cli.config_listing import config_text
 from pldmlt_jax.cli.context import Context
 from pldmlt_jax.config import Config, GraderConfig, to_dict
-from pldmlt_jax.data.loader import eval_batches, oversampled, steps_per_epoch, train_batches, true_labels
+from pldmlt_jax.data.loader import eval_batches, given_labels, oversampled, steps_per_epoch, train_batches
 from pldmlt_jax.data.selection import Selection, held_out
 from pldmlt_jax.evaluation.grading_metrics import grade_rows, grading_figures
 from pldmlt_jax.files import write_json, write_rows
@@ -54,7 +54,7 @@ def train_one(context: Context, name: str) -> None:
         return Validated(values["val/kappa"] or 0.0, values)
 
     def batches(step: int) -> Iterator[Batch]:
-        own, labels = devices.own_batch_size(config.grader.batch_size), true_labels(training.split)
+        own, labels = devices.own_batch_size(config.grader.batch_size), given_labels(training.split)
         shared: Any = {"config": config.data, "seed": config.seed, "start_step": step, "shard": devices.shard}
         return map(devices.put_batch, train_batches(training.split, indices, labels, batch_size=own, **shared))
 
@@ -163,7 +163,7 @@ def predict(state: TrainState, grader: Grader, selection: Selection, devices: De
     """Logits [n, 5] and mean focal loss over a selection, in order, by all processes of the devices."""
     logits: list[np.ndarray] = []
     loss, count, shard = 0.0, 0.0, devices.shard
-    own, labels = devices.own_batch_size(grader.config.batch_size), true_labels(selection.split)
+    own, labels = devices.own_batch_size(grader.config.batch_size), given_labels(selection.split)
     evaluated = devices.evaluation(grader_eval, grader=grader)
     for batch in eval_batches(selection.split, selection.indices, labels, batch_size=own, shard=shard):
         batch_logits, batch_loss = evaluated(state, devices.put_batch(batch))

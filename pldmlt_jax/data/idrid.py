@@ -39,6 +39,9 @@ GRADES = tuple(map(str, range(NUM_GRADES)))
 TRUE_GRADES_FILE = "true_grades_of_segmentation_images.csv"
 """Not part of the release: grades of A's photographs that stand in B as well, to evaluate pseudo-labels."""
 
+GIVEN_GRADES_FILE = "given_grades_of_segmentation_images.csv"
+"""Synthetic sets only: A's grades to learn from (`pseudo.source=given`), some of which may be wrong."""
+
 TRUE_GRADING_FILE = "true_grades_of_grading_images.csv"
 """Synthetic sets only: B's grades before some were corrupted."""
 
@@ -75,7 +78,8 @@ def list_segmentation(root: Path) -> Listing:
         DataError: The folder or its training images are missing, or a folder of masks is.
     """
     base = root / "A. Segmentation"
-    true_grades = _true_grades(root / TRUE_GRADES_FILE)
+    true_grades = _table_of_grades(root / TRUE_GRADES_FILE)
+    given_grades = _table_of_grades(root / GIVEN_GRADES_FILE)
     records: dict[str, list[RawRecord]] = {}
     errors: list[UserError] = []
     for split, folder in SPLIT_FOLDERS.items():
@@ -84,7 +88,7 @@ def list_segmentation(root: Path) -> Listing:
         if images:
             raise_all(_missing_mask_folders(masks))
             errors += _masks_without_image(masks, images)
-            records[split] = [_segmentation_record(image, masks, true_grades) for image in images]
+            records[split] = [_segmentation_record(image, masks, given_grades, true_grades) for image in images]
     return Listing(records, tuple(errors))
 
 
@@ -111,7 +115,7 @@ def _masks_without_image(masks: Path, images: list[Path]) -> list[UserError]:
     ]
 
 
-def _segmentation_record(image: Path, masks: Path, true_grades: dict[str, int]) -> RawRecord:
+def _segmentation_record(image: Path, masks: Path, given_grades: dict[str, int], true_grades: dict[str, int]) -> RawRecord:
     found = {
         lesion: path
         for lesion, folder in LESION_FOLDERS.items()
@@ -123,6 +127,7 @@ def _segmentation_record(image: Path, masks: Path, true_grades: dict[str, int]) 
         image=image,
         masks=found,
         disc=disc if disc.exists() else None,
+        grade=given_grades.get(image.stem, UNKNOWN_GRADE),
         true_grade=true_grades.get(image.stem, UNKNOWN_GRADE),
     )
 
@@ -143,7 +148,7 @@ def list_grading(root: Path) -> Listing:
         table = base / "2. Groundtruths" / GRADE_FILES[split]
         grades, found = read_grades(table)
         errors += [*found, *_unmatched(images, grades, table)]
-        true_grades = _true_grades(root / TRUE_GRADING_FILE, split)
+        true_grades = _table_of_grades(root / TRUE_GRADING_FILE, split)
         records[split] = [
             RawRecord(image.stem, image, grade=grade, true_grade=true_grades.get(image.stem, UNKNOWN_GRADE))
             for image in images
@@ -194,7 +199,7 @@ def _unmatched(images: list[Path], grades: Collection[str], table: Path) -> list
     ]
 
 
-def _true_grades(path: Path, split: str | None = None) -> dict[str, int]:
+def _table_of_grades(path: Path, split: str | None = None) -> dict[str, int]:
     if not path.is_file():
         return {}
     rows = read_rows(path, ("image", "dr_grade") if split is None else ("image", "dr_grade", "split"))

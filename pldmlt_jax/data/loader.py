@@ -30,9 +30,15 @@ class Labels:
     admissible: Bool[np.ndarray, "n 5"]  # grades that the masks admit; all True where nothing is known
 
 
-def true_labels(split: PreparedSplit) -> Labels:
-    """The set's own grades, of pixel-labelled images the true ones where they are given; every grade is admissible."""
+def given_labels(split: PreparedSplit) -> Labels:
+    """The set's own grades, of pixel-labelled images the true ones where it gives no other; every grade is admissible."""
     grades = np.array([r.true_grade if r.grade == UNKNOWN_GRADE else r.grade for r in split.records], np.int32)
+    return Labels(grades, np.ones((len(grades), NUM_GRADES), bool))
+
+
+def true_labels(split: PreparedSplit) -> Labels:
+    """The same before any corruption, where the set keeps the true ones: of images that guide or add to the given ones."""
+    grades = np.array([r.grade if r.true_grade == UNKNOWN_GRADE else r.true_grade for r in split.records], np.int32)
     return Labels(grades, np.ones((len(grades), NUM_GRADES), bool))
 
 

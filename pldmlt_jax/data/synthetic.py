@@ -20,6 +20,7 @@ from pldmlt_jax.data.fundus import encoded
 from pldmlt_jax.data.fundus_drawing import develop, draw_disc, draw_vessels, new_canvas
 from pldmlt_jax.data.idrid import (
     DISC_FOLDER,
+    GIVEN_GRADES_FILE,
     GRADE_FILES,
     LESION_FOLDERS,
     SPLIT_FOLDERS,
@@ -33,8 +34,8 @@ from pldmlt_jax.data.records import Listing
 from pldmlt_jax.files import locked, naming, partial_path, remove_leftovers, sync_folder, sync_tree
 from pldmlt_jax.types import LESIONS, NUM_GRADES
 
-DRAWING_VERSION = 3
-"""Part of the folder's name: raised when the same seed would be drawn differently."""
+DRAWING_VERSION = 4
+"""Part of the folder's name: raised when the same seed would be written differently."""
 
 SEGMENTATION_MIX = (0.26, 0.10, 0.28, 0.18, 0.18)
 GRADING_MIX = (0.34, 0.08, 0.24, 0.18, 0.16)
@@ -144,17 +145,21 @@ def _grades(mix: Sequence[float], num: int, rng: np.random.Generator) -> np.ndar
 
 
 def _segmentation_jobs(config: SyntheticConfig, root: Path) -> list[_Job]:
-    base, jobs, rows, number = root / "A. Segmentation", [], [], 0
-    rng = np.random.default_rng((config.seed, 0))
+    base, jobs, truth, labels, number = root / "A. Segmentation", [], [], [], 0
+    rng, label_rng = np.random.default_rng((config.seed, 0)), np.random.default_rng((config.seed, 5))
     for split, num in (("train", config.num_segmentation_train), ("test", config.num_segmentation_test)):
         folder = SPLIT_FOLDERS[split]
-        for grade in _grades(SEGMENTATION_MIX, num, rng):
+        grades = _grades(SEGMENTATION_MIX, num, rng)
+        given = corrupted(grades, config.corrupt_share, label_rng) if split == "train" else grades
+        for grade, label in zip(grades, given, strict=True):
             number += 1
             image = base / "1. Original Images" / folder / f"IDRiD_{number:02d}.jpg"
             masks = base / "2. All Segmentation Groundtruths" / folder
             jobs.append(_Job(image, masks, (config.seed, 1, number), int(grade)))
-            rows.append((image.stem, int(grade)))
-    _write_csv(root / TRUE_GRADES_FILE, ("image", "dr_grade"), rows)
+            truth.append((image.stem, int(grade)))
+            labels.append((image.stem, int(label)))
+    _write_csv(root / TRUE_GRADES_FILE, ("image", "dr_grade"), truth)
+    _write_csv(root / GIVEN_GRADES_FILE, ("image", "dr_grade"), labels)
     return jobs
 
 

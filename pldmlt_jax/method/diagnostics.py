@@ -5,13 +5,14 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array
 
 from pldmlt_jax.method import losses
 from pldmlt_jax.method.devices import device_mean
 from pldmlt_jax.method.state import Method, MethodState, Params
 from pldmlt_jax.method.steps import StepMetrics
 from pldmlt_jax.method.virtual_step import apply_network, meta_loss, soft_labels
-from pldmlt_jax.types import Batch
+from pldmlt_jax.types import NUM_GRADES, Batch
 
 
 @partial(jax.jit, static_argnames="method")
@@ -29,24 +30,27 @@ def meta_gradient_paths(state: MethodState, batch: Batch, *, method: Method) -> 
 def gradient_balance(state: MethodState, batch: Batch, *, method: Method) -> StepMetrics:
     """Norms of the gradients of L_S and beta L_C on the shared encoder, and their cosine.
 
-    The paper's central claim is that the label network balances the two.
+    The paper's central claim is that the label network balances the two. So with it the same is also measured, at the same
+    theta and on the same batch, with the pseudo-labels left as they are (`..._fixed`).
     """
 
-    def task_loss(params: Params, segmentation: bool):
+    def task_losses(params: Params) -> list[Array]:
         output, _ = apply_network(params, state.network.batch_stats, batch, method)
-        labels = jax.lax.stop_gradient(soft_labels(state.label.params, output.pooled, batch, method))
-        parts = losses.total_loss(output, labels, batch, method.loss, method.axis_name)
-        return parts.segmentation if segmentation else method.loss.beta * parts.grading
+        updated = jax.lax.stop_gradient(soft_labels(state.label.params, output.pooled, batch, method))
+        fixed = jax.nn.one_hot(batch.grade, NUM_GRADES, dtype=updated.dtype)
+        parts = losses.total_loss(output, updated, batch, method.loss, method.axis_name)
+        grading = losses.grading_loss(output.grade_logits, fixed, batch, method.loss, method.axis_name)
+        return [parts.segmentation, method.loss.beta * parts.grading, method.loss.beta * grading]
 
-    grads = (jax.grad(task_loss)(state.network.params, task)["encoder"] for task in (True, False))
-    seg, grade = device_mean(tuple(grads), method.axis_name)
-    seg_norm, grade_norm = optax.tree.norm(seg), optax.tree.norm(grade)
-    cosine = optax.tree.vdot(seg, grade) / jnp.maximum(seg_norm * grade_norm, 1e-30)
-    return {
-        "grad_norm/seg_encoder": seg_norm,
-        "grad_norm/grade_encoder": grade_norm,
-        "grad_cosine_encoder": jnp.asarray(cosine),
-    }
+    theta, num_tasks = state.network.params, 3 if method.meta.enabled else 2
+    slopes = [jax.grad(lambda params, i=i: task_losses(params)[i])(theta)["encoder"] for i in range(num_tasks)]
+    seg, *grades = device_mean(slopes, method.axis_name)
+    figures = {"grad_norm/seg_encoder": optax.tree.norm(seg)}
+    for grade, suffix in zip(grades, ("", "_fixed"), strict=False):
+        norm = optax.tree.norm(grade)
+        cosine = optax.tree.vdot(seg, grade) / jnp.maximum(figures["grad_norm/seg_encoder"] * norm, 1e-30)
+        figures |= {f"grad_norm/grade_encoder{suffix}": norm, f"grad_cosine_encoder{suffix}": jnp.asarray(cosine)}
+    return figures
 
 
 def round_diagnostics(state: MethodState, batch: Batch, *, method: Method) -> StepMetrics:

@@ -183,6 +183,12 @@ def label_metrics(aux: MetaAux, batch: Batch, axis_name: str | None) -> StepMetr
     }
 
 
+@partial(jax.jit, static_argnames="method")
+def label_step(state: MethodState, batch: Batch, *, method: Method) -> Float[Array, "b c"]:
+    """The soft labels of a batch by the network as deployed; they cost a pass through the encoder alone."""
+    return soft_labels(state.label.params, own_answer(state, batch, method).pooled, batch, method)
+
+
 class EvalOutput(NamedTuple):
     probabilities: Float[Array, "b h w k"]
     grade_probabilities: Float[Array, "b c"]

@@ -69,6 +69,8 @@ def test_pipeline_leaves_every_promised_file(workdir):
         "grade/majority", "baseline/channel_threshold/dice", "pseudo/accuracy_before", "pseudo/accuracy_after",
         "parameters/network", "parameters/label_network", "parameters/vgg16", "parameters/resnext50_32x4d",
         "seg/foreground/dice_at_operating_point", "seg/foreground/dice_at_operating_point_original_size",
+        "labels/repaired", "labels/spoilt", "train/grad_norm/grade_encoder", "train/grad_norm/grade_encoder_fixed",
+        "train/indirect_norm",
     ):  # fmt: skip
         assert name in metrics, name
     points = json.loads((workdir / "checkpoints" / "operating_points.json").read_text())

@@ -114,7 +114,7 @@ def test_photographs_with_masks_and_grades_are_learnt_from_without_graders(folde
         with open(workdir / "per_image.csv", newline="") as file:
             assert {row["predicted_grade"] for row in csv.DictReader(file)} <= set("01234")
         assert run(own(folder, *given[:2], f"--workdir={workdir}")) == 2
-        assert "no label network rewrites" in capsys.readouterr().err
+        assert "photographs without a grade" in capsys.readouterr().err
     finally:
         table.unlink()
 

@@ -1,5 +1,6 @@
 """The stream of batches: what is in it, in which order, and what it depends on."""
 
+import copy
 import dataclasses
 from collections.abc import Iterator
 from itertools import islice
@@ -14,6 +15,7 @@ from pldmlt_jax.data.loader import (
     Labels,
     Shard,
     eval_batches,
+    given_labels,
     oversampled,
     steps_per_epoch,
     train_batches,
@@ -159,11 +161,19 @@ def test_rows_that_fill_up_a_batch_are_not_valid_and_have_no_grade(split: Prepar
 
 
 def test_labels_of_a_split(split: PreparedSplit) -> None:
-    labels = true_labels(split)
+    labels = given_labels(split)
     np.testing.assert_array_equal(labels.grade, np.arange(NUM_IMAGES) % 5)
     assert labels.admissible.shape == (NUM_IMAGES, 5)
     assert labels.admissible.all()
     assert labels.grade.dtype == np.int32
+
+
+def test_true_grades_go_before_given_ones_where_the_set_keeps_them(split: PreparedSplit) -> None:
+    kept = [dataclasses.replace(record, true_grade=4) for record in split.records[:2]]
+    corrupted = copy.copy(split)
+    corrupted.records = [*kept, *split.records[2:]]
+    np.testing.assert_array_equal(given_labels(corrupted).grade, given_labels(split).grade)
+    np.testing.assert_array_equal(true_labels(corrupted).grade, [4, 4, *given_labels(split).grade[2:]])
 
 
 @pytest.mark.parametrize(("num_images", "batch_size", "steps"), [(7, 3, 3), (6, 3, 2), (1, 4, 1), (43, 2, 22)])

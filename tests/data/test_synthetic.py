@@ -114,7 +114,7 @@ def test_written_set_is_read_like_the_real_one(tmp_path):
     assert {name: len(records) for name, records in segmented.items()} == {"train": 6, "test": 3}
     assert {name: len(records) for name, records in graded.items()} == {"train": 20, "test": 5}
     assert {record.true_grade for records in segmented.values() for record in records} <= set(range(5))
-    assert all(record.grade == -1 for record in segmented["train"])
+    assert all(record.grade == record.true_grade for record in segmented["train"])
     assert all(record.grade == record.true_grade for record in graded["train"])
 
 
@@ -140,6 +140,9 @@ def test_corruption_changes_exactly_that_share_of_the_training_grades_and_keeps_
     records = list_grading(root).checked()
     assert sum(record.grade != record.true_grade for record in records["train"]) == round(share * 20)
     assert all(record.grade == record.true_grade for record in records["test"])
+    segmented = list_segmentation(root).checked()
+    assert sum(record.grade != record.true_grade for record in segmented["train"]) == round(share * 6)
+    assert all(record.grade == record.true_grade for record in segmented["test"])
     with open(root / "true_grades_of_grading_images.csv", newline="") as file:
         assert len(list(csv.DictReader(file))) == 25
 

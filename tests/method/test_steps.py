@@ -131,6 +131,18 @@ def test_gradient_balance_adds_up_to_the_encoders_gradient(float64):
     assert whole == pytest.approx(seg**2 + grade**2 + 2 * balance["grad_cosine_encoder"] * seg * grade, rel=1e-9)
 
 
+def test_gradient_balance_of_fixed_labels_is_that_of_a_run_without_update(float64):
+    method = tiny_method(meta=MetaConfig(hidden=(16,), kappa=1.0))
+    state, batch = tiny_state(method), tiny_batch()
+    without = dataclasses.replace(method, meta=dataclasses.replace(method.meta, enabled=False))
+    balance, fixed = (gradient_balance(state, batch, method=m) for m in (method, without))
+    assert set(fixed) == {"grad_norm/seg_encoder", "grad_norm/grade_encoder", "grad_cosine_encoder"}
+    assert float(balance["grad_norm/seg_encoder"]) == pytest.approx(float(fixed["grad_norm/seg_encoder"]), rel=1e-9)
+    for name in ("grad_norm/grade_encoder", "grad_cosine_encoder"):
+        assert float(balance[f"{name}_fixed"]) == pytest.approx(float(fixed[name]), rel=1e-9)
+        assert float(balance[name]) != pytest.approx(float(fixed[name]), rel=1e-2)
+
+
 def test_grad_cam_equals_one_grade_at_a_time():
     """After global pooling and one dense layer, alpha is the layer's weight over the number of pixels."""
     grader = build_grader("resnext50_32x4d", GraderConfig(base_filters=16, max_blocks=1))

@@ -165,6 +165,54 @@ def test_adam_look_ahead_goes_on_from_the_networks_own_state():
     assert np.isfinite(float(optax.tree.norm(grads)))
 
 
+@partial(jax.jit, static_argnames="method")
+def slope_of_labels(labels, state, batch, *, method):
+    """dJ/dlabels through theta* alone, and the gradient of the L_C that these labels make at theta."""
+
+    def outer(inner_labels):
+        theta_star = virtual_params(state.network, inner_labels, batch, method=method)
+        output, _ = apply_network(theta_star, state.network.batch_stats, batch, method)
+        return META_LOSSES[method.meta.loss](MetaInputs(output, labels, state.label_mean, batch, method))
+
+    def grading(params):
+        output, _ = apply_network(params, state.network.batch_stats, batch, method)
+        return losses.grading_loss(output.grade_logits, labels, batch, method.loss)
+
+    return jax.grad(outer)(labels), jax.grad(grading)(state.network.params)
+
+
+@pytest.mark.parametrize("name", ["anchored", "indirect"])
+def test_more_of_its_own_target_lowers_the_loss_of_a_batch(name):
+    """To first order in epsilon dJ/dlabels . labels = -eps beta |grad L_C|^2, where the labels are J's own target.
+
+    So `anchored` holds on to the labels that it is given, right or wrong, and `indirect` to those that there are.
+    """
+    epsilon = 1e-7
+    method = tiny_method(meta=MetaConfig(loss=name, inner_learning_rate=epsilon, hidden=(16,)))
+    state, batch = tiny_state(method), tiny_batch()
+    labels = jnp.eye(NUM_GRADES)[batch.grade]
+    if name == "indirect":
+        labels = 0.6 * labels + 0.08
+    slope, gradient = slope_of_labels(labels, state, batch, method=method)
+    squared = sum(float(jnp.sum(leaf**2)) for leaf in jax.tree.leaves(gradient))
+    assert squared > 1e-6
+    assert float(jnp.sum(slope * labels)) == pytest.approx(-epsilon * method.loss.beta * squared, rel=1e-4)
+
+
+def test_entropy_of_maxl_pulls_the_mean_label_towards_all_grades_alike():
+    """Its slope is lambda (log m_c + 1) / B with m the mean label: the same for all grades only where m is uniform."""
+    method = tiny_method(meta=MetaConfig(loss="maxl", entropy_weight=0.3, mean_decay=0.0, hidden=(16,)))
+    state, batch = tiny_state(method), tiny_batch()
+    output = network_of(state.network.params, state.network.batch_stats, batch, method)[0]
+    labels = jnp.array([[0.5, 0.2, 0.1, 0.1, 0.1], [0.1, 0.1, 0.6, 0.1, 0.1]])
+
+    def value(labels):
+        return META_LOSSES["maxl"](MetaInputs(output, labels, state.label_mean, batch, method))
+
+    expected = 0.3 * (jnp.log(labels.mean(axis=0)) + 1) / 2
+    np.testing.assert_allclose(jax.grad(value)(labels), jnp.tile(expected, (2, 1)), rtol=1e-12)
+
+
 def test_meta_step_changes_the_label_network_alone():
     method = tiny_method(meta=MetaConfig(loss="anchored", inner_learning_rate=0.1, learning_rate=0.1, hidden=(16,)))
     state, batch = tiny_state(method), tiny_batch()

@@ -1,0 +1,42 @@
+"""What became of the labels: the part of `evaluate` that looks at training images."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from pldmlt_jax.cli.context import Context
+from pldmlt_jax.cli.train import labels_of
+from pldmlt_jax.config import has_stage_1
+from pldmlt_jax.data.loader import stacked
+from pldmlt_jax.evaluation.inference import TrainedNetwork
+from pldmlt_jax.evaluation.label_metrics import label_figures
+from pldmlt_jax.method.steps import label_step
+from pldmlt_jax.models.label_update import HIERARCHIES
+from pldmlt_jax.training.processes import merged, own_share
+from pldmlt_jax.types import UNKNOWN_GRADE
+
+
+def score_labels(context: Context, network: TrainedNetwork) -> dict[str, Any]:
+    """What became of the labels that the network has learnt from, by the training images whose true grade is known."""
+    config, train = context.config, context.segmented["train"]
+    table = context.workdir / "pseudo_labels.csv"
+    if config.pseudo.source == "none" or (has_stage_1(config) and not table.exists()):
+        return {}
+    labels = labels_of(train.split, config, table)
+    true = {int(i): context.known_grades.get(train.split.records[i].image, UNKNOWN_GRADE) for i in train.indices}
+    known = [i for i, grade in sorted(true.items()) if UNKNOWN_GRADE not in (grade, labels.grade[i])]
+    ask = network.devices.evaluation(label_step, method=network.method)
+    batch_size = network.devices.own_batch_size(config.evaluation.batch_size)
+    soft: dict[int, np.ndarray] = {}
+    own = own_share(known)
+    for start in range(0, len(own), batch_size):
+        chunk = own[start : start + batch_size]
+        batch = stacked([(i, train.split[i]) for i in chunk], labels, batch_size)
+        soft |= zip(chunk, ask(network.state, network.devices.put_batch(batch)), strict=False)
+    if not known:
+        return {}
+    given = labels.grade[known]
+    hierarchy = HIERARCHIES[config.meta.hierarchy if config.meta.enabled else "full"]
+    allowed = np.asarray(hierarchy(jnp.asarray(given), jnp.asarray(labels.admissible[known])))
+    return label_figures(np.stack(merged(soft)), given, np.array([true[i] for i in known]), allowed)

@@ -1,0 +1,181 @@
+"""From the runs of configs/tables/label_study.py: results/label_study.json, the plots and the table of docs/label_update.md.
+
+python -m scripts.label_study --table=runs/label_study/table.json    takes the runs' figures into results/, and draws
+python -m scripts.label_study                                        draws again from results/
+"""
+
+import argparse
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+
+from configs.tables.label_study import LOSSES
+from pldmlt_jax.evaluation.charts import INK, SERIES_COLOURS
+from pldmlt_jax.evaluation.label_metrics import AT_START, LOGGED
+
+RESULTS = Path("results/label_study.json")
+DOCS = Path("docs")
+KEPT = (
+    *("labels/n", "labels/n_wrong", "labels/repaired", "labels/spoilt", "labels/accuracy_before", "labels/accuracy_after"),
+    *("labels/repaired_by_hierarchy", "labels/spoilt_by_hierarchy", "labels/true_weight_of_wrong"),
+    *("labels/true_weight_of_right", "grade/n", "grade/accuracy", "grade/kappa", "grade/majority", "grade/confusion"),
+    *("seg/foreground/dice", "baseline/channel_threshold/dice"),
+    *(f"train/{name}" for name in LOGGED),
+    *(f"train/{name}_at_start" for name in AT_START),
+)
+"""Figures of a run that the study is about."""
+
+COLUMNS = {
+    "repaired": "labels/repaired",
+    "spoilt": "labels/spoilt",
+    "right after": "labels/accuracy_after",
+    "grades, accuracy": "grade/accuracy",
+    "kappa": "grade/kappa",
+    "lesion Dice": "seg/foreground/dice",
+}
+Row = Mapping[str, Any]
+
+
+def taken(table: Mapping[str, Any]) -> dict[str, Any]:
+    """What results/ keeps of a `table.json`: every complete run's figures and the paired differences."""
+    rows = [
+        {
+            "name": row["name"],
+            "what": row["what"],
+            "missing": sum(cell["state"] != "complete" for cell in row["cells"]),
+            "seeds": [cell["seed"] for cell in row["cells"] if cell["state"] == "complete"],
+            "runs": [
+                {name: rounded(cell["metrics"].get(name)) for name in KEPT if name in cell["metrics"]}
+                for cell in row["cells"]
+                if cell["state"] == "complete"
+            ],
+            "differences": {
+                name: row["differences"][name] for name in COLUMNS.values() if name in row.get("differences", {})
+            },
+        }
+        for row in table["rows"]
+    ]
+    kept = {name: table[name] for name in ("command", "environment", "reference", "interval")}
+    return kept | {"rows": [row for row in rows if row["runs"]]}
+
+
+def rounded(value: Any) -> Any:
+    return float(f"{value:.5g}") if isinstance(value, float) else value
+
+
+def values(row: Row, name: str) -> np.ndarray:
+    """A figure of each run of a row; runs without it are left out."""
+    return np.array([run[name] for run in row["runs"] if run.get(name) is not None], float)
+
+
+def shown(row: Row, name: str) -> str:
+    found = values(row, name)
+    if not len(found):
+        return "–"
+    return f"{found.mean():.3f}" + (f" ± {found.std(ddof=1):.3f}" if len(found) > 1 else "")
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """The table of the page: mean ± standard deviation over the seeds."""
+    lines = ["| row | runs | " + " | ".join(COLUMNS) + " |", "| --- " * (len(COLUMNS) + 2) + "|"]
+    for row in rows:
+        cells = [shown(row, name) for name in COLUMNS.values()]
+        lines.append(f"| `{row['name']}` | {len(row['runs'])} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def balance(rows: Sequence[Row]) -> str:
+    """The gradients on the encoder in the second half of training, and the two paths of the first meta step."""
+    lines = [
+        "| row | beta L_C / L_S, as trained | given labels | cosine | given labels | direct / indirect, first meta step |",
+        "| --- " * 6 + "|",
+    ]
+    for row in rows:
+        ratios = [
+            f"{(values(row, f'train/grad_norm/grade_encoder{end}') / values(row, 'train/grad_norm/seg_encoder')).mean():.2f}"
+            if len(values(row, f"train/grad_norm/grade_encoder{end}"))
+            else "–"
+            for end in ("", "_fixed")
+        ]
+        cosines = [shown(row, f"train/grad_cosine_encoder{end}") for end in ("", "_fixed")]
+        direct, indirect = (values(row, f"train/{name}_at_start") for name in AT_START)
+        paths = f"{(direct / indirect).mean():.3g}" if len(indirect) else "–"
+        cells = [ratios[0], ratios[1], cosines[0], cosines[1], paths]
+        lines.append(f"| `{row['name']}` | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def draw_labels(rows: Sequence[Row], path: Path) -> None:
+    """Repaired and spoilt labels of each row; every seed a dot, what psi does alone a mark."""
+    figure, axes = plt.subplots(figsize=(7.2, 0.28 * len(rows) + 1.2))
+    for place, row in enumerate(rows):
+        for kind, colour in (("repaired", SERIES_COLOURS[0]), ("spoilt", SERIES_COLOURS[1])):
+            found = values(row, f"labels/{kind}")
+            label = kind if place == 0 else None
+            y = place + (-0.15 if kind == "repaired" else 0.15)
+            axes.plot(found, [y] * len(found), "o", color=colour, markersize=4, label=label)
+            alone = values(row, f"labels/{kind}_by_hierarchy")
+            label = f"{kind} by psi alone" if place == 0 else None
+            axes.plot(alone[:1], [y] * len(alone[:1]), "|", color=colour, markersize=9, label=label)
+    axes.set_yticks(range(len(rows)), [row["name"] for row in rows])
+    axes.invert_yaxis()
+    finish(figure, axes, "share of the wrong labels repaired, of the right ones spoilt", path)
+
+
+def draw_balance(rows: Sequence[Row], path: Path) -> None:
+    """The norm of beta L_C's gradient on the encoder relative to L_S's: as trained, and with the given labels instead."""
+    figure, axes = plt.subplots(figsize=(7.2, 0.28 * len(rows) + 1.2))
+    kinds = (("", "as trained", SERIES_COLOURS[0]), ("_fixed", "given labels, same theta and batch", SERIES_COLOURS[4]))
+    for end, name, colour in kinds:
+        points = [
+            (ratio, place)
+            for place, row in enumerate(rows)
+            if len(values(row, f"train/grad_norm/grade_encoder{end}"))
+            for ratio in values(row, f"train/grad_norm/grade_encoder{end}") / values(row, "train/grad_norm/seg_encoder")
+        ]
+        if points:
+            axes.plot(*zip(*points, strict=True), "o", color=colour, markersize=4, label=name)
+    axes.set_yticks(range(len(rows)), [row["name"] for row in rows])
+    axes.invert_yaxis()
+    finish(figure, axes, "gradient of beta L_C on the encoder, relative to that of L_S", path)
+
+
+def finish(figure: Any, axes: Any, x_label: str, path: Path) -> None:
+    axes.set_xlabel(x_label, color=INK)
+    axes.tick_params(colors=INK, labelsize=8)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(INK)
+    axes.grid(color=INK, alpha=0.2, linewidth=0.6)
+    axes.legend(fontsize=8, frameon=False, labelcolor=INK, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    plt.rcParams["svg.hashsalt"] = path.stem  # the same file from the same figures
+    figure.savefig(path, bbox_inches="tight", transparent=True, metadata={"Date": None})
+    plt.close(figure)
+
+
+def main() -> None:
+    """Takes figures where a table is named, prints the tables and draws."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--table", type=Path, help="table.json that compare has written")
+    arguments = parser.parse_args()
+    if arguments.table:
+        kept = taken(json.loads(arguments.table.read_text(encoding="utf-8")))
+        RESULTS.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    rows = json.loads(RESULTS.read_text(encoding="utf-8"))["rows"]
+    print(markdown(rows), balance(rows), sep="\n\n")
+    chosen = [row for row in rows if re.search(r"_40$", row["name"])]
+    chosen.sort(key=lambda row: [*("none", "literal"), *LOSSES].index(row["name"].split("_")[0]))
+    draw_labels(chosen, DOCS / "label_update_labels.svg")
+    draw_balance(chosen, DOCS / "label_update_balance.svg")
+
+
+if __name__ == "__main__":
+    main()
