@@ -147,7 +147,7 @@ def figure_7(photographs: Photographs, named: Sequence[int], networks: Mapping[s
 def answer_of(title: str, prediction: Prediction, lesion: str, bits: UInt8[np.ndarray, "h w"]) -> Answer:
     """A network's mask of a lesion and its Dice, or of any lesion where it does not tell them apart."""
     name = lesion if lesion in prediction.masks else "lesion"
-    mask = prediction.masks[name]
+    title, mask = title if name == lesion else f"{title}, any lesion", prediction.masks[name]
     truth = bits & MASK_BITS["fused" if name == "lesion" else name] != 0
     return Answer(title, {name: mask}, _dice(mask, truth, bits & MASK_BITS["valid"] != 0))
 
