@@ -88,7 +88,7 @@ def operating_points(workdir: Path) -> str:
     for name, point in points["lesions"].items():
         key = f"seg/{'foreground' if name == 'lesion' else name}/dice"
         chosen = [point[field] for field in ("threshold", "min_area_px", "images", "dice", "dice_at_half")]
-        chosen[1] = f"{chosen[1]:g}"
+        chosen[1] = int(chosen[1]) if chosen[1] == int(chosen[1]) else chosen[1]  # the mean of several networks' is none
         rows.append((name, *chosen, m.get(f"{key}_at_operating_point", ""), m.get(key, "")))
     header = ("lesion", "threshold", "smallest component, px", "validation images", "Dice there", "at 0.5",
               "Dice on the evaluated split", "at 0.5")  # fmt: skip
