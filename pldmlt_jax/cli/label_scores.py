@@ -18,7 +18,11 @@ from pldmlt_jax.types import UNKNOWN_GRADE
 
 
 def score_labels(context: Context, network: TrainedNetwork) -> dict[str, Any]:
-    """What became of the labels that the network has learnt from, by the training images whose true grade is known."""
+    """What became of the labels that the network has learnt from, by the training images whose true grade is known.
+
+    In batches of the size that it was trained with, for norms of the encoder look at the whole batch: running statistics
+    give other features, and so other labels than training had. The last batch is filled up with images of the first ones.
+    """
     config, train = context.config, context.segmented["train"]
     table = context.workdir / "pseudo_labels.csv"
     if config.pseudo.source == "none" or (has_stage_1(config) and not table.exists()):
@@ -27,13 +31,14 @@ def score_labels(context: Context, network: TrainedNetwork) -> dict[str, Any]:
     true = {int(i): context.known_grades.get(train.split.records[i].image, UNKNOWN_GRADE) for i in train.indices}
     known = [i for i, grade in sorted(true.items()) if UNKNOWN_GRADE not in (grade, labels.grade[i])]
     ask = network.devices.evaluation(label_step, method=network.method)
-    batch_size = network.devices.own_batch_size(config.evaluation.batch_size)
+    batch_size = network.devices.own_batch_size(config.train.batch_size)
     soft: dict[int, np.ndarray] = {}
     own = own_share(known)
-    for start in range(0, len(own), batch_size):
-        chunk = own[start : start + batch_size]
+    filled = np.resize(own, -(-len(own) // batch_size) * batch_size).tolist()
+    for start in range(0, len(filled), batch_size):
+        chunk = filled[start : start + batch_size]
         batch = stacked([(i, train.split[i]) for i in chunk], labels, batch_size)
-        soft |= zip(chunk, ask(network.state, network.devices.put_batch(batch)), strict=False)
+        soft = dict(zip(chunk, ask(network.state, network.devices.put_batch(batch)), strict=True)) | soft
     if not known:
         return {}
     given = labels.grade[known]

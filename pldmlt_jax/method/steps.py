@@ -185,8 +185,9 @@ def label_metrics(aux: MetaAux, batch: Batch, axis_name: str | None) -> StepMetr
 
 @partial(jax.jit, static_argnames="method")
 def label_step(state: MethodState, batch: Batch, *, method: Method) -> Float[Array, "b c"]:
-    """The soft labels of a batch by the network as deployed; they cost a pass through the encoder alone."""
-    return soft_labels(state.label.params, own_answer(state, batch, method).pooled, batch, method)
+    """The soft labels of a batch as training uses them, with its own statistics in the norms; a pass of the encoder."""
+    output, _ = apply_network(state.network.params, state.network.batch_stats, batch, method)
+    return soft_labels(state.label.params, output.pooled, batch, method)
 
 
 class EvalOutput(NamedTuple):

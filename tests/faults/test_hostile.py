@@ -250,8 +250,9 @@ def run_folder(root: Path, name: str) -> Path:
     write_rows(root / "pseudo_labels.csv", [row])
     write_rows(root / "per_image.csv", [{"image": name, "dice": 0.5, "predicted_grade": 1}])
     (root / "examples").mkdir()
+    picture = cv2.imencode(".jpg", np.zeros((8, 12, 3), np.uint8))[1].tobytes()
     for view in ("image", "truth", "prediction"):
-        (root / "examples" / f"{name}_{view}.jpg").write_bytes(b"x")
+        (root / "examples" / f"{name}_{view}.jpg").write_bytes(picture)
     write_json(root / "config.json", {"name": name})
     write_json(root / "data.json", {"segmentation": {"splits": {name: [name]}, "bad_files": [name]}})
     write_json(root / "graders" / name / "metrics.json", {"grade/accuracy": 0.5})
