@@ -154,15 +154,16 @@ def _require_config_file(path: str) -> None:
             "--config", f"no file {path!r}", f"a config file: {', '.join(known) or 'none under configs/ here'}", action
         )
     expected = "a file with get_config() -> Config"
+    text = Path(path.split(":")[0]).read_text(errors="replace")
+    if "def get_table" in text and "def get_config" not in text:
+        raise ConfigError(path, "no get_config", expected, f"it is a table: python main.py {COMPARE} --config={path}")
     try:
         made = _parse(path, [])[0].config
     except UserError:
         raise
     except (Exception, SystemExit) as error:  # the file is a program, and can raise anything
         found = str(error).strip().splitlines() or [type(error).__name__]  # ml_collections puts the traceback before it
-        table = "get_config" in found[-1] and "def get_table" in Path(path).read_text(errors="replace")
-        action = f"it is a table: python main.py {COMPARE} --config={path}" if table else _mended(found[-1])
-        raise ConfigError(path, found[-1], expected, action) from error
+        raise ConfigError(path, found[-1], expected, _mended(found[-1])) from error
     if not isinstance(made, Config):
         raise ConfigError(path, f"get_config() returns a {type(made).__name__}", expected, "return a Config")
 
