@@ -88,7 +88,8 @@ def _grade_cards(m: dict[str, Any]) -> list[str]:
     if "pseudo/accuracy_after" in m:
         before, majority = m["pseudo/accuracy_before"], m["pseudo/majority"]
         cards.append(card(f"pseudo-labels right after refinement, n = {m['pseudo/n_known']}", m["pseudo/accuracy_after"],
-                          f"{number(majority, 3)}: majority grade; {number(before, 3)}: before refinement", majority))  # fmt: skip
+                          f"{number(majority, 3)}: majority grade; {number(before, 3)}: before refinement",
+                          majority))  # fmt: skip
     return cards
 
 
