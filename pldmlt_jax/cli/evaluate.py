@@ -26,6 +26,7 @@ from pldmlt_jax.evaluation.grading_metrics import grade_rows, grading_figures
 from pldmlt_jax.evaluation.label_metrics import training_figures
 from pldmlt_jax.evaluation.operating_points import PointCounts
 from pldmlt_jax.evaluation.predictor import Predictor
+from pldmlt_jax.evaluation.score_curves import FILE as CURVES
 from pldmlt_jax.evaluation.scoring import (
     ORIGINAL,
     area_columns,
@@ -41,9 +42,6 @@ from pldmlt_jax.progress import Task, progress
 from pldmlt_jax.training.log import read_log
 from pldmlt_jax.training.processes import is_first, merged, own_share, summed
 from pldmlt_jax.types import LESIONS
-
-CURVES = "curves.json"
-"""Precision over recall, at the network's size and at the images' own."""
 
 
 def evaluate(context: Context) -> None:

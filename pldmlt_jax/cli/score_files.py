@@ -19,6 +19,7 @@ from pldmlt_jax.evaluation.baselines import (
     threshold_figures,
 )
 from pldmlt_jax.evaluation.mask_files import MaskFiles, find_mask_files, read_probabilities
+from pldmlt_jax.evaluation.score_curves import FILE as CURVES
 from pldmlt_jax.evaluation.scoring import ORIGINAL, area_columns, count_one, read_original
 from pldmlt_jax.evaluation.segmentation_metrics import SegmentationCounts
 from pldmlt_jax.files import write_json, write_rows
@@ -37,7 +38,7 @@ def output_folder(arguments: Arguments) -> Path:
 
 
 def main(arguments: Arguments) -> None:
-    """Writes `metrics.json` and `per_image.csv`, as `evaluate` does, of the figures that masks alone give."""
+    """Writes `metrics.json`, `curves.json` and `per_image.csv`, as `evaluate` does, of what masks alone give."""
     context, folder = Context(arguments), Path(arguments.predictions)
     if not folder.is_dir():
         raise DataError(folder, "no such folder", "a folder of mask files", "check --predictions")
@@ -48,10 +49,11 @@ def main(arguments: Arguments) -> None:
     with progress("read masks", len(selection)) as task:
         require_readable(files, selection, errors, task)
     with progress("score masks", len(selection)) as task:
-        figures, rows = score(context, files, selection, task)
+        figures, curves, rows = score(context, files, selection, task)
     output = output_folder(arguments)
     about = {"seg/split": split, "predictions": str(folder), "predictions/lesions": list(files.lesions)}
     write_json(output / "metrics.json", about | figures)
+    write_json(output / CURVES, {"network_size": {}, "original_size": curves})
     write_rows(output / "per_image.csv", rows)
     if files.others:
         print(f"  {files.others} files are of images that are not in split {split!r}, and were left alone")
@@ -59,7 +61,7 @@ def main(arguments: Arguments) -> None:
         shown = [figures.get(f"{each}{ORIGINAL}") for each in (name, baseline)]
         values = ["undefined" if value is None else f"{value:.3f}" for value in shown]
         print(f"{what:<34}{values[0]}   (baseline {values[1]}), at the photographs' own size")
-    print(f"all figures: {output / 'metrics.json'}, per_image.csv beside it")
+    print(f"all figures: {output / 'metrics.json'}, {CURVES} and per_image.csv beside it")
 
 
 def other_images(context: Context, selection: Selection) -> set[str]:
@@ -91,8 +93,8 @@ def require_readable(files: MaskFiles, selection: Selection, errors: list[UserEr
 
 def score(
     context: Context, files: MaskFiles, selection: Selection, task: Task
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The figures of all images, pooled, each named as at the original size, and a row for each image."""
+) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
+    """The figures of all images, pooled, each named as at the original size, their curves, and a row for each image."""
     config = context.config
     baseline = best_threshold(channel_histograms(context.segmented["train"]))
     counts, pixels, rows = SegmentationCounts.empty(files.target), NO_PIXELS, []
@@ -111,7 +113,8 @@ def score(
         task.advance(name)
     figures = {f"{key}{ORIGINAL}": value for key, value in counts.compute().items() if _is_predicted(key, files)}
     figures |= {"seg/threshold": config.evaluation.threshold, "baseline/channel_threshold/rule": rule(baseline)}
-    return figures | threshold_figures(baseline, pixels, ORIGINAL), rows
+    curves = {name: curve for name, curve in counts.curves().items() if name in ("lesion", *files.lesions)}
+    return figures | threshold_figures(baseline, pixels, ORIGINAL), curves, rows
 
 
 def _is_predicted(figure: str, files: MaskFiles) -> bool:

@@ -8,6 +8,7 @@ from pldmlt_jax.config import Config, to_dict
 from pldmlt_jax.evaluation import report_results as results
 from pldmlt_jax.evaluation import report_training as training
 from pldmlt_jax.evaluation.page import card, escape, folded, missing, number, picture, table, write_page
+from pldmlt_jax.evaluation.scoring import ORIGINAL
 from pldmlt_jax.files import read_json
 from pldmlt_jax.training.checkpoint import CONFIG
 
@@ -38,7 +39,9 @@ def write_report(workdir: Path) -> Path:
         ("Environment", environment),
     )
     name = optional_json(workdir / "config.json").get("name", workdir.name)
-    return write_page(workdir / "report.html", "PLDMLT report", name, [(title, make(workdir)) for title, make in sections])
+    masks_alone = "predictions" in optional_json(workdir / "metrics.json")  # what `evaluate --predictions` leaves
+    shown = [(title, make(workdir)) for title, make in sections if make in OF_MASKS or not masks_alone]
+    return write_page(workdir / "report.html", "PLDMLT report", name, shown)
 
 
 def optional_json(path: Path) -> dict[str, Any]:
@@ -55,25 +58,28 @@ def summary(workdir: Path) -> str:
         for what, key in (("lesions", "seg/split"), ("grades", "grade/split"))
         if key in m
     ]
+    of = f"masks of {escape(m['predictions'])}" if "predictions" in m else f"best checkpoint (step {escape(m.get('step'))})"
     return (
-        f"<p>Scored: {' and '.join(scored)}, best checkpoint (step {escape(m.get('step'))}). Every figure stands beside "
-        "what it has to beat, the mark on its bar.</p>"
+        f"<p>Scored: {' and '.join(scored)}, {of}. Every figure stands beside what it has to beat, the mark on its bar.</p>"
         f'<div class="cards">{"".join([*_lesion_cards(m), *_grade_cards(m)])}</div>'
     )
 
 
 def _lesion_cards(m: dict[str, Any]) -> list[str]:
-    if "seg/split" not in m:
-        return []
-    threshold, background = m.get("baseline/channel_threshold/dice"), m["seg/micro_bg/dice_all_background"]
-    cards = [card("lesion Dice (foreground, pooled)", m["seg/foreground/dice"],
-                  f"{number(threshold, 3)}: best threshold on one colour channel", threshold)]  # fmt: skip
-    if "seg/foreground/dice_original_size" in m:
-        threshold = m.get("baseline/channel_threshold/dice_original_size")
-        cards.append(card("lesion Dice at the images' own size", m["seg/foreground/dice_original_size"],
-                          f"{number(threshold, 3)}: the same baseline there", threshold))  # fmt: skip
-    return [*cards, card("Dice over all pixels, background included", m["seg/micro_bg/dice"],
-                         f"{number(background, 3)}: answering background everywhere", background)]  # fmt: skip
+    """Of the sizes that were scored; pixels with the background at the first of them."""
+    sizes = {"": "pooled", ORIGINAL: "at the images' own size"}
+    scored = [suffix for suffix in sizes if f"seg/foreground/dice{suffix}" in m]
+    cards = []
+    for suffix in scored:
+        threshold = m.get(f"baseline/channel_threshold/dice{suffix}")
+        beside = f"{number(threshold, 3)}: best threshold on one colour channel"
+        title = f"lesion Dice (foreground), {sizes[suffix]}"
+        cards.append(card(title, m[f"seg/foreground/dice{suffix}"], beside, threshold))
+    for suffix in scored[:1]:
+        background = m[f"seg/micro_bg/dice_all_background{suffix}"]
+        cards.append(card("Dice over all pixels, background included", m[f"seg/micro_bg/dice{suffix}"],
+                          f"{number(background, 3)}: answering background everywhere", background))  # fmt: skip
+    return cards
 
 
 def _grade_cards(m: dict[str, Any]) -> list[str]:
@@ -91,6 +97,10 @@ def _grade_cards(m: dict[str, Any]) -> list[str]:
                           f"{number(majority, 3)}: majority grade; {number(before, 3)}: before refinement",
                           majority))  # fmt: skip
     return cards
+
+
+OF_MASKS = (summary, results.lesions, results.precision_recall)
+"""Sections that masks alone have, of whatever method they are."""
 
 
 def drawn_photographs(workdir: Path) -> str:

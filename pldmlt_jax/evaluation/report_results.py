@@ -10,6 +10,7 @@ from pldmlt_jax.evaluation.figures import PICTURE_SUFFIX
 from pldmlt_jax.evaluation.operating_points import FILE as POINTS
 from pldmlt_jax.evaluation.operating_points import lesion_names
 from pldmlt_jax.evaluation.page import charts, escape, legend, missing, number, picture, table
+from pldmlt_jax.evaluation.score_curves import FILE as CURVES
 from pldmlt_jax.evaluation.scoring import ORIGINAL
 from pldmlt_jax.files import read_json, read_rows
 from pldmlt_jax.types import LESIONS
@@ -40,16 +41,17 @@ def lesions(workdir: Path) -> str:
         return missing("evaluate")
     rows = [
         (
-            name.removeprefix("seg/"), m[name], m.get(baseline or "", ""),
+            name.removeprefix("seg/"), m.get(name, ""), m.get(baseline or "", ""),
             m.get(f"{name}{ORIGINAL}", ""), m.get(f"{baseline}{ORIGINAL}", ""), text,
         )
         for name, baseline, text in CONVENTIONS
-        if m.get(name) is not None and name.split("/")[1] not in (*LESIONS, "mean")
+        if (m.get(name), m.get(f"{name}{ORIGINAL}")) != (None, None) and name.split("/")[1] not in (*LESIONS, "mean")
     ]  # fmt: skip
     header = ("any lesion", "network's size", "baseline", "own size", "baseline", "what it is")
     shown = table(header, rows) + lesion_table(m, "", "network's size") + lesion_table(m, ORIGINAL, "own size")
     parameters = [(k.removeprefix("parameters/"), v) for k, v in m.items() if k.startswith("parameters/")]
-    return (shown if "seg/split" in m else NOT_SCORED) + "<h3>Parameters</h3>" + table(("network", "parameters"), parameters)
+    counts = "<h3>Parameters</h3>" + table(("network", "parameters"), parameters) if parameters else ""
+    return (shown if "seg/split" in m else NOT_SCORED) + counts
 
 
 def lesion_table(m: dict[str, Any], suffix: str, title: str) -> str:
@@ -68,12 +70,12 @@ def lesion_table(m: dict[str, Any], suffix: str, title: str) -> str:
 
 
 def precision_recall(workdir: Path) -> str:
-    path = workdir / "curves.json"
+    path = workdir / CURVES
     if not path.exists():
         return missing("evaluate") if "seg/split" in optional_metrics(workdir) else ""
     found = read_json(path)
     shown = [recall_chart(f"precision over recall, {title}", found.get(key) or {}) for key, title in CURVE_TITLES.items()]
-    told = "" if any(lesion in found["network_size"] for lesion in LESIONS) else (
+    told = "" if any(lesion in found["original_size"] | found["network_size"] for lesion in LESIONS) else (
         " This network answers one mask of any lesion: curves of single lesions are not defined for it."
     )  # fmt: skip
     return f"<p>Over all pixels of the split; a dot stands at the threshold 0.5.{told}</p>{charts(shown)}"

@@ -5,6 +5,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+FILE = "curves.json"
+"""In a workdir: the curves of the evaluated split, at the network's size and at the images' own."""
+
 SCORE_BINS = 4096
 """Bins of the score histograms behind `ap`, of equal width in the logit."""
 

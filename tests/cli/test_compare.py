@@ -250,6 +250,8 @@ def test_masks_from_files_score_as_the_network_that_wrote_them(root: Path, tmp_p
     for name in shared:  # 16 bits of a probability move what is computed of probabilities a little
         of_probabilities = "soft" in name or "/ap" in name or "/aupr" in name
         assert theirs[name] == pytest.approx(ours[name], abs=1e-4 if of_probabilities else 1e-9), name
+    curves = [json.loads((folder / "curves.json").read_text())["original_size"] for folder in (trained, tmp_path / "scores")]
+    assert curves[0]["lesion"]["ap"] == pytest.approx(curves[1]["lesion"]["ap"], abs=1e-4)
     (tmp_path / "masks/IDRiD_99.png").write_bytes(b"")
     lacking = sorted((tmp_path / "masks").glob("*_lesion_probability.png"))
     lacking[0].unlink()

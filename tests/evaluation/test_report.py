@@ -69,5 +69,20 @@ def test_what_was_not_scored_is_left_out(workdir):
         kept = {name: value for name, value in metrics.items() if not name.startswith(f"{kind}/")}
         (workdir / "metrics.json").write_text(json.dumps(kept))
         text = Page(write_report(workdir).read_text(encoding="utf-8")).text
-        assert ("lesion Dice (foreground, pooled)" in text) == (kind != "seg")
+        assert ("lesion Dice (foreground), pooled" in text) == (kind != "seg")
         assert ("quadratic weighted kappa" in text) == (kind != "grade")
+
+
+def test_a_folder_of_scored_masks_has_a_page_of_what_masks_alone_give(workdir, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scored")
+    own_size = {f"{name}_original_size": 0.1234 for name in ("seg/micro_bg/dice", "seg/micro_bg/dice_all_background")}
+    own_size |= {"seg/foreground/dice_original_size": 0.5678, "seg/EX/dice_original_size": 0.4321}
+    (folder / "metrics.json").write_text(json.dumps({"seg/split": "test", "predictions": "theirs & <co>"} | own_size))
+    curves = json.loads((workdir / "curves.json").read_text())["network_size"]
+    (folder / "curves.json").write_text(json.dumps({"network_size": {}, "original_size": curves}))
+    (folder / "per_image.csv").write_text("image,dice_original_size\neye,0.5\n")
+    page = write_report(folder).read_text(encoding="utf-8")
+    text = Page(page).text
+    for part in ("masks of theirs & <co>", "0.568", "0.5678", "0.4321", "0.1234", "precision over recall"):
+        assert part in text, part
+    assert "python main.py" not in text and "Parameters" not in text and "single lesions are not defined" not in text
