@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 
 import pldmlt_jax as pj
-from pldmlt_jax.data.masks import read_mask
+from pldmlt_jax.config import DataConfig
+from pldmlt_jax.data.annotation import read_annotation
+from pldmlt_jax.data.idrid import list_segmentation
+from pldmlt_jax.data.records import RawRecord
+from pldmlt_jax.evaluation.segmentation_metrics import dice
 from pldmlt_jax.types import LESIONS
-
-FOLDERS = {"MA": "1. Microaneurysms", "HE": "2. Haemorrhages", "EX": "3. Hard Exudates", "SE": "4. Soft Exudates"}
-PART = "a. Training Set"
 
 
 def counts(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -24,19 +25,16 @@ def counts(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return np.array([np.count_nonzero(mask) for mask in (predicted & truth, predicted, truth)])
 
 
-def score(predictor: pj.Predictor, root: Path, name: str) -> dict[str, np.ndarray]:
+def score(predictor: pj.Predictor, root: Path, record: RawRecord) -> dict[str, np.ndarray]:
     """Counts by lesion and of all together."""
-    part = root / "A. Segmentation"
-    image = pj.read_image(part / "1. Original Images" / PART / f"{name}.jpg")
+    image = pj.read_image(record.image)
+    height, width = image.shape[:2]
     answer = predictor.predict(image)
-    truth = {}
-    for lesion in LESIONS:
-        path = part / "2. All Segmentation Groundtruths" / PART / FOLDERS[lesion] / f"{name}_{lesion}.tif"
-        shape = (image.shape[0], image.shape[1])
-        truth[lesion] = read_mask(path, shape) if path.exists() else np.zeros(shape, bool)
+    marked = read_annotation(record, (height, width), DataConfig()).masks
+    truth = {lesion: marked.get(lesion, np.zeros((height, width), bool)) for lesion in LESIONS}
     found = {lesion: counts(answer.masks[lesion], truth[lesion]) for lesion in LESIONS}
     any_lesion = (np.logical_or.reduce([masks[lesion] for lesion in LESIONS]) for masks in (answer.masks, truth))
-    print(f"{root.name} {name}: {image.shape[1]}x{image.shape[0]}, grade {answer.grade}", *answer.warnings, sep="; ")
+    print(f"{root.name} {record.image_id}: {width}x{height}, grade {answer.grade}", *answer.warnings, sep="; ")
     return found | {"any": counts(*any_lesion)}
 
 
@@ -48,9 +46,10 @@ def main() -> None:
     arguments = parser.parse_args()
     predictor = pj.load(arguments.checkpoint) if arguments.checkpoint else pj.load()
     for root in arguments.root:
-        rows = [score(predictor, root, name) for name in arguments.images.split(",")]
+        records = {record.image_id: record for record in list_segmentation(root).checked()["train"]}
+        rows = [score(predictor, root, records[name]) for name in arguments.images.split(",")]
         pooled = {key: np.sum([row[key] for row in rows], axis=0) for key in rows[0]}
-        line = "  ".join(f"{key} {2 * hit / max(one + two, 1):.3f}" for key, (hit, one, two) in pooled.items())
+        line = "  ".join(f"{key} {dice(*three) or 0.0:.3f}" for key, three in pooled.items())
         print(f"{root.name}, Dice pooled over {len(rows)}: {line}")
 
 

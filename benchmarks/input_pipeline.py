@@ -12,7 +12,6 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -20,7 +19,7 @@ import grain
 import numpy as np
 from absl import flags, logging
 
-from benchmarks.measure import time_columns, write_rows
+from benchmarks.measure import numbers, resident_bytes, time_columns, write_rows
 from pldmlt_jax.config import AugmentConfig, DataConfig, SyntheticConfig
 from pldmlt_jax.data.augment import augment, jitter, random_affine
 from pldmlt_jax.data.loader import stacked, train_batches, train_samples, true_labels
@@ -52,7 +51,6 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    numbers = partial(_numbers, of=int)
     parser.add_argument("--sizes", type=numbers, default=[512, 1024], help="sides of the square, px")
     parser.add_argument("--storage", type=lambda text: text.split(","), default=["png", "jpeg"])
     parser.add_argument("--threads", type=numbers, default=[1, 2, 4])
@@ -65,10 +63,6 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--json", default="", help="file for the rows")
     return parser.parse_args()
-
-
-def _numbers(text: str, of: type) -> list:
-    return [of(part) for part in text.split(",") if part]
 
 
 def prepared(arguments: argparse.Namespace, size_px: int, storage: str) -> tuple[PreparedSplit, DataConfig]:
@@ -140,7 +134,7 @@ def pipelines(split: PreparedSplit, data: DataConfig, arguments: argparse.Namesp
         del stream
     data.num_threads = arguments.threads[-1]
     stream = train_batches(split, indices, labels, batch_size=BATCH_SIZE, config=data, seed=0)
-    memory = [resident_bytes(stream, len(split) * epochs // BATCH_SIZE) for epochs in (2, 10)]
+    memory = [resident_after(stream, len(split) * epochs // BATCH_SIZE) for epochs in (2, 10)]
     yield {"what": "memory, ten epochs after the second", "rss_bytes": memory, "growth_bytes": memory[1] - memory[0]}
 
 
@@ -154,11 +148,10 @@ def rate(stream: Iterator, seconds: float) -> dict[str, float]:
     return {"images_per_s": num * BATCH_SIZE / passed, "batch": BATCH_SIZE}
 
 
-def resident_bytes(stream: Iterator, num_batches: int) -> int:
+def resident_after(stream: Iterator, num_batches: int) -> int:
     for _ in range(num_batches):
         next(stream)
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * 4096
+    return resident_bytes()
 
 
 def train_step_row(split: PreparedSplit, data: DataConfig, size_px: int) -> dict[str, Any]:

@@ -56,6 +56,16 @@ def timed_in_turns(jobs: Mapping[str, Callable[[], Any]], repeats: int) -> dict[
     return seconds
 
 
+def resident_bytes() -> int:
+    """Memory that this process has now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def numbers(text: str) -> list[int]:
+    """Of a flag's value with commas."""
+    return [int(part) for part in text.split(",") if part]
+
+
 def time_columns(seconds: Sequence[float]) -> dict[str, float]:
     """Median, least and greatest."""
     return {"seconds_median": statistics.median(seconds), "seconds_min": min(seconds), "seconds_max": max(seconds)}

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from benchmarks.measure import drawn_batch, ratio, show, time_columns, timed_in_turns, write_rows
+from benchmarks.measure import drawn_batch, numbers, ratio, show, time_columns, timed_in_turns, write_rows
 from pldmlt_jax.config import Config, LossConfig, MetaConfig, OptimConfig
 from pldmlt_jax.method import losses
 from pldmlt_jax.method.cost import batch_shape, cost_of
@@ -99,7 +99,7 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=lambda text: [int(part) for part in text.split(",")], default=[256, 512, 1024])
+    parser.add_argument("--size", type=numbers, default=[256, 512, 1024])
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--dtype", default="float32", help="of the activations: float32 or bfloat16")
     parser.add_argument("--repeats", type=int, default=3, help="timed turns; 0: only what XLA counts")

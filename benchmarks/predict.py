@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.measure import time_columns, timed_in_turns, write_rows
+from benchmarks.measure import numbers, time_columns, timed_in_turns, write_rows
 from benchmarks.pytorch import Variant, load, normalised
 from pldmlt_jax.config import Config, InferenceConfig
 from pldmlt_jax.errors import UserError
@@ -45,16 +45,12 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=_numbers, default=[256, 512, 1024], help="sides of the square, px")
-    parser.add_argument("--batch", type=_numbers, default=[1])
+    parser.add_argument("--size", type=numbers, default=[256, 512, 1024], help="sides of the square, px")
+    parser.add_argument("--batch", type=numbers, default=[1])
     parser.add_argument("--rounds", type=int, default=7, help="batches that each is timed on, after one that is not")
     parser.add_argument("--only", type=lambda text: text.split(","), default=[], help="names of rows, all by default")
     parser.add_argument("--json", default="", help="file for the rows")
     return parser.parse_args()
-
-
-def _numbers(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]
 
 
 def measure(size_px: int, batch: int, rounds: int, only: set[str]) -> Iterator[dict[str, Any]]:

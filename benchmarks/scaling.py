@@ -21,7 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks.measure import drawn_batch, peak_rss_bytes, show, write_rows
+from benchmarks.measure import drawn_batch, peak_rss_bytes, resident_bytes, show, write_rows
 
 SIZES_PX = (256, 512, 1024)
 BATCHES = (1, 2, 4, 8)
@@ -133,10 +133,6 @@ def read_and_score(row: dict[str, Any], cache: str) -> dict[str, Any]:
         )
         counts = counts.merge(scored)
     return {"images_per_s": len(split) / seconds, "growth_bytes": resident_bytes() - before}
-
-
-def resident_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 
 if __name__ == "__main__":

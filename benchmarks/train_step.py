@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks.measure import drawn_batch, peak_rss_bytes, show, time_columns, timed_in_turns, write_rows
+from benchmarks.measure import drawn_batch, numbers, peak_rss_bytes, show, time_columns, timed_in_turns, write_rows
 from benchmarks.pytorch import Variant, load, normalised
 from pldmlt_jax.config import Config, LossConfig, MetaConfig
 from pldmlt_jax.method.cost import cost_of
@@ -50,7 +50,6 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    numbers = lambda text: [int(part) for part in text.split(",")]  # noqa: E731
     parser.add_argument("--size", type=numbers, default=[256, 512, 1024], help="sides of the square, px")
     parser.add_argument("--batch", type=numbers, default=[2])
     parser.add_argument("--dtype", default="", help="float32 or bfloat16; both on a GPU, else float32")

@@ -11,10 +11,10 @@ from pldmlt_jax.cli.context import Context
 from pldmlt_jax.data.records import RawRecord
 from pldmlt_jax.data.selection import Selection
 from pldmlt_jax.evaluation.figures import outlined, write_picture
-from pldmlt_jax.evaluation.operating_points import lesion_names, mask_scores
+from pldmlt_jax.evaluation.operating_points import lesion_masks
 from pldmlt_jax.evaluation.predictor import Predictor
 from pldmlt_jax.evaluation.scoring import read_original, to_original_pixels
-from pldmlt_jax.types import MASK_BITS, Sample
+from pldmlt_jax.types import Sample
 
 PICTURE_PX = 960
 """Longer side of the pictures that the report shows: sharp at half a page, also where a screen has two pixels to one."""
@@ -54,17 +54,6 @@ def _seen(
         return sample.image, sample.mask_bits, probabilities
     image, bits = read_original(record, context.config.data)
     return image, bits, to_original_pixels(probabilities, sample, target)
-
-
-def lesion_masks(
-    bits: UInt8[np.ndarray, "h w"], probabilities: Float[np.ndarray, "h w k"], target: str, threshold: float
-) -> tuple[dict[str, Bool[np.ndarray, "h w"]], dict[str, Bool[np.ndarray, "h w"]]]:
-    """Truth and prediction inside the field of view, of any lesion or of each, as the network tells them apart."""
-    valid = bits & MASK_BITS["valid"] != 0
-    names, scores = lesion_names(target), mask_scores(probabilities, target)
-    truth = {name: bits & MASK_BITS["fused" if name == "lesion" else name] != 0 for name in names}
-    predicted = {name: (scores[..., i] > threshold) & valid for i, name in enumerate(names)}
-    return truth, predicted
 
 
 def save_views(

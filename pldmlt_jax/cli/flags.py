@@ -25,6 +25,9 @@ VERBS_OF = {
 }  # fmt: skip
 """The verbs that a flag has an effect on."""
 
+CONFIG_MODULE = "config_config"
+"""Under which ml_collections loads the file of the flag `config`."""
+
 TEXTS = (
     "workdir", "checkpoint", "split", "input", "output", "engine", "format", "predictions", "rows", "folds", "seeds",
     "images",
@@ -125,6 +128,7 @@ def _parse(source: str | Config, arguments: list[str]) -> tuple[flags.FlagValues
     config = [] if isinstance(source, Config) else [f"--config={source}"]
     values, argv = flags.FlagValues(), ["main.py", *config, *arguments]
     before, sys.argv = sys.argv, argv  # ml_collections looks for overrides there, not in what is being parsed
+    sys.modules.pop(CONFIG_MODULE, None)  # else a file without get_config would have that of the file read before
     try:
         _define(values, source)
         return values, values(argv)[1:]
@@ -154,16 +158,15 @@ def _require_config_file(path: str) -> None:
             "--config", f"no file {path!r}", f"a config file: {', '.join(known) or 'none under configs/ here'}", action
         )
     expected = "a file with get_config() -> Config"
-    text = Path(path.split(":")[0]).read_text(errors="replace")
-    if "def get_table" in text and "def get_config" not in text:
-        raise ConfigError(path, "no get_config", expected, f"it is a table: python main.py {COMPARE} --config={path}")
     try:
         made = _parse(path, [])[0].config
     except UserError:
         raise
     except (Exception, SystemExit) as error:  # the file is a program, and can raise anything
         found = str(error).strip().splitlines() or [type(error).__name__]  # ml_collections puts the traceback before it
-        raise ConfigError(path, found[-1], expected, _mended(found[-1])) from error
+        table = "get_config" in found[-1] and "def get_table" in Path(path).read_text(errors="replace")
+        action = f"it is a table: python main.py {COMPARE} --config={path}" if table else _mended(found[-1])
+        raise ConfigError(path, found[-1], expected, action) from error
     if not isinstance(made, Config):
         raise ConfigError(path, f"get_config() returns a {type(made).__name__}", expected, "return a Config")
 

@@ -5,8 +5,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from pldmlt_jax.evaluation.figures import captioned, overlay
-from pldmlt_jax.evaluation.segmentation_metrics import foreground_score, lesion_scores
-from pldmlt_jax.types import LESIONS, MASK_BITS
+from pldmlt_jax.evaluation.operating_points import lesion_masks
 
 NUM_IMAGES = 3
 SIDE_PX = 192
@@ -29,14 +28,7 @@ def glance(
         target: A key of `losses.TARGETS`.
         threshold: Above which a pixel is predicted to be of a lesion.
     """
-    inside = mask_bits & MASK_BITS["valid"] != 0
-    if target == "fused":
-        truth = {"lesion": mask_bits & MASK_BITS["fused"] != 0}
-        predicted = {"lesion": inside & (foreground_score(probabilities, target) > threshold)}
-    else:
-        scores = lesion_scores(probabilities, target)
-        truth = {name: mask_bits & MASK_BITS[name] != 0 for name in LESIONS}
-        predicted = {name: inside & (scores[..., i] > threshold) for i, name in enumerate(LESIONS)}
+    truth, predicted = lesion_masks(mask_bits, probabilities, target, threshold)
     panels = {"photograph": {}, "truth": truth, "prediction": predicted}
     return np.concatenate([_panel(image, masks, title) for title, masks in panels.items()], axis=1)
 

@@ -64,6 +64,17 @@ def mask_scores(probabilities: Float[np.ndarray, "... k"], target: str) -> Float
     return probabilities[..., 1:2] if target == "fused" else lesion_scores(probabilities, target)
 
 
+def lesion_masks(
+    bits: UInt8[np.ndarray, "h w"], probabilities: Float[np.ndarray, "h w k"], target: str, threshold: float
+) -> tuple[dict[str, Bool[np.ndarray, "h w"]], dict[str, Bool[np.ndarray, "h w"]]]:
+    """Truth and prediction inside the field of view, of any lesion or of each, as the network tells them apart."""
+    valid = bits & MASK_BITS["valid"] != 0
+    names, scores = lesion_names(target), mask_scores(probabilities, target)
+    truth = {name: bits & MASK_BITS["fused" if name == "lesion" else name] != 0 for name in names}
+    predicted = {name: (scores[..., i] > threshold) & valid for i, name in enumerate(names)}
+    return truth, predicted
+
+
 def drop_small(mask: Bool[np.ndarray, "h w"], min_area_px: float) -> Bool[np.ndarray, "h w"]:
     """The mask without components (8-connected) of fewer pixels."""
     if min_area_px <= 1:

@@ -60,6 +60,13 @@ def test_what_is_not_known_is_told_with_the_nearest_name(capsys, argument, neare
     assert f"did you mean {nearest}?" in failure(capsys, argument)
 
 
+def test_a_file_without_a_config_does_not_take_that_of_the_file_read_before(capsys, tmp_path):
+    assert parse(["main.py", IDRID], tuple(VERBS)) is not None
+    path = tmp_path / "empty.py"
+    path.write_text("SIZE_PX = 64\n")
+    assert "get_config" in failure(capsys, f"--config={path}")
+
+
 def test_all_bad_values_are_reported_at_once(capsys):
     bad = ("--config.loss.beta=-1", "--config.meta.loss=papr", "--config.data.size_px=100", "--config.data.fold=7")
     text = failure(capsys, IDRID, *bad)
