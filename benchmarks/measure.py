@@ -4,7 +4,7 @@ import json
 import os
 import statistics
 import subprocess
-import tempfile
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -76,19 +76,25 @@ def ratio(seconds: Sequence[float], of: Sequence[float]) -> float:
     return statistics.median(a / b for a, b in zip(seconds, of, strict=True))
 
 
+PEAK_OF = """
+import resource, subprocess, sys
+status = subprocess.run(sys.argv[1:], stderr=subprocess.STDOUT).returncode
+print("\\npeak of the command, KiB:", resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(status)
+"""
+"""A process between: Linux counts what the starting process had as memory of the started one."""
+
+
 def peak_rss_bytes(command: Sequence[str]) -> int:
     """Runs a command by itself and asks the system for the most memory that it had.
 
     Raises:
         RuntimeError: It failed; what it printed is in the message.
     """
-    with tempfile.TemporaryFile() as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
-        _, status, usage = os.wait4(process.pid, 0)
-        if os.waitstatus_to_exitcode(status):
-            output.seek(0)
-            raise RuntimeError(f"{' '.join(command)} failed:\n{output.read().decode(errors='replace')[-2000:]}")
-    return usage.ru_maxrss * 1024
+    done = subprocess.run([sys.executable, "-c", PEAK_OF, *command], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout[-2000:]}")
+    return int(done.stdout.rsplit(":", 1)[1]) * 1024
 
 
 def write_rows(path: str, rows: list[dict[str, Any]]) -> None:

@@ -119,7 +119,7 @@ def theirs(images: np.ndarray) -> dict[str, Contender]:
     def forward(variant: Variant, dtype: Any) -> Callable[[], Any]:
         def run() -> Any:
             with torch.inference_mode(), torch.autocast(pytorch.device.type, dtype, enabled=dtype != torch.float32):
-                masks, grades = variant.model(normalised(pytorch, images, variant.layout))
+                masks, grades = variant.model(normalised(torch, images, variant.layout, pytorch.device))
                 return masks.float().softmax(dim=1).cpu().numpy(), grades.float().softmax(dim=1).cpu().numpy()
 
         return run

@@ -16,6 +16,18 @@ from pldmlt_jax.types import NUM_GRADES
 DECODER_FILTERS = (256, 128, 64, 32, 16)
 
 
+def import_smp() -> tuple[Any, Any]:
+    """torch and segmentation_models.pytorch."""
+    import torch  # pyright: ignore[reportMissingImports]
+
+    with contextlib.suppress(RuntimeError):  # where torchvision's compiled operators do not fit torch; none is needed here
+        for operator in ("nms", "qnms"):
+            torch.library.define(f"torchvision::{operator}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    import segmentation_models_pytorch as smp  # pyright: ignore[reportMissingImports]
+
+    return torch, smp
+
+
 class Variant(NamedTuple):
     """One form that a user would try."""
 
@@ -29,8 +41,6 @@ class Pytorch(NamedTuple):
     name: str  # of the device
     library: str  # versions
     variants: dict[str, Variant]
-    mean: Any
-    std: Any
 
 
 def load() -> Pytorch | None:
@@ -41,13 +51,7 @@ def load() -> Pytorch | None:
     if not importlib.util.find_spec("segmentation_models_pytorch"):
         print("  segmentation_models.pytorch is not installed: see requirements-bench.txt")
         return None
-    import torch  # pyright: ignore[reportMissingImports]
-
-    with contextlib.suppress(RuntimeError):  # where torchvision's compiled operators do not fit torch; none is needed here
-        for operator in ("nms", "qnms"):
-            torch.library.define(f"torchvision::{operator}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    import segmentation_models_pytorch as smp  # pyright: ignore[reportMissingImports]
-
+    torch, smp = import_smp()
     cuda = torch.cuda.is_available() and jax.default_backend() != "cpu"
     device = torch.device("cuda" if cuda else "cpu")
     model = smp.Unet(
@@ -60,12 +64,12 @@ def load() -> Pytorch | None:
         "channels_last": Variant(channels_last, torch.channels_last),
         "compile": Variant(torch.compile(copy.deepcopy(channels_last)), torch.channels_last),
     }
-    mean, std = (torch.tensor(each, device=device).view(1, 3, 1, 1) for each in (IMAGENET_MEAN, IMAGENET_STD))
     library = f"torch {torch.__version__}, smp {smp.__version__}"
-    return Pytorch(torch, device, torch.cuda.get_device_name() if cuda else "cpu", library, variants, mean, std)
+    return Pytorch(torch, device, torch.cuda.get_device_name() if cuda else "cpu", library, variants)
 
 
-def normalised(pytorch: Pytorch, images: Any, layout: Any) -> Any:
+def normalised(torch: Any, images: Any, layout: Any, device: Any) -> Any:
     """uint8 `[b, h, w, 3]` of NumPy as the network's input on its device."""
-    x = pytorch.torch.from_numpy(images).to(pytorch.device).permute(0, 3, 1, 2).contiguous(memory_format=layout)
-    return (x.float() / 255 - pytorch.mean) / pytorch.std
+    mean, std = (torch.tensor(each, device=device).view(1, 3, 1, 1) for each in (IMAGENET_MEAN, IMAGENET_STD))
+    x = torch.from_numpy(images).to(device).permute(0, 3, 1, 2).contiguous(memory_format=layout)
+    return (x.float() / 255 - mean) / std

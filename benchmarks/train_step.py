@@ -4,8 +4,9 @@
     python -m benchmarks.train_step --size=256 --memory --json=FILE     peak memory as well, each in a process of its own
 
 Same encoder, decoder, head and loss (soft Dice + cross-entropy of the lesions, focal loss of the grades), Adam, the same
-drawn photographs. Rows: this project's train and meta step, and PyTorch's train step eager, channels-last and compiled;
-float32, and bfloat16 where a GPU is there. Rounds are interleaved. On a GPU that PEAK_FLOPS knows, each row has its share
+drawn photographs. Rows: this project's train and meta step, on a CPU the train step with `model.weight_gradients=bfloat16`
+as well, and PyTorch's train step eager, channels-last and compiled; float32, and bfloat16 where a GPU is there. Rounds are
+interleaved. On a GPU that PEAK_FLOPS knows, each row has its share
 of the device's peak, by XLA's count of the operations of our train step.
 """
 
@@ -95,29 +96,34 @@ def compared(row: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, float
 
 
 def ours(batch: Batch, dtype: str, only: list[str]) -> dict[str, Job]:
-    """This project's train and meta step as its training loop runs them: states are donated, figures stay on the device."""
+    """This project's steps as its training loop runs them: states are donated, figures stay on the device."""
+    steps = {"train": (train_step, "xla"), "meta": (meta_step, "xla")}
+    if jax.default_backend() == "cpu" and dtype == "float32":
+        steps["train_bfloat16_gradients"] = train_step, "bfloat16"
+    return {
+        f"{name} {dtype}": our_job(step, batch, dtype, weight_gradients)
+        for name, (step, weight_gradients) in steps.items()
+        if not only or f"{name} {dtype}" in only
+    }
+
+
+def our_job(step: Any, batch: Batch, dtype: str, weight_gradients: str) -> Job:
     config = Config(loss=LossConfig(segmentation="dice_ce", reduction="pixel_mean"))
-    config.model.dtype = dtype
+    config.model.dtype, config.model.weight_gradients = dtype, weight_gradients
     config.meta = MetaConfig(loss="anchored", inner_learning_rate=1e-2)
     method = make_method(config, total_steps=1)
     devices = own_devices(config.parallel)
     on_device = devices.put_batch(batch)
-    jobs: dict[str, Job] = {}
-    for name, step in {"train": train_step, "meta": meta_step}.items():
-        if only and f"{name} {dtype}" not in only:
-            continue
-        state = devices.put_state(init_method_state(method))
-        program = devices.training_step(step, method=method).lower(state, on_device).compile()  # pyright: ignore[reportFunctionMemberAccess]
-        held = [state]
+    state = devices.put_state(init_method_state(method))
+    program = devices.training_step(step, method=method).lower(state, on_device).compile()  # pyright: ignore[reportFunctionMemberAccess]
+    held = [state]
 
-        def run(program: Any = program, held: list[Any] = held) -> Any:
-            held[0], metrics = program(held[0], on_device)
-            return metrics
+    def run() -> Any:
+        held[0], metrics = program(held[0], on_device)
+        return metrics
 
-        cost = cost_of(program)
-        row = {"library": f"jax {jax.__version__}", "dtype": dtype, "device": jax.devices()[0].device_kind}
-        jobs[f"{name} {dtype}"] = row | cost._asdict(), run
-    return jobs
+    row = {"library": f"jax {jax.__version__}", "dtype": dtype, "device": jax.devices()[0].device_kind}
+    return row | cost_of(program)._asdict(), run
 
 
 def theirs(batch: Batch, dtype: str) -> dict[str, Job]:
@@ -134,7 +140,7 @@ def theirs(batch: Batch, dtype: str) -> dict[str, Job]:
     def job(variant: Variant) -> Callable[[], Any]:
         model = variant.model.train()
         optimizer = torch.optim.Adam(model.parameters(), lr=5e-5, fused=True)
-        x = normalised(pytorch, np.asarray(batch.image), variant.layout)
+        x = normalised(torch, np.asarray(batch.image), variant.layout, device)
 
         def run() -> Any:
             optimizer.zero_grad(set_to_none=True)

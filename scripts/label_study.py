@@ -1,6 +1,6 @@
 """From the runs of configs/tables/label_study.py: results/label_study.json, the plots and the table of docs/label_update.md.
 
-python -m scripts.label_study --table=runs/label_study/table.json    takes the runs' figures into results/, and draws
+python -m scripts.label_study --table=runs/label_study/table.json    takes the figures of these rows into results/, and draws
 python -m scripts.label_study                                        draws again from results/
 """
 
@@ -17,7 +17,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from configs.tables.label_study import LOSSES
+from configs.tables.label_study import LOSSES, get_table
 from pldmlt_jax.evaluation.charts import INK, SERIES_COLOURS
 from pldmlt_jax.evaluation.label_metrics import AT_START, LOGGED
 
@@ -65,6 +65,17 @@ def taken(table: Mapping[str, Any]) -> dict[str, Any]:
     ]
     kept = {name: table[name] for name in ("command", "environment", "reference", "interval")}
     return kept | {"rows": [row for row in rows if row["runs"]]}
+
+
+def merged(new: Mapping[str, Any], old: Mapping[str, Any]) -> dict[str, Any]:
+    """The new rows, and the old ones that were not run again, in the order of the table; the command that runs all."""
+    order = [row.name for row in get_table().rows]
+    rows = {row["name"]: row for row in [*old["rows"], *new["rows"]]}
+    return {**new, "command": old["command"], "rows": sorted(rows.values(), key=lambda row: order.index(row["name"]))}
+
+
+def read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def rounded(value: Any) -> Any:
@@ -167,9 +178,9 @@ def main() -> None:
     parser.add_argument("--table", type=Path, help="table.json that compare has written")
     arguments = parser.parse_args()
     if arguments.table:
-        kept = taken(json.loads(arguments.table.read_text(encoding="utf-8")))
+        kept = merged(taken(read(arguments.table)), read(RESULTS))
         RESULTS.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
-    rows = json.loads(RESULTS.read_text(encoding="utf-8"))["rows"]
+    rows = read(RESULTS)["rows"]
     print(markdown(rows), balance(rows), sep="\n\n")
     chosen = [row for row in rows if re.search(r"_40$", row["name"])]
     chosen.sort(key=lambda row: [*("none", "literal"), *LOSSES].index(row["name"].split("_")[0]))

@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import json
 import logging
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -29,6 +30,12 @@ INSTALL = (
     "orbax-checkpoint, which --no-deps leaves alone"
 )
 """One line that installs jax2onnx, ONNX Runtime and OpenVINO."""
+
+UPSAMPLING = ("Reshape", "Expand", "Expand", "Reshape")
+"""jax2onnx's operators of `upsample_nearest_2x`, the last first; others only compute shapes for these."""
+
+DOUBLED = "doubled_height_and_width"
+"""Name of the factors by axis."""
 
 TOLERANCE = 1e-4
 """How far an exported network's probabilities may be from Flax': rounding gives 1e-6 to 1e-5, a wrong operator far more."""
@@ -83,12 +90,78 @@ def write_onnx(network: TrainedNetwork, size_px: int, path: Path, metadata: Mapp
             output_names=list(OUTPUTS),
             model_name="pldmlt",
         )
+    upsample_by_resize(model.graph)
+    model = _simplified(model)
     del model.graph.value_info[:]  # shapes in between, some of them with their axes in another order: engines infer them
     model.metadata_props.add(key=METADATA, value=json.dumps(metadata))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = partial_path(path)
     temporary.write_bytes(model.SerializeToString())
     temporary.replace(path)
+
+
+def upsample_by_resize(graph: Any) -> None:
+    """Puts one Resize, channels first, in place of each `upsample_nearest_2x` of an ONNX graph, in place.
+
+    jax2onnx writes its broadcast to six axes and its reshape as ten operators, which no engine moves transposes through.
+    """
+    onnx = require("onnx", "export to ONNX")
+    made_by = {output: node for node in graph.node for output in node.output}
+    nodes: list[Any] = []
+    for node in graph.node:
+        chain = [node]
+        while len(chain) < len(UPSAMPLING) and chain[-1].input and chain[-1].input[0] in made_by:
+            chain.append(made_by[chain[-1].input[0]])
+        if tuple(link.op_type for link in chain) != UPSAMPLING:
+            nodes.append(node)
+            continue
+        (output,) = node.output
+        first, doubled = f"{output}_channels_first", f"{output}_doubled"
+        how = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+        nodes += [
+            onnx.helper.make_node("Transpose", [chain[-1].input[0]], [first], perm=[0, 3, 1, 2]),
+            onnx.helper.make_node("Resize", [first, "", DOUBLED], [doubled], **how),
+            onnx.helper.make_node("Transpose", [doubled], [output], perm=[0, 2, 3, 1]),
+        ]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    graph.initializer.append(onnx.numpy_helper.from_array(np.array([1, 1, 2, 2], np.float32), DOUBLED))
+    _remove_unused(graph)
+
+
+def _remove_unused(graph: Any) -> None:
+    """Operators whose results nothing takes any more."""
+    while True:
+        used = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
+        unused = [node for node in graph.node if not used.intersection(node.output)]
+        if not unused:
+            return
+        for node in unused:
+            graph.node.remove(node)
+
+
+def _simplified(model: Any) -> Any:
+    """By ONNX Runtime's rules that hold for every engine: most of all, without the transposes between convolutions.
+
+    OpenVINO spends more time on these than on all else. Where ONNX Runtime is not installed the model is left as it is.
+    """
+    onnx = require("onnx", "export to ONNX")
+    try:
+        onnxruntime = require("onnxruntime", "--engine=onnx")
+    except ConfigError:
+        return model
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder) / "simplified.onnx")
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        options.optimized_model_filepath, options.log_severity_level = path, 3
+        onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        simplified = onnx.load(path)
+    domains = {node.domain for node in simplified.graph.node}
+    used = [opset for opset in simplified.opset_import if opset.domain in domains]
+    del simplified.opset_import[:]
+    simplified.opset_import.extend(used)
+    return simplified
 
 
 def largest_difference(network: TrainedNetwork, session: Any, images: np.ndarray) -> float:

@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks.smp_names import running_by_name, with_smp_weights
 from pldmlt_jax.models.decoder_layers import Decoder, upsample_bilinear
 from pldmlt_jax.models.deeplabv3plus import DeepLabV3Plus
 from pldmlt_jax.models.fpn import FPN
 from pldmlt_jax.models.linknet import LinkNet
 from pldmlt_jax.models.multitask import MultiTask
 from pldmlt_jax.models.unet import UNet
-from tests.models.smp_names import running_by_name, with_smp_weights
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 TORCH_NORM = {"norm_momentum": 0.9, "norm_epsilon": 1e-5}
