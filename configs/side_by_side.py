@@ -22,7 +22,7 @@ from pldmlt_jax.config import (
     TrainConfig,
 )
 
-ROUNDS = 10
+ROUNDS = 8
 
 
 def get_config() -> Config:
