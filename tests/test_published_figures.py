@@ -1,5 +1,8 @@
 """The checks of the paper's printed figures that docs/reproduction.md rests on."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -7,6 +10,8 @@ from configs.tables.rows import DDR, IDRID_DIARETDB1, ablation
 from pldmlt_jax.config import Config
 from pldmlt_jax.evaluation.segmentation_metrics import dice, iou
 from scripts.published_figures import ablation_rows, dice_lines, iou_of_dice, rounding, set_sizes
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def fits(rows) -> dict[str, str]:
@@ -49,3 +54,18 @@ def test_sizes_of_a_test_set_by_its_printed_accuracy():
     for rows in (IDRID_DIARETDB1, DDR):
         every = [set_sizes(f"{figures['Accuracy']:.2f}") for figures in rows.values() if "Accuracy" in figures]
         assert len(every) == 6 and not set.intersection(*every)
+
+
+def test_what_the_claims_quote_stands_in_the_paper():
+    """Word for word, but for what is left out (...) or put into brackets."""
+    paper = ROOT.parent / "shared" / "paper.txt"
+    if not paper.exists():
+        pytest.skip("../shared/paper.txt is not there")
+    text = " ".join(paper.read_text(encoding="utf-8").split()).lower()
+    page = (ROOT / "docs" / "reproduction.md").read_text(encoding="utf-8")
+    rows = page.partition("## The paper's claims")[2].partition("\n## ")[0]
+    claims = [line.split(" | ")[0] for line in rows.splitlines() if line.startswith("| ")][2:]
+    quoted = [quote for claim in claims for quote in re.findall(r'"([^"]+)"', claim)]
+    parts = [part.strip() for quote in quoted for part in re.split(r"\.\.\.|\[[A-Za-z]+\]", quote)]
+    assert len(parts) > 30
+    assert not [part for part in parts if part.replace(" %", "%").lower() not in text]
