@@ -48,7 +48,10 @@ class _TensorPlace:
 
 
 def _tensor(storage: _Storage, offset: int, shape: tuple, strides: tuple, *_: object) -> _TensorPlace:
-    return _TensorPlace(storage, offset, shape, strides)
+    """Whole numbers alone: a text times a number would be as long as the file likes."""
+    if not isinstance(storage, _Storage) or not all(type(number) is int for number in (offset, *shape, *strides)):
+        raise pickle.UnpicklingError("it has a tensor whose place is not in whole numbers")
+    return _TensorPlace(storage, offset, tuple(shape), tuple(strides))
 
 
 def _parameter(data: _TensorPlace, *_: object) -> _TensorPlace:
@@ -62,9 +65,9 @@ def _ordered(items: Iterable[tuple[str, Any]] = ()) -> collections.OrderedDict[s
 
 
 def _require_names(keys: Sequence[object]) -> None:
-    """Keys of a state dict; a tuple that holds itself many times over would take for ever to be hashed."""
+    """Keys of a state dict or of storages; a tuple that holds itself many times over would take for ever to be hashed."""
     if not all(isinstance(key, str | int) for key in keys):
-        raise pickle.UnpicklingError("it has a dictionary whose keys are no names")
+        raise pickle.UnpicklingError("it has keys that are no names")
 
 
 _ALLOWED: dict[tuple[str, str], Any] = {
@@ -84,8 +87,9 @@ _ALLOWED: dict[tuple[str, str], Any] = {
 _REFUSED_OPCODES = (
     *(pickle.DICT, pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET, pickle.EXT1, pickle.EXT2, pickle.EXT4),
     *(pickle.INST, pickle.OBJ, pickle.NEWOBJ, pickle.NEWOBJ_EX, pickle.PERSID, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER),
+    pickle.BYTEARRAY8,
 )
-"""Of a pickle: what no state dict has."""
+"""Of a pickle: what no state dict has, and what allocates as much as it claims to hold."""
 
 _SET_ITEM: Any = pickle._Unpickler.dispatch[pickle.SETITEM[0]]
 _SET_ITEMS: Any = pickle._Unpickler.dispatch[pickle.SETITEMS[0]]
@@ -127,9 +131,10 @@ class _TensorUnpickler(pickle._Unpickler):
 
     def persistent_load(self, pid: Any) -> _Storage:
         kind, dtype, key, _, num_elements, *view = pid
-        if kind != "storage" or any(view) or dtype not in _DTYPES or not isinstance(num_elements, int):
+        plain = isinstance(key, str) and isinstance(num_elements, int) and not any(view)
+        if kind != "storage" or dtype not in _DTYPES or not plain:
             raise pickle.UnpicklingError(f"it refers to {reprlib.repr(pid)}, not to plain numbers")
-        return _Storage(str(key), dtype, num_elements)
+        return _Storage(key, dtype, num_elements)
 
 
 def _read_zip(path: Path) -> tuple[Any, dict[str, bytes]]:
@@ -164,6 +169,7 @@ def _read_legacy(path: Path) -> tuple[Any, dict[str, bytes]]:
         _protocol, _machine = _TensorUnpickler(file).load(), _TensorUnpickler(file).load()
         content = _TensorUnpickler(file).load()
         keys = _TensorUnpickler(file).load()
+        _require_names(keys)
         itemsize = {place.storage.key: np.dtype(place.storage.dtype).itemsize for place in _places(content).values()}
         return content, {key: _read_legacy_storage(file, itemsize[key]) for key in keys}
 
@@ -179,6 +185,16 @@ def _places(content: Any) -> dict[str, _TensorPlace]:
     if not isinstance(content, dict) or not all(isinstance(place, _TensorPlace) for place in content.values()):
         raise ValueError("it holds something else than a state dict (names and tensors)")
     return content
+
+
+MOST_SHARED = 4
+"""Times that the tensors may be larger than the file: some share their numbers, as tied layers do, but not all of them."""
+
+
+def _require_size(places: Iterable[_TensorPlace], num_bytes: int) -> None:
+    """Raises ValueError where tensors lie upon each other again and again: each is copied."""
+    if sum(math.prod(place.shape) * np.dtype(place.storage.dtype).itemsize for place in places) > MOST_SHARED * num_bytes:
+        raise ValueError("its tensors are far larger than itself")
 
 
 def _to_array(place: _TensorPlace, storages: dict[str, bytes]) -> np.ndarray:
@@ -205,7 +221,9 @@ def read_torch_file(path: Path) -> dict[str, np.ndarray]:
     """
     try:
         content, storages = _read_zip(path) if zipfile.is_zipfile(path) else _read_legacy(path)
-        return {str(name): _to_array(place, storages) for name, place in _places(content).items()}
+        places = _places(content)
+        _require_size(places.values(), path.stat().st_size)
+        return {str(name): _to_array(place, storages) for name, place in places.items()}
     except _DAMAGED as error:
         raise CheckpointError(
             path,

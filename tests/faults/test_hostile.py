@@ -140,9 +140,29 @@ def archive(path: Path, members: dict[str, bytes], compression: int = zipfile.ZI
     return path
 
 
-NESTED = b"\x80\x02)" + b"2\x86" * 200 + b"."
+DEEP = b")" + b"2\x86" * 200
+"""An empty tuple in a tuple, twice, and so on: small in memory, endless to whoever looks at every part."""
+
+NESTED = b"\x80\x02" + DEEP + b"."
 MEMO = b"\x80\x02}r\xff\xff\xff\x7f."
-SET_KEY = b"\x80\x02})" + b"2\x86" * 200 + b"Ns."
+
+SET_KEY = b"\x80\x02}" + DEEP + b"Ns."
+BYTES = b"\x80\x05\x96" + struct.pack("<Q", 2**40) + b"."
+
+
+def tensor(key: bytes = b"U\x010", shape: bytes = b"K\x01", stride: bytes = b"K\x01") -> bytes:
+    """The pickle of a tensor of one axis, as torch.save writes it, made of opcodes."""
+    storage = b"(U\x07storagectorch\nFloatStorage\n" + key + b"U\x03cpuK\x01tQ"
+    return b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + b"K\x00" + shape + b"\x85" + stride + b"\x85tR"
+
+
+def state_dict(value: bytes) -> bytes:
+    return b"\x80\x02}U\x01w" + value + b"s."
+
+
+HUGE = b"\x8a\x06" + (2**40).to_bytes(6, "little")
+STORAGE_KEY = state_dict(tensor(key=DEEP))
+TEXTS_FOR_NUMBERS = state_dict(tensor(shape=HUGE, stride=b"U\x01a"))
 
 
 @pytest.mark.parametrize("form", ["zip", "legacy"])
@@ -163,12 +183,40 @@ def test_code_in_a_weight_file_is_refused_and_not_run(tmp_path, form):
         assert not canary.exists()
 
 
-@pytest.mark.parametrize("pickled", [NESTED, MEMO, SET_KEY], ids=["tuples", "memo", "key"])
+@pytest.mark.parametrize(
+    "pickled",
+    [NESTED, MEMO, SET_KEY, BYTES, STORAGE_KEY, TEXTS_FOR_NUMBERS],
+    ids=["tuples", "memo", "key", "bytes", "storage", "texts"],
+)
 def test_pickles_that_would_take_for_ever_or_all_memory_are_refused_at_once(tmp_path, pickled):
     begin = time.monotonic()
     with contextlib.suppress(CheckpointError):  # the one with the memo is an empty dictionary, and so a state dict
         assert read_tensors(archive(tmp_path / "a.pth", {"a/data.pkl": pickled}))[0] == {}
     assert time.monotonic() - begin < 2
+
+
+def test_names_of_storages_that_would_take_for_ever_are_refused_in_the_older_format(tmp_path):
+    begin = time.monotonic()
+    parts = [pickle.dumps(each, 2) for each in (0x1950A86A20F9469CFC6C, 1001, {}, {})]
+    (tmp_path / "a.pth").write_bytes(b"".join([*parts, b"\x80\x02]" + DEEP + b"a."]))
+    with pytest.raises(CheckpointError, match="no names"):
+        read_tensors(tmp_path / "a.pth")
+    assert time.monotonic() - begin < 2
+
+
+@pytest.mark.parametrize("names", [1, 3, 5000])
+def test_tensors_that_share_their_numbers_are_read_unless_all_do(tmp_path, names):
+    numbers = np.arange(100_000, dtype="<f4")
+    size = struct.pack("<I", numbers.size)
+    again = b"".join(b"X" + struct.pack("<I", 5) + b"%05d" % i + b"h\x00s" for i in range(1, names))
+    pickled = state_dict(tensor(shape=b"J" + size) + b"q\x00")[:-1] + again + b"."
+    path = archive(tmp_path / "a.pth", {"a/data.pkl": pickled, "a/data/0": numbers.tobytes()})
+    if names < 5:
+        read = read_tensors(path)[0]
+        assert len(read) == names and all((value == numbers).all() for value in read.values())
+    else:
+        with pytest.raises(CheckpointError, match="far larger than itself"):
+            read_tensors(path)
 
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "a/../../b", "\\\\host\\share"])
