@@ -9,7 +9,7 @@ import numpy as np
 from pldmlt_jax.cli.context import Context
 from pldmlt_jax.cli.flags import Arguments
 from pldmlt_jax.data.selection import Selection, choose_splits, official_splits
-from pldmlt_jax.errors import DataError, UserError, gathered, raise_all
+from pldmlt_jax.errors import DataError, UserError, raise_all
 from pldmlt_jax.evaluation.baselines import (
     NO_PIXELS,
     best_threshold,
@@ -18,7 +18,7 @@ from pldmlt_jax.evaluation.baselines import (
     rule,
     threshold_figures,
 )
-from pldmlt_jax.evaluation.mask_files import MaskFiles, find_mask_files, read_probabilities
+from pldmlt_jax.evaluation.mask_files import MaskFiles, Meaning, find_mask_files, read_all, read_probabilities
 from pldmlt_jax.evaluation.score_curves import FILE as CURVES
 from pldmlt_jax.evaluation.scoring import ORIGINAL, area_columns, count_one, read_original
 from pldmlt_jax.evaluation.segmentation_metrics import SegmentationCounts
@@ -46,15 +46,19 @@ def main(arguments: Arguments) -> None:
     selection = context.segmented[split]
     errors: list[UserError] = []
     files = find_mask_files(folder, selection.image_ids, other_images(context, selection), errors)
-    with progress("read masks", len(selection)) as task:
-        require_readable(files, selection, errors, task)
+    paths = paths_of(files, selection)
+    with progress("read masks", len(paths)) as task:
+        meaning = read_all(paths, errors, lambda path: task.advance(path.name))
+    raise_all(errors)
     with progress("score masks", len(selection)) as task:
-        figures, curves, rows = score(context, files, selection, task)
+        figures, curves, rows = score(context, files, selection, meaning, task)
     output = output_folder(arguments)
     about = {"seg/split": split, "predictions": str(folder), "predictions/lesions": list(files.lesions)}
     write_json(output / "metrics.json", about | figures)
     write_json(output / CURVES, {"network_size": {}, "original_size": curves})
     write_rows(output / "per_image.csv", rows)
+    if meaning.probabilities and meaning.faint:
+        print(f"  {meaning.faint} files hold 0 and 1 alone: probabilities next to nothing, for other files have more values")
     if files.others:
         print(f"  {files.others} files are of images that are not in split {split!r}, and were left alone")
     for what, name, baseline in SHOWN:
@@ -77,22 +81,13 @@ def originals(selection: Selection) -> Iterator[tuple[str, int, tuple[int, int]]
         yield selection.split.image_ids[index], index, (geometry.original_height_px, geometry.original_width_px)
 
 
-def require_readable(files: MaskFiles, selection: Selection, errors: list[UserError], task: Task) -> None:
-    """Reads every file once, so that all that is wrong is told at once and before anything is scored.
-
-    Raises:
-        UserError: With the errors found before.
-    """
-    for name, _, shape in originals(selection):
-        for path in files.files.get(name, {}).values():
-            with gathered(errors):
-                read_probabilities(path, shape)
-        task.advance(name)
-    raise_all(errors)
+def paths_of(files: MaskFiles, selection: Selection) -> dict[Path, tuple[int, int]]:
+    """Every file of the images that are scored, with its photograph's height and width."""
+    return {path: shape for name, _, shape in originals(selection) for path in files.files.get(name, {}).values()}
 
 
 def score(
-    context: Context, files: MaskFiles, selection: Selection, task: Task
+    context: Context, files: MaskFiles, selection: Selection, meaning: Meaning, task: Task
 ) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
     """The figures of all images, pooled, each named as at the original size, their curves, and a row for each image."""
     config = context.config
@@ -100,7 +95,10 @@ def score(
     counts, pixels, rows = SegmentationCounts.empty(files.target), NO_PIXELS, []
     for name, index, shape in originals(selection):
         image, bits = read_original(selection.split.records[index], config.data)
-        found = {lesion: read_probabilities(path, shape) for lesion, path in files.files[name].items()}
+        found = {
+            lesion: read_probabilities(path, shape, has_probabilities=meaning.probabilities)
+            for lesion, path in files.files[name].items()
+        }
         if files.target == "fused":
             (p,) = found.values()
             probabilities = np.stack([1.0 - p, p], axis=-1)

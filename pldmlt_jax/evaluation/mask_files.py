@@ -5,7 +5,8 @@ and `NAME_SE.png` (or some of the four), or `.npy` in place of `.png`. `_lesion`
 name, as `predict --probabilities` writes them. Each has the height and width of its photograph, and holds probabilities or
 a mask:
 
-- PNG, grey: 0 is 0 and the greatest value of 8 or 16 bits is 1; values 0 and 1 alone are a mask.
+- PNG, grey: 0 is 0 and the greatest value of 8 or 16 bits is 1; values 0 and 1 alone are a mask, unless other files of the
+  folder hold probabilities: then 1 is the smallest of these.
 - PNG, in colour or with a palette: black, and one other colour: a mask.
 - NPY, two axes: probabilities from 0 to 1 as floats, or a mask as bool; whole numbers as in a grey PNG.
 """
@@ -13,17 +14,17 @@ a mask:
 import dataclasses
 import re
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
-import cv2
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int, Shaped
 
-from pldmlt_jax.data.fundus import MAX_BYTES, decoded, read_bytes
+from pldmlt_jax.data.fundus import MAX_BYTES
 from pldmlt_jax.data.headers import MAX_PIXELS
-from pldmlt_jax.data.masks import brightest, mask_levels
-from pldmlt_jax.errors import DataError, UserError
+from pldmlt_jax.data.masks import brightest, mask_levels, read_mask_pixels
+from pldmlt_jax.errors import DataError, UserError, gathered
 from pldmlt_jax.files import visible
 from pldmlt_jax.types import LESIONS
 
@@ -31,6 +32,9 @@ FUSED = "lesion"
 SUFFIXES = (".png", ".npy")
 OF_PREDICT = re.compile(r"_mask\.png$")
 """Its coloured picture of all lesions, which lies beside the probabilities."""
+
+MOST_CLASSES = 1 + len(LESIONS)
+"""Numbers of lesions in one picture go up to this, the optic disc's included."""
 
 EXPECTED = "for each image NAME.png (any lesion), or NAME_{MA,HE,EX,SE}.png, or .npy; see docs/compare.md"
 
@@ -97,12 +101,61 @@ def _parsed(path: Path, known: Collection[str]) -> tuple[str | None, str]:
     return (name, lesion) if lesion in (FUSED, *LESIONS) and name in known else (None, "")
 
 
-def read_probabilities(path: Path, shape: tuple[int, int]) -> Float[np.ndarray, "h w"]:
+def read_probabilities(path: Path, shape: tuple[int, int], *, has_probabilities: bool = False) -> Float[np.ndarray, "h w"]:
     """Probabilities of one file, float32; 0 and 1 where it holds a mask.
+
+    Args:
+        path: Of the file.
+        shape: Height and width of its photograph.
+        has_probabilities: Whether other files of the folder can only hold probabilities; see `read_all`.
 
     Raises:
         DataError: It is unreadable, of another size than its photograph, or its values can mean several things.
     """
+    values = _read_values(path, shape)
+    return values if values.dtype.kind == "f" else _whole_numbers(path, values, has_probabilities=has_probabilities)
+
+
+class Meaning(NamedTuple):
+    """What the whole numbers of a folder's files are."""
+
+    probabilities: bool  # some file can only hold such, and so all do; else they hold masks
+    faint: int  # files of the values 0 and 1 alone
+
+
+def read_all(paths: Mapping[Path, tuple[int, int]], errors: list[UserError], done: Callable[[Path], None]) -> Meaning:
+    """Reads every file, to find out what is wrong with any, and what their whole numbers mean.
+
+    Args:
+        paths: The files, each with the height and width of its photograph.
+        errors: Is given what is wrong; what can mean several things only where no other file decides it.
+        done: Is called after each file.
+    """
+    unclear: list[UserError] = []
+    decided, greatest, faint = False, 0, 0
+    for path, shape in paths.items():
+        with gathered(errors):
+            values = _read_values(path, shape)
+            if values.dtype.kind == "u":
+                levels = mask_levels(values)
+                greatest, faint = max(greatest, int(levels[-1])), faint + int(levels[-1] == 1)
+                if _only_probabilities(levels, values.dtype):
+                    decided = True
+                else:
+                    with gathered(unclear):
+                        _whole_numbers(path, values, has_probabilities=False)
+        done(path)
+    if not decided:
+        errors += unclear
+    elif greatest <= MOST_CLASSES:
+        found = f"no value above {greatest} in any file: numbers of classes?"
+        expected = "masks, or 255 for a probability of 1"
+        errors.append(DataError(next(iter(paths)).parent, found, expected, "write a file a lesion, white where it is"))
+    return Meaning(decided, faint)
+
+
+def _read_values(path: Path, shape: tuple[int, int]) -> Shaped[np.ndarray, "h w"]:
+    """Floats whose meaning is certain, or whole numbers of 8 or 16 bits."""
     values = _npy(path) if path.suffix.lower() == ".npy" else _png(path)
     if values.shape != shape:
         found, expected = (f"{s[0]} px high, {s[1]} px wide" for s in (values.shape, shape))
@@ -111,10 +164,10 @@ def read_probabilities(path: Path, shape: tuple[int, int]) -> Float[np.ndarray, 
 
 
 def _png(path: Path) -> np.ndarray:
-    pixels = np.atleast_3d(decoded(read_bytes(path), path, cv2.IMREAD_UNCHANGED, "mask"))[..., :3]
+    pixels = np.atleast_3d(read_mask_pixels(path))[..., :3]
     grey = pixels.shape[-1] == 1 or bool((pixels == pixels[..., :1]).all())
     if grey:
-        return _whole_numbers(path, pixels[..., 0])
+        return pixels[..., 0]
     values = brightest(pixels)
     if len(np.unique(pixels.reshape(-1, pixels.shape[-1]), axis=0)) > 2 or values.min() > 0:
         raise DataError(path, "a picture in several colours", "grey, or black and one colour", "write a file a lesion")
@@ -140,20 +193,27 @@ def _npy(path: Path) -> np.ndarray:
     if dtype.kind == "u":
         if dtype.itemsize > 2:
             raise DataError(path, f"{dtype}", expected, "convert it")
-        return _whole_numbers(path, values)
+        return values
     if not np.isfinite(values).all() or (values.size and (values.min() < 0 or values.max() > 1)):
         found = "values that are not finite" if not np.isfinite(values).all() else f"{values.min():g} to {values.max():g}"
         raise DataError(path, found, "probabilities from 0 to 1", "convert logits by a sigmoid or softmax first")
     return values.astype(np.float32)
 
 
-def _whole_numbers(path: Path, values: np.ndarray) -> np.ndarray:
+def _only_probabilities(levels: Int[np.ndarray, "levels"], dtype: np.dtype) -> bool:
+    """Whether whole numbers of these levels cannot be a mask."""
+    if len(levels) == 1:
+        return int(levels[0]) not in (0, 1, np.iinfo(dtype).max)
+    return len(levels) > 2 or int(levels[0]) > 0
+
+
+def _whole_numbers(path: Path, values: np.ndarray, *, has_probabilities: bool) -> Float[np.ndarray, "h w"]:
     """Grey values as probabilities; those of a mask as 0 and 1."""
     one = int(np.iinfo(values.dtype).max)
-    levels = mask_levels(values) if values.size else np.zeros(0, int)
-    if len(levels) and levels[-1] == 1:
+    levels = mask_levels(values)
+    if not has_probabilities and levels[-1] == 1:
         return values.astype(np.float32)
-    if len(levels) == 2 and levels[0] == 0 and levels[1] < one:
+    if not has_probabilities and len(levels) == 2 and levels[0] == 0 and levels[1] < one:
         found = f"two values, 0 and {levels[1]}: a mask, or probabilities?"
         raise DataError(path, found, f"0 and 1 or 0 and {one} for a mask", "write the mask with one of these")
     return values.astype(np.float32) / np.float32(one)
