@@ -89,11 +89,13 @@ def semi_supervised(config: Config) -> Config:
 
 
 def with_imagenet(config: Config) -> Config:
-    """Every network from ImageNet, as in the paper."""
+    """Every network from ImageNet, as in the paper; a grader that starts from the multi-task network's file still does."""
+    named = zip(config.grader.architectures, config.grader.weights, strict=True)
+    weights = tuple(file if file == "encoder" else IMAGENET[name] for name, file in named)
     return replace(
         config,
         model=replace(config.model, weights=IMAGENET[config.model.encoder]),
-        grader=replace(config.grader, weights=tuple(IMAGENET[name] for name in config.grader.architectures)),
+        grader=replace(config.grader, weights=weights),
     )
 
 
@@ -120,14 +122,21 @@ def networks(base: Config, published: Published, *, imagenet: bool = True) -> tu
 
 
 def graders(base: Config, published: Published, *, imagenet: bool = True) -> tuple[Row, ...]:
-    """The graders of Tables 1 and 2, each alone, and the multi-task network on the same held-out images."""
+    """The graders of Tables 1 and 2, each alone."""
     start = with_imagenet if imagenet else as_it_is
     rows = []
     for name, what in GRADERS.items():
         config = replace(base, grader=replace(base.grader, architectures=(name,), weights=("",)))
         rows.append(Row(name, start(config), what, part="graders", published=published[name]))
-    ours = Row("ours", start(base), "PLDMLT (VGG16)", published={"Accuracy": published["ours"]["Accuracy"]})
-    return (*rows, ours)
+    return tuple(rows)
+
+
+def grading(base: Config, published: Published, *, imagenet: bool = True) -> tuple[Row, ...]:
+    """The lower half of Table 1: the graders, and the two multi-task networks on the same held-out images."""
+    rows = {row.name: row for row in networks(base, published, imagenet=imagenet)}
+    of_grades = [replace(rows[name], published={"Accuracy": published[name]["Accuracy"]}) for name in ("mtunet", "ours")]
+    start = replace(rows["unet"], what="U-Net (VGG16), L_S alone, from which `mtunet` starts", published={})
+    return (*graders(base, published, imagenet=imagenet), start, *of_grades)
 
 
 def ablation(base: Config) -> tuple[Row, ...]:

@@ -18,6 +18,6 @@ def get_table() -> Table:
     return Table(
         name="table2_ddr",
         title="Table 2: networks and graders, DDR",
-        rows=(*graders(config, DDR)[:-1], *networks(config, DDR)),
+        rows=(*graders(config, DDR), *networks(config, DDR)),
         published_in="Table 2",
     )

@@ -1,4 +1,4 @@
-"""The graders of the paper's tables and the multi-task network, small, on drawn photographs.
+"""The graders of the paper's tables and the multi-task networks, small, on drawn photographs.
 
 Purpose:   to see graders compared.
 Paper:     no figure of it: the graders are narrow and start at random, the photographs are drawn.
@@ -7,7 +7,7 @@ Expected:  not yet measured.
 Hardware:  2 CPU cores, 2 GiB.
 """
 
-from configs.tables.rows import IDRID_DIARETDB1, graders, small
+from configs.tables.rows import IDRID_DIARETDB1, grading, small
 from pldmlt_jax.table import Table
 
 
@@ -15,7 +15,7 @@ def get_table() -> Table:
     return Table(
         name="table2_demo",
         title="Graders on drawn photographs",
-        rows=graders(small(), IDRID_DIARETDB1, imagenet=False),
+        rows=grading(small(), IDRID_DIARETDB1, imagenet=False),
         seeds=(0, 1),
         published_in="Table 1, on IDRiD",
     )

@@ -8,28 +8,49 @@ from pldmlt_jax.evaluation.scoring import ORIGINAL
 
 GRADING = (
     ("grade/accuracy", "grade/majority", "Share of right grades. Baseline: the training images' most frequent grade."),
-    ("grade/kappa", None, "Quadratic weighted kappa."),
+    ("grade/accuracy_low", None, "Lower end of the 95 % interval (Wilson) of a run's accuracy."),
+    ("grade/accuracy_high", None, "Upper end of it."),
+    ("grade/kappa", None, "Quadratic weighted kappa; any constant answer has 0."),
     ("grade/macro_f1", None, "Mean F1 over the grades."),
-    ("grade/auc_ovr", None, "Mean area under the ROC curve, one grade against the rest."),
+    ("grade/auc_ovr", None, "Mean area under the ROC curve, one grade against the rest; chance has 0.5."),
     ("grade/ece", None, "Expected calibration error."),
     ("pseudo/accuracy_before", "pseudo/majority", "Pseudo-labels before refinement, where the true grade is known."),
     ("pseudo/accuracy_after", "pseudo/majority", "The same after refinement."),
 )
 """Figures of grades, as CONVENTIONS."""
 
+LABELS = (
+    ("labels/repaired", "labels/repaired_by_hierarchy", "Share of the wrong labels that the update makes right, where the "
+     "true grade is known. Baseline: what psi does by itself."),
+    ("labels/spoilt", "labels/spoilt_by_hierarchy", "Share of the right labels that it makes wrong; the same baseline."),
+    ("labels/accuracy_after", "labels/accuracy_before", "Share of right labels after the update. Baseline: before it."),
+    ("train/grad_norm/seg_encoder", None, "Norm of L_S's gradient on the encoder, median of the second half of training."),
+    ("train/grad_norm/grade_encoder", "train/grad_norm/grade_encoder_fixed", "The same of beta L_C. Baseline: with the "
+     "labels before the update, at the same network and batch."),
+    ("train/grad_cosine_encoder", "train/grad_cosine_encoder_fixed", "Cosine of the two; the same baseline."),
+)  # fmt: skip
+"""What the label network does, to labels and to the balance of the tasks' gradients, as CONVENTIONS."""
+
 FIGURES = (
     *(figure for name, base, what in CONVENTIONS for figure in ((name, base, what), (f"{name}{ORIGINAL}", base, what))),
     *GRADING,
+    *LABELS,
 )
 """Every figure that a table explains, its baseline (of the same size) and what it is."""
 
 HEADLINE = ("seg/foreground/dice", "seg/micro_bg/dice", "seg/micro_bg/iou", "grade/accuracy", "grade/kappa")
 """Figures of the first table, at the images' own size where that was scored."""
 
-COST = ("parameters", "images trained on", "validated on", "scored", "training, min", "stage 1, min", "peak memory, GiB")
+COST = (
+    *("parameters", "images trained on", "validated on", "scored", "graded images trained on", "graded images scored"),
+    *("training, min", "stage 1, min", "peak memory, GiB"),
+)
+IMAGES = ("train", "val", "scored", "graded_train", "graded_scored")
+"""Numbers of images of a row, in COST's order."""
+
 COST_NOTE = (
     "Times and memory are of this machine. Graders that several runs share are trained once, and their time stands in each. "
-    "Images are those of the first complete run."
+    "Images are those of the first complete run; graded ones that are trained on include those of stage 1."
 )
 
 MINUS, NOTHING = "−", "–"
@@ -140,10 +161,16 @@ def cost_texts(row: Mapping[str, Any]) -> list[str]:
     cost, images = row["cost"], row["images"]
     return [
         str(row["parameters"] or NOTHING),
-        *(str(images.get(name, NOTHING)) for name in ("train", "val", "scored")),
+        *(str(images.get(name, NOTHING)) for name in IMAGES),
         *(_mean(cost.get(name), 1 / 60, 1) for name in ("training_s", "graders_s")),
-        _mean(cost.get("peak_memory_bytes"), 2.0**-30, 2),
+        _memory(cost),
     ]
+
+
+def _memory(cost: Mapping[str, Any]) -> str:
+    """Of the process and, where the device says it, of the device."""
+    device = cost.get("peak_device_bytes")
+    return _mean(cost.get("peak_memory_bytes"), 2.0**-30, 2) + (f" (device {_mean(device, 2.0**-30, 2)})" if device else "")
 
 
 def _figure_lines(table: Mapping[str, Any]) -> Iterator[str]:
