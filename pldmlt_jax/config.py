@@ -120,7 +120,7 @@ class ModelConfig(Part):
 class GraderConfig(Part):
     """Stage 1: the graders that make the pseudo-labels."""
 
-    architectures: tuple[str, ...] = ("resnext50_32x4d", "resnext101_32x8d")  # keys of CLASSIFIERS
+    architectures: tuple[str, ...] = ("resnext50_32x4d", "resnext101_32x8d")  # keys of GRADERS
     weights: tuple[str, ...] = ("", "")  # for each as model.weights, or "encoder": the same as that
     base_filters: int = 64  # width of the stem (full size: 64)
     max_blocks: int = 0  # at most so many blocks a stage, 0 = the architecture's own depth

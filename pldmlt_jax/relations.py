@@ -153,6 +153,16 @@ def _meta_errors(config: Config) -> Iterator[UserError]:
             "a meta loss that the label network reaches directly: 'paper' or 'maxl'",
             "the gradient would be zero; take 'exact'",
         )
+    if meta.enabled and not config.loss.beta:
+        found, expected = "0 with meta.enabled = True", "a grading loss that counts: the updated labels act through it alone"
+        yield ConfigError("loss.beta", found, expected, "raise it, or set --config.meta.enabled=False")
+    if meta.enabled and not meta.inner_learning_rate and meta.gradient != "none" and meta.loss in WITHOUT_DIRECT_PATH:
+        yield ConfigError(
+            "meta.inner_learning_rate",
+            f"0 with meta.loss = {meta.loss!r}",
+            "a virtual step: the label network is reached through it alone",
+            "the gradient would be zero; raise it, 1e-2 is recommended",
+        )
     if meta.inner_optimizer == "adam" and config.optim.optimizer != "adam":
         yield ConfigError(
             "meta.inner_optimizer",

@@ -112,8 +112,10 @@ def test_a_round_on_one_batch_is_one_phase():
         Config(train=TrainConfig(same_batch=True), meta=MetaConfig(gradient="first_order", loss="maxl")),
         Config(train=TrainConfig(same_batch=True), loss=LossConfig(graded_weight=1.0)),
         Config(train=TrainConfig(same_batch=True, label_units=2)),
+        Config(loss=LossConfig(beta=0.0)),
+        *(Config(meta=MetaConfig(loss=loss, inner_learning_rate=0.0)) for loss in WITHOUT_DIRECT_PATH),
     ],
 )
 def test_what_makes_no_sense_is_refused(config):
-    with pytest.raises(UserError, match=r"meta\.gradient|train\.same_batch"):
+    with pytest.raises(UserError, match=r"meta\.gradient|train\.same_batch|loss\.beta|meta\.inner_learning_rate"):
         validate(config)
