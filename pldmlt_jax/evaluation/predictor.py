@@ -33,29 +33,47 @@ MUST_AGREE = ("data.size_px", "data.fov_crop", "data.resize", "data.enhance", "l
 
 
 class LesionArea(NamedTuple):
-    """How much of one lesion a photograph shows."""
+    """How much of one lesion a photograph shows.
 
-    components: int  # 8-connected
-    area_px: int  # at the photograph's own size
-    percent_of_field: float  # of the field of view
+    Attributes:
+        components: 8-connected ones of its mask.
+        area_px: Pixels of its mask, at the photograph's own size.
+        percent_of_field: The same in % of the field of view.
+    """
+
+    components: int
+    area_px: int
+    percent_of_field: float
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The answer for one photograph, aligned with its own pixels: h and w are its height and width."""
+    """The answer for one photograph, aligned with its own pixels: h and w are its height and width.
 
-    probabilities: dict[str, Float[np.ndarray, "h w"]]  # by lesion, 0..1; zero outside the field of view
-    masks: dict[str, Bool[np.ndarray, "h w"]]  # by lesion, at the operating points; lesions may overlap
+    Attributes:
+        probabilities: By lesion (MA, HE, EX, SE, or `lesion` for any), float32 [h, w] in 0..1; zero outside the field of view.
+        masks: By lesion, bool [h, w]: the probabilities at the operating points. Lesions may overlap.
+        field_of_view: bool [h, w].
+        grade: The most probable of the international grades 0 to 4; None where the network has not learnt grades.
+        grade_probabilities: float32 [5], sum 1; None likewise.
+        calibrated: Whether a temperature (Guo et al. 2017) that was fitted on truly graded images is in them.
+        grade_map: float32 [h, w], Grad-CAM of the grade (Eq. 1 of the paper): relative, not negative, zero outside the crop;
+            None likewise.
+        warnings: What is unlike a fundus photograph, or far from the training photographs, in words; empty where nothing is.
+    """
+
+    probabilities: dict[str, Float[np.ndarray, "h w"]]
+    masks: dict[str, Bool[np.ndarray, "h w"]]
     field_of_view: Bool[np.ndarray, "h w"]
-    grade: int | None  # 0..4, the most probable; None where the network has not learnt grades
-    grade_probabilities: Float[np.ndarray, "c"] | None  # of the five grades, sum 1
-    calibrated: bool  # whether a temperature fitted on truly graded images is in them
-    grade_map: Float[np.ndarray, "h w"] | None  # Grad-CAM of the grade: relative, not negative; zero outside the crop
-    warnings: tuple[str, ...]  # what is unlike a fundus photograph, or far from the training photographs
+    grade: int | None
+    grade_probabilities: Float[np.ndarray, "c"] | None
+    calibrated: bool
+    grade_map: Float[np.ndarray, "h w"] | None
+    warnings: tuple[str, ...]
 
     @property
     def areas(self) -> dict[str, LesionArea]:
-        """Components and area of each lesion's mask."""
+        """Components and area of each lesion's mask, see `LesionArea`."""
         field_px = max(int(self.field_of_view.sum()), 1)
         areas = {}
         for name, mask in self.masks.items():
@@ -102,7 +120,17 @@ class Predictor:
         return next(self.predict_many([image]))
 
     def predict_many(self, images: Sequence[np.ndarray | str | Path]) -> Iterator[Prediction]:
-        """Predicts photographs in order, `evaluation.batch_size` at once; each answer is made when it is asked for."""
+        """Predicts photographs in order, `evaluation.batch_size` at once; each answer is made when it is asked for.
+
+        Args:
+            images: As for `predict`; each batch is read when its first answer is asked for.
+
+        Yields:
+            The answers. 12 megapixels and four lesions take 0.3 GB: let go of each before the next.
+
+        Raises:
+            DataError: As `predict`; the photographs before that one's batch have been answered.
+        """
         batch_size = self.config.evaluation.batch_size
         for start in range(0, len(images), batch_size):
             photographs = [_as_photograph(image) for image in images[start : start + batch_size]]

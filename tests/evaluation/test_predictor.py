@@ -1,7 +1,9 @@
 """The Python API: light to import, answers on the photograph's own pixels, means of several networks, errors."""
 
 import dataclasses
+import inspect
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +21,7 @@ from pldmlt_jax.config import to_dict
 from pldmlt_jax.data.plausible import oddities
 from pldmlt_jax.errors import CheckpointError, DataError
 from pldmlt_jax.evaluation.operating_points import OperatingPoint, OperatingPoints, write_points
-from pldmlt_jax.evaluation.predictor import load
+from pldmlt_jax.evaluation.predictor import LesionArea, Prediction, load
 from pldmlt_jax.evaluation.views import softmax
 from pldmlt_jax.files import write_json
 
@@ -54,6 +56,11 @@ def test_importing_the_package_loads_nothing_and_names_are_there():
         assert f"`{name}" in str(pj.__doc__)
     with pytest.raises(AttributeError, match="nothing_such"):
         _ = pj.nothing_such
+
+
+@pytest.mark.parametrize("answer", [Prediction, LesionArea])
+def test_help_says_what_each_part_of_an_answer_is(answer):
+    assert re.findall(r"^        (\w+): ", answer.__doc__, re.MULTILINE) == list(inspect.signature(answer).parameters)
 
 
 def test_a_users_program_is_type_checked(tmp_path):
