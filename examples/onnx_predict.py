@@ -13,9 +13,18 @@ import cv2
 import numpy as np
 import onnxruntime
 
+if len(sys.argv) != 3 or not cv2.haveImageReader(sys.argv[2]):
+    sys.exit("usage: python onnx_predict.py model.onnx photograph.jpg (an image that OpenCV reads)")
 session = onnxruntime.InferenceSession(sys.argv[1])
 about = json.loads(session.get_modelmeta().custom_metadata_map["pldmlt"])
 size, photograph = about["size_px"], cv2.cvtColor(cv2.imread(sys.argv[2]), cv2.COLOR_BGR2RGB)
+if (
+    about["preparation"] != {"fov_crop": True, "resize": "pad", "enhance": "none"}
+    or size != session.get_inputs()[0].shape[1]
+):
+    sys.exit(
+        f"this network wants its photographs otherwise than this example prepares them: {about['preparation']}, or tiles"
+    )
 lit = (cv2.medianBlur(photograph[..., 0], 5) > 0.08 * np.percentile(photograph[..., 0], 99)).astype(np.uint8)
 outline = max(cv2.findContours(lit, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0], key=cv2.contourArea)
 field = cv2.fillConvexPoly(np.zeros_like(lit), cv2.convexHull(outline), 1)
@@ -25,7 +34,8 @@ height, width = round(crop_height * scale), round(crop_width * scale)
 top, left = (size - height) // 2, (size - width) // 2
 square = np.zeros((1, size, size, 3), np.float32)
 crop = photograph[y : y + crop_height, x : x + crop_width]
-square[0, top : top + height, left : left + width] = cv2.resize(crop, (width, height), interpolation=cv2.INTER_AREA)
+interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+square[0, top : top + height, left : left + width] = cv2.resize(crop, (width, height), interpolation=interpolation)
 probabilities, grade_logits, _ = session.run(None, {"image": square})
 odds = np.exp((grade_logits[0] - grade_logits[0].max()) / about["temperature"])
 print("grades 0 to 4:", np.round(odds / odds.sum(), 3))

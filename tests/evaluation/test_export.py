@@ -145,6 +145,20 @@ def test_example_predicts_without_this_package(folder, exported, tmp_path):
     np.testing.assert_allclose(printed, answer.grade_probabilities, atol=0.02)
 
 
+def test_example_refuses_what_it_would_answer_wrongly(tmp_path):
+    for package in ("jax2onnx", "onnxruntime"):
+        pytest.importorskip(package)
+    config = tiny_config()
+    config.data.resize = "stretch"
+    stretched = write_tiny(tmp_path / "stretched", config)
+    assert run(["main.py", "export", f"--checkpoint={stretched}", f"--output={tmp_path}", "--format=onnx"]) == 0
+    Image.fromarray(photograph()).save(tmp_path / "eye.png")
+    for photographs, told in ((["eye.png"], "stretch"), (["no.png"], "usage"), ([], "usage")):
+        command = [sys.executable, str(EXAMPLE.resolve()), "model.onnx", *photographs]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 1 and told in done.stderr and "Traceback" not in done.stderr
+
+
 def test_bfloat16_is_for_openvino_alone(tmp_path):
     network = tiny_network(tiny_config(), tmp_path)
     with pytest.raises(ConfigError, match="engine=xla"):
