@@ -9,7 +9,11 @@ See `python main.py --help` for the verbs and flags.
 
 import sys
 
-from pldmlt_jax.cli.app import run
+from pldmlt_jax.errors import not_installed
 
 if __name__ == "__main__":
+    try:
+        from pldmlt_jax.cli.app import run
+    except ModuleNotFoundError as error:
+        sys.exit(not_installed(error))
     sys.exit(run(sys.argv))

@@ -6,6 +6,7 @@ of this program (exit status 1).
 
 import contextlib
 import difflib
+import sys
 from collections.abc import Iterator, Sequence
 
 
@@ -48,6 +49,12 @@ class ErrorGroup(UserError):
 
     def __str__(self) -> str:
         return "\n".join(str(error) for error in self.errors)
+
+
+def not_installed(error: ModuleNotFoundError) -> str:
+    """What is told where this Python lacks a package: mostly it is not the one that was installed into."""
+    action = ".venv/bin/python main.py, where `make` has made that; else pip install -r requirements.txt"
+    return f"failed: {sys.executable}: {error}\n  expected: the packages of requirements.txt\n  to do:    {action}"
 
 
 def nearest(name: str, known: Sequence[str], otherwise: str) -> str:

@@ -18,11 +18,12 @@ class Interrupted(KeyboardInterrupt):
     Args:
         signum: The signal; `128 + signum` is the exit status that shells expect.
         done: What was done about it, for the last line that the user sees.
+        then: What comes of the same command.
     """
 
-    def __init__(self, signum: int, done: str = ""):
-        super().__init__(signum, done)
-        self.signum, self.done = signum, done
+    def __init__(self, signum: int, done: str = "", then: str = "the same command goes on from there"):
+        super().__init__(signum, done, then)
+        self.signum, self.done, self.then = signum, done, then
 
     def __str__(self) -> str:
         return f"stopped by {signal.Signals(self.signum).name}{self.done and ': '}{self.done}"

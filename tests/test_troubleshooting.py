@@ -206,6 +206,8 @@ MESSAGES: dict[str, Callable[[User], str]] = {
     "a number from": lambda user: user.command("--config.loss.beta=-1"),
     "a multiple of 32, for the network halves it 5 times": lambda user: user.command(IDRID, "--config.data.size_px=100"),
     "no effect on": lambda user: user.command("--checkpoint=runs/demo"),
+    "more than one word": lambda user: user.command("predict", "--input", "a.jpg", "b.jpg"),
+    "the packages of requirements.txt": lambda user: user.meets(ModuleNotFoundError("No module named 'jax'"), 1),
     "no file 'configs/": lambda user: user.command("--config=configs/nope.py"),
     "in use by": in_use,
     "no images in": lambda user: checked("idrid_s", DataConfig(idrid_root=str(user.root))),

@@ -15,7 +15,7 @@ from types import TracebackType
 
 from pldmlt_jax.cli.flags import COMPARE, VERBS_OF, Arguments, parse
 from pldmlt_jax.config import Config, frozen
-from pldmlt_jax.errors import ConfigError, UserError, nearest, raise_all
+from pldmlt_jax.errors import ConfigError, UserError, nearest, not_installed, raise_all
 from pldmlt_jax.files import as_disk_error, locked
 from pldmlt_jax.interruption import Interrupted, stopping_on_signals
 
@@ -76,7 +76,7 @@ def guarded(work: Callable[[], int], *, debug: bool = False, tell: Callable[[str
             return work()
     except KeyboardInterrupt as error:
         stop = error if isinstance(error, Interrupted) else Interrupted(signal.SIGINT)
-        print(f"{stop}; the same command goes on from there", file=sys.stderr)
+        print(f"{stop}; {stop.then}", file=sys.stderr)
         return 128 + stop.signum
     except Exception as error:  # a user's, a defect, or the machine's: the last line of defence, which tells it and fails
         status, message = _failure(error)
@@ -92,6 +92,8 @@ def _failure(error: Exception) -> tuple[int, str]:
     """Exit status and message of an exception."""
     if isinstance(error, UserError):
         return 2, f"error: {error}"
+    if isinstance(error, ModuleNotFoundError):
+        return 1, not_installed(error)
     if disk := as_disk_error(error):
         where = f"{disk.filename}: " if disk.filename else ""
         kept = "what was written before is whole; make room, and the same command goes on from its last checkpoint"

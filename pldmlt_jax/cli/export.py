@@ -8,7 +8,8 @@ import numpy as np
 
 from pldmlt_jax.cli.context import Context
 from pldmlt_jax.cli.flags import Arguments
-from pldmlt_jax.cli.predict import EXAMPLES, TABLE
+from pldmlt_jax.cli.predict import EXAMPLES
+from pldmlt_jax.cli.predictions import TABLE
 from pldmlt_jax.cli.trained import load_networks
 from pldmlt_jax.data.fundus import read_image
 from pldmlt_jax.data.prepare import prepare_image

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -215,6 +216,7 @@ def parse(argv: list[str], verbs: tuple[str, ...]) -> Arguments | None:
         ConfigError: Or a group of them: every wrong flag, field, value or verb, at once. Where all could be read, the
             values' ranges are left to `validation.validate`, which sees the config that the verb will use.
     """
+    argv = [argv[0], *map(_with_home, argv[1:])]
     config_file, config_given, rest = _config_file(argv[1:])
     if any(argument in ("--help", "-h", "-help", "--helpfull", "help") for argument in rest):
         print(HELP)
@@ -235,8 +237,10 @@ def parse(argv: list[str], verbs: tuple[str, ...]) -> Arguments | None:
             readable.append(argument)
         except Exception as error:  # absl, ml_collections and the dataclass each raise their own
             errors.append(_explain(argument, error, default))
-    for word in positional[1:]:
-        errors.append(ConfigError(word, "a second word", "at most one verb", "write flags as --name=value"))
+    if more := positional[1:]:
+        where = ", ".join(more[:3]) + (f" and {len(more) - 3} more" if len(more) > 3 else "")
+        action = "write flags as --name=value, and a pattern in quotes, for the shell puts names in its place"
+        errors.append(ConfigError(where, "more than one word", "at most one verb", action))
     verb = positional[0] if positional else "run"
     if positional and verb not in verbs:
         action = nearest(verb, verbs, "see python main.py --help")
@@ -288,6 +292,15 @@ def _overrides(arguments: list[str]) -> Iterator[str]:
         name = argument.lstrip("-").split("=", 1)[0]
         if argument.startswith("-") and name.startswith("config."):
             yield name.removeprefix("config.")
+
+
+def _with_home(argument: str) -> str:
+    """`--name=~/x` with the home folder in it: shells put that in the place of ~ at the beginning of a word alone."""
+    name, mark, value = argument.partition("=")
+    if not argument.startswith("-") or "~" not in value:
+        return argument
+    parts = (os.path.expanduser(part) if re.match(r"~(/|$)", part) else part for part in value.split(","))
+    return f"{name}{mark}{','.join(parts)}"
 
 
 def _joined(arguments: list[str]) -> list[str]:

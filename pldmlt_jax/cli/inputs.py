@@ -2,10 +2,11 @@
 
 import glob
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from pldmlt_jax.data.fundus import IMAGE_SUFFIXES
+from pldmlt_jax.cli.predictions import ENDINGS, TABLE
+from pldmlt_jax.data.fundus import IMAGE_SUFFIXES, PHOTOGRAPH_SUFFIXES
 from pldmlt_jax.errors import DataError, UserError, gathered, raise_all
 from pldmlt_jax.files import visible
 
@@ -16,7 +17,8 @@ def find_images(text: str) -> list[Path]:
     """Every image that the parts between commas name, each once: files, folders with all below them, patterns.
 
     A pattern is glob's, where `**` stands for any folders. A file or folder whose own name has a comma, or a pattern's mark,
-    is taken as it is.
+    is taken as it is. Hidden files and folders are passed over; photographs that have to be converted are not: they are told
+    when they are read.
 
     Raises:
         DataError: Every part that names no image, at once.
@@ -37,10 +39,10 @@ def _in_one(text: str) -> list[Path]:
     if path.is_file():
         return [path]
     if path.is_dir():
-        found, what = _images(path.rglob("*")), "no images in it"
+        found, what = _images(_below(path)), "no images in it"
     elif PATTERN_MARKS & set(text):
         matches = [Path(match) for match in sorted(glob.glob(text, recursive=True))]
-        inside = (below for match in matches if match.is_dir() for below in match.rglob("*"))
+        inside = (below for match in matches if match.is_dir() for below in _below(match))
         found, what = _images(itertools.chain(matches, inside)), "a pattern that no image fits"
     else:
         found, what = [], "no such file or folder"
@@ -49,8 +51,20 @@ def _in_one(text: str) -> list[Path]:
     return found
 
 
+def _below(folder: Path) -> Iterator[Path]:
+    """Everything in it, but for hidden folders: those are a computer's own, with thumbnails for instance."""
+    for path in folder.rglob("*"):
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts):
+            yield path
+
+
 def _images(paths: Iterable[Path]) -> list[Path]:
-    return visible({path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()})
+    return visible({path for path in paths if path.suffix.lower() in PHOTOGRAPH_SUFFIXES and path.is_file()})
+
+
+def without_results(paths: Sequence[Path]) -> list[Path]:
+    """The images that are not what `predict` has left itself: its folder may lie among the photographs."""
+    return [path for path in paths if not (path.name.endswith(ENDINGS) and (path.parent / TABLE).is_file())]
 
 
 def unique_names(paths: Sequence[Path]) -> list[str]:

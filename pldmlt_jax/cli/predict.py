@@ -1,7 +1,8 @@
 """`predict`: masks, overlay, grade and its map of any image files, at their own size."""
 
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,8 +13,8 @@ import numpy as np
 
 from pldmlt_jax.cli.context import Context
 from pldmlt_jax.cli.flags import Arguments
-from pldmlt_jax.cli.inputs import find_images, unique_names
-from pldmlt_jax.cli.predictions import write_prediction
+from pldmlt_jax.cli.inputs import find_images, unique_names, without_results
+from pldmlt_jax.cli.predictions import TABLE, write_prediction
 from pldmlt_jax.cli.trained import load_predictor
 from pldmlt_jax.data.fundus import read_image
 from pldmlt_jax.data.prepare import NetworkView
@@ -21,13 +22,16 @@ from pldmlt_jax.data.selection import choose_splits
 from pldmlt_jax.errors import ConfigError, DataError
 from pldmlt_jax.evaluation.predictor import Predictor
 from pldmlt_jax.files import write_rows
+from pldmlt_jax.interruption import Interrupted
 from pldmlt_jax.progress import Task, progress
 
 EXAMPLES = "predictions/examples"
 
-TABLE = "predictions.csv"
 SAVE_INTERVAL_S = 30.0
 """The table is written anew this often, so that what is done is not lost with a run that is stopped."""
+
+MAX_WARNINGS = 20
+"""Printed: a folder from another camera may have one for each photograph, and the table has them all."""
 
 MAX_THREADS = 4
 """Each holds a photograph and its probabilities at their own size: half a gigabyte for 12 megapixels."""
@@ -38,11 +42,21 @@ def main(arguments: Arguments) -> None:
     if not arguments.input:
         expected = "image files, folders or patterns, with commas between them"
         raise ConfigError("--input", "nothing given", expected, "add --input=PATH")
-    paths = find_images(arguments.input)
+    found = find_images(arguments.input)
+    paths = without_results(found)
+    if len(paths) < len(found):
+        print(f"  {len(found) - len(paths)} pictures of an earlier prediction are passed over")
+    if not paths:
+        raise DataError(arguments.input, f"only what {TABLE} lists", "photographs, not what was predicted", "check --input")
     output = Path(arguments.output or context.workdir / "predictions")
     predictor = load_predictor(context)
+    num_threads = context.config.data.num_threads
     with progress("predict", len(paths)) as task:
-        outcome = predict_files(predictor, paths, output, task, context.config.data.num_threads, arguments.probabilities)
+        try:
+            outcome = predict_files(predictor, paths, output, task, num_threads, arguments.probabilities)
+        except Interrupted as stop:
+            done = f"{task.done} of {len(paths)} images are done, see {output}"
+            raise Interrupted(stop.signum, done, "the same command begins with the first one") from stop
     tell(outcome, output)
     if outcome.unreadable:
         raise DataError(arguments.input, f"{len(outcome.unreadable)} of {len(paths)} images not read", "whole images",
@@ -86,7 +100,7 @@ def predict_files(
     """
     output.mkdir(parents=True, exist_ok=True)
     cv2.setNumThreads(1)  # the threads work on one photograph each
-    outcome, saved = Outcome(), time.monotonic()
+    outcome, saved = Outcome(), float("-inf")
     batch_size = predictor.config.evaluation.batch_size
     named = list(zip(paths, unique_names(paths), strict=True))
     batches = [named[start : start + batch_size] for start in range(0, len(named), batch_size)]
@@ -98,7 +112,7 @@ def predict_files(
             return error
         return _Photograph(*place, image, predictor.prepare(image))
 
-    with ThreadPoolExecutor(min(num_threads, MAX_THREADS)) as pool:
+    with saved_at_the_end(outcome, output), ThreadPoolExecutor(min(num_threads, MAX_THREADS)) as pool:
         reading = pool.map(read, batches[0])
         for following in [*batches[1:], []]:
             found = list(reading)
@@ -115,12 +129,20 @@ def predict_files(
 
                 outcome.rows += pool.map(write, range(len(photographs)))
             task.update(task.done + len(found))
-            if time.monotonic() - saved > SAVE_INTERVAL_S:
+            if outcome.rows and time.monotonic() - saved > SAVE_INTERVAL_S:
                 write_rows(output / TABLE, outcome.rows)
                 saved = time.monotonic()
-    if outcome.rows:
-        write_rows(output / TABLE, outcome.rows)
     return outcome
+
+
+@contextlib.contextmanager
+def saved_at_the_end(outcome: Outcome, output: Path) -> Iterator[None]:
+    """Writes the table, of what is done, also where the block is stopped or fails."""
+    try:
+        yield
+    finally:
+        if outcome.rows:
+            write_rows(output / TABLE, outcome.rows)
 
 
 def tell(outcome: Outcome, output: Path) -> None:
@@ -129,8 +151,10 @@ def tell(outcome: Outcome, output: Path) -> None:
         print(f"  {len(outcome.rows)} predicted, see {output / TABLE}")
         if "grade" in outcome.rows[0] and not outcome.rows[0]["calibrated"]:
             print("  the grades' probabilities are not calibrated: there were no truly graded validation images")
-    for row in outcome.rows:
-        if row["warning"]:
-            print(f"  warning: {row['image']}: {row['warning']}")
+    odd = [row for row in outcome.rows if row["warning"]]
+    for row in odd[:MAX_WARNINGS]:
+        print(f"  warning: {row['image']}: {row['warning']}")
+    if more := odd[MAX_WARNINGS:]:
+        print(f"  {len(more)} more have a warning, see the column of that name")
     for error in outcome.unreadable:
         print(f"  not read: {error}")

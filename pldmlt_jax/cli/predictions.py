@@ -15,6 +15,11 @@ from pldmlt_jax.files import writing
 from pldmlt_jax.method.losses import EXCLUSIVE_ORDER
 from pldmlt_jax.types import LESIONS
 
+TABLE = "predictions.csv"
+
+ENDINGS = ("_mask.png", "_overlay.jpg", "_grade_map.jpg", "_probability.png")
+"""Of the pictures beside the table."""
+
 LABELS = {"lesion": 1} | {lesion: 1 + i for i, lesion in enumerate(LESIONS)}
 """Value in the mask: 0 background; 1 lesion, or 1 to 4 for MA, HE, EX, SE."""
 

@@ -37,6 +37,35 @@ def test_overrides_nest_and_keep_their_types():
     assert str(arguments.workdir) == "w"
 
 
+def test_the_home_folder_is_meant_by_a_tilde_that_the_shell_has_left(monkeypatch):
+    monkeypatch.setenv("HOME", "/home_of_someone")
+    words = [
+        "main.py",
+        "predict",
+        "--input=~/a.jpg,b~.jpg,~/c",
+        "--output=~",
+        "--config.data.root=~/data",
+        "--checkpoint=~x",
+    ]
+    arguments = parse(words, tuple(VERBS))
+    assert arguments is not None
+    assert arguments.input == "/home_of_someone/a.jpg,b~.jpg,/home_of_someone/c"
+    assert (arguments.output, arguments.checkpoint) == ("/home_of_someone", "~x")
+    assert arguments.config.data.root == "/home_of_someone/data"
+
+
+def test_a_pattern_that_the_shell_has_taken_is_told_once(capsys):
+    text = failure(capsys, "predict", "--input", "photos/1.jpg", *(f"photos/{i}.jpg" for i in range(2, 30)))
+    assert text.count("to do:") == 1
+    assert "photos/2.jpg, photos/3.jpg, photos/4.jpg and 25 more" in text and "in quotes" in text
+
+
+def test_a_python_without_the_packages_is_told_which_one_has_them():
+    done = subprocess.run([sys.executable, "-S", "main.py"], capture_output=True, text=True)
+    assert done.returncode == 1 and ".venv/bin/python" in done.stderr
+    assert sys.executable in done.stderr and "Traceback" not in done.stderr
+
+
 def test_all_mistakes_are_reported_at_once_with_the_nearest_name(capsys):
     text = failure(capsys, IDRID, "--config.data.rot=x", "--config.data.size_px=abc", "--workdri=3", "evalute")
     for part in ("data.rot", "data.root?", "size_px", "'abc'", "--workdir?", "did you mean evaluate?"):

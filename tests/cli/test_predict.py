@@ -2,8 +2,10 @@
 
 import csv
 import gc
+import re
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,11 +14,13 @@ from evaluation.tiny_network import photograph, tiny_config, write_tiny
 from PIL import Image
 
 from pldmlt_jax.cli.app import run
-from pldmlt_jax.cli.inputs import find_images, unique_names
+from pldmlt_jax.cli.inputs import find_images, unique_names, without_results
 from pldmlt_jax.cli.predict import predict_files
+from pldmlt_jax.cli.predictions import write_prediction
 from pldmlt_jax.errors import UserError
 from pldmlt_jax.evaluation.figures import LESION_COLOURS
 from pldmlt_jax.evaluation.predictor import load
+from pldmlt_jax.interruption import Interrupted
 from pldmlt_jax.progress import Task
 
 
@@ -98,6 +102,13 @@ def test_odd_pictures_carry_a_warning(predicted):
     assert "not red" in rows["grey.jpg"]["warning"]
 
 
+def test_the_page_describes_every_column(predicted):
+    page = (Path(__file__).parents[2] / "docs" / "predicting.md").read_text(encoding="utf-8")
+    table = page[page.index("| column |") :].split("\n\n")[0]
+    described = {name for row in table.splitlines() for name in re.findall(r"`([^`]+)`", row.split(" | ")[0])}
+    assert {re.sub("^(MA|HE|EX|SE)_", "LESION_", name) for name in predicted[2]["plain.png"]} == described
+
+
 def test_inputs_are_files_folders_and_patterns_each_image_once(photographs):
     assert len(find_images(str(photographs))) == 13
     assert [path.name for path in find_images(f"{photographs}/deep.*")] == ["deep.png", "deep.tif"]
@@ -112,6 +123,60 @@ def test_a_name_with_a_comma_or_a_mark_of_patterns_is_taken_as_it_is(tmp_path):
     for name in ("a,b.png", "c[1].png"):
         Image.fromarray(photograph()).save(tmp_path / name)
         assert find_images(str(tmp_path / name)) == [tmp_path / name]
+
+
+def test_what_was_predicted_and_hidden_folders_are_passed_over_and_what_must_be_converted_is_not(tmp_path):
+    for name in (
+        "a.jpg",
+        "b_mask.png",
+        ".thumbnails/a.jpg",
+        "c.HEIC",
+        "out/a_mask.png",
+        "out/a_overlay.jpg",
+        "out/late.jpg",
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "out" / "predictions.csv").touch()
+    kept = without_results(find_images(str(tmp_path)))
+    assert [str(path.relative_to(tmp_path)) for path in kept] == ["a.jpg", "b_mask.png", "c.HEIC", "out/late.jpg"]
+
+
+def test_predicting_twice_into_the_folder_of_the_photographs_is_the_same(folder, tmp_path, capsys):
+    Image.fromarray(photograph()).save(tmp_path / "eye.png")
+    command = ["main.py", "predict", f"--checkpoint={folder}", f"--input={tmp_path}", f"--output={tmp_path}"]
+    tables = []
+    for _ in range(2):
+        assert run(command) == 0
+        tables.append((tmp_path / "predictions.csv").read_text())
+    assert tables[0] == tables[1] and "3 pictures of an earlier prediction are passed over" in capsys.readouterr().out
+    assert run([*command[:3], f"--input={tmp_path}/*_mask.png", command[4]]) == 2
+    assert "photographs, not what was predicted" in capsys.readouterr().err
+
+
+def test_a_photograph_that_has_to_be_converted_is_told(folder, tmp_path, capsys):
+    (tmp_path / "phone.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
+    assert run(["main.py", "predict", f"--checkpoint={folder}", f"--input={tmp_path}", f"--output={tmp_path / 'out'}"]) == 2
+    told = capsys.readouterr()
+    assert "phone.HEIC" in told.out and "convert it" in told.out and "1 of 1 images not read" in told.err
+
+
+def test_what_was_done_before_a_signal_is_kept_and_told(folder, tmp_path, monkeypatch, capsys):
+    for i in range(4):
+        Image.fromarray(photograph(seed=i)).save(tmp_path / f"{i}.png")
+
+    def stopped(path: Path, *rest: Any) -> dict[str, Any]:
+        if path.name == "3.png":
+            raise Interrupted(15)
+        return write_prediction(path, *rest)
+
+    monkeypatch.setattr("pldmlt_jax.cli.predict.write_prediction", stopped)
+    assert (
+        run(["main.py", "predict", f"--checkpoint={folder}", f"--input={tmp_path}", f"--output={tmp_path / 'out'}"]) == 143
+    )
+    assert "stopped by SIGTERM: 2 of 4 images are done" in capsys.readouterr().err
+    with open(tmp_path / "out" / "predictions.csv", newline="") as file:
+        assert [Path(row["image"]).name for row in csv.DictReader(file)] == ["0.png", "1.png", "2.png"]
 
 
 def test_outputs_of_equal_names_do_not_overwrite_each_other():
