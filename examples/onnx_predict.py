@@ -2,7 +2,7 @@
 
 Writes one mask a lesion into the current folder, at the photograph's size. Needs numpy, opencv-python-headless and
 onnxruntime. The field of view is found more simply here than by the project, which knows coloured and noisy borders, too:
-masks differ a little along its rim. Not a medical device.
+its box may be a pixel off, and masks differ a little. Not a medical device.
 """
 
 import json
@@ -18,13 +18,9 @@ if len(sys.argv) != 3 or not cv2.haveImageReader(sys.argv[2]):
 session = onnxruntime.InferenceSession(sys.argv[1])
 about = json.loads(session.get_modelmeta().custom_metadata_map["pldmlt"])
 size, photograph = about["size_px"], cv2.cvtColor(cv2.imread(sys.argv[2]), cv2.COLOR_BGR2RGB)
-if (
-    about["preparation"] != {"fov_crop": True, "resize": "pad", "enhance": "none"}
-    or size != session.get_inputs()[0].shape[1]
-):
-    sys.exit(
-        f"this network wants its photographs otherwise than this example prepares them: {about['preparation']}, or tiles"
-    )
+prepared, seen_px = about["preparation"], session.get_inputs()[0].shape[1]
+if prepared != {"fov_crop": True, "resize": "pad", "enhance": "none"} or seen_px != size:
+    sys.exit(f"this network wants photographs prepared otherwise than here: {prepared}, {seen_px} px of {size} at once")
 lit = (cv2.medianBlur(photograph[..., 0], 5) > 0.08 * np.percentile(photograph[..., 0], 99)).astype(np.uint8)
 outline = max(cv2.findContours(lit, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0], key=cv2.contourArea)
 field = cv2.fillConvexPoly(np.zeros_like(lit), cv2.convexHull(outline), 1)

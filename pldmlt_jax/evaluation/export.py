@@ -91,6 +91,7 @@ def _onnx(export: Export) -> str:
         return f"{ONNX}: any batch, {size_px} x {size_px} px; not compared with Flax: ONNX Runtime is not installed"
     difference = largest_difference(export.network, session, export.images[:, :size_px, :size_px])
     if not difference <= allowed_difference(export.network):
+        path.unlink()
         raise ValueError(f"{path} differs from Flax by {difference:.1e}, more than {allowed_difference(export.network):g}")
     return f"{ONNX}: any batch, {size_px} x {size_px} px; differs from Flax by {difference:.1e} at most, in ONNX Runtime"
 

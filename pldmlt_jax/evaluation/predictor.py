@@ -51,7 +51,7 @@ class Prediction:
     """The answer for one photograph, aligned with its own pixels: h and w are its height and width.
 
     Attributes:
-        probabilities: By lesion (MA, HE, EX, SE, or `lesion` for any), float32 [h, w] in 0..1; zero outside the field of view.
+        probabilities: By lesion (MA, HE, EX, SE, or `lesion` for any), float32 [h, w] in 0..1; zero outside the field.
         masks: By lesion, bool [h, w]: the probabilities at the operating points. Lesions may overlap.
         field_of_view: bool [h, w].
         grade: The most probable of the international grades 0 to 4; None where the network has not learnt grades.

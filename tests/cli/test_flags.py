@@ -39,15 +39,8 @@ def test_overrides_nest_and_keep_their_types():
 
 def test_the_home_folder_is_meant_by_a_tilde_that_the_shell_has_left(monkeypatch):
     monkeypatch.setenv("HOME", "/home_of_someone")
-    words = [
-        "main.py",
-        "predict",
-        "--input=~/a.jpg,b~.jpg,~/c",
-        "--output=~",
-        "--config.data.root=~/data",
-        "--checkpoint=~x",
-    ]
-    arguments = parse(words, tuple(VERBS))
+    given = ("--input=~/a.jpg,b~.jpg,~/c", "--output=~", "--config.data.root=~/data", "--checkpoint=~x")
+    arguments = parse(["main.py", "predict", *given], tuple(VERBS))
     assert arguments is not None
     assert arguments.input == "/home_of_someone/a.jpg,b~.jpg,/home_of_someone/c"
     assert (arguments.output, arguments.checkpoint) == ("/home_of_someone", "~x")

@@ -19,8 +19,8 @@ from PIL import Image
 from pldmlt_jax.cli.app import run
 from pldmlt_jax.config import InferenceConfig
 from pldmlt_jax.errors import ConfigError
-from pldmlt_jax.evaluation.engines import make_forward
-from pldmlt_jax.evaluation.onnx_file import cached_onnx, require
+from pldmlt_jax.evaluation.engines import make_forward, onnx_session
+from pldmlt_jax.evaluation.onnx_file import cached_onnx, largest_difference, require, write_onnx
 from pldmlt_jax.evaluation.operating_points import OperatingPoint, OperatingPoints, write_points
 from pldmlt_jax.evaluation.predictor import load
 
@@ -143,6 +143,17 @@ def test_example_predicts_without_this_package(folder, exported, tmp_path):
     assert not mask[~inside].any() or mask[~inside].mean() < 0.01
     printed = np.array([float(part) for part in done.stdout.split("[")[1].split("]")[0].split()])
     np.testing.assert_allclose(printed, answer.grade_probabilities, atol=0.02)
+
+
+def test_group_normalisation_of_a_large_image_is_as_accurate_in_onnx_runtime_as_in_flax(tmp_path):
+    for package in ("jax2onnx", "onnxruntime"):
+        pytest.importorskip(package)
+    config = tiny_config("lesions", size_px=448)
+    config.model.decoder_norm, config.model.encoder_norm = "group", False
+    network = tiny_network(config, tmp_path)
+    write_onnx(network, 448, tmp_path / "model.onnx", {})
+    session = onnx_session(str(tmp_path / "model.onnx"))
+    assert largest_difference(network, session, photograph(448, 448)[None]) < 2e-5
 
 
 def test_example_refuses_what_it_would_answer_wrongly(tmp_path):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks.smp_names import running_by_name, with_smp_weights
-from pldmlt_jax.models.decoder_layers import Decoder, upsample_bilinear
+from pldmlt_jax.models.decoder_layers import Decoder, GroupNorm, upsample_bilinear
 from pldmlt_jax.models.deeplabv3plus import DeepLabV3Plus
 from pldmlt_jax.models.fpn import FPN
 from pldmlt_jax.models.linknet import LinkNet
@@ -105,3 +105,19 @@ def test_bilinear_upsampling_by_hand() -> None:
     ramp = jnp.linspace(0.0, 1.0, 3)[None, :, None, None] + 10 * jnp.linspace(0.0, 1.0, 2)[None, None, :, None]
     expected = np.linspace(0, 1, 12)[:, None] + 10 * np.linspace(0, 1, 8)[None, :]
     np.testing.assert_allclose(upsample_bilinear(ramp, 4)[0, ..., 0], expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_group_norm_is_flax_own_from_the_same_parameters_and_adds_up_one_axis_at_a_time(dtype):
+    x = jnp.asarray(3.0 + np.random.default_rng(0).normal(size=(2, 12, 20, 24)), dtype)
+    ours = GroupNorm(8, 1e-3, jnp.dtype(dtype))
+    theirs = nn.GroupNorm(8, epsilon=1e-3, dtype=jnp.dtype(dtype))
+    variables = jax.tree.map(lambda leaf: leaf + 0.3, ours.init(jax.random.key(0), x))
+    assert jax.tree.map(jnp.shape, variables) == jax.tree.map(jnp.shape, theirs.init(jax.random.key(0), x))
+    y = ours.apply(variables, x)
+    assert y.dtype == jnp.dtype(dtype)
+    close = {"float32": 5e-5, "bfloat16": 0.02}[dtype]
+    np.testing.assert_allclose(np.asarray(y, float), np.asarray(theirs.apply(variables, x), float), atol=close)
+    jaxpr = jax.make_jaxpr(ours.apply)(variables, x)
+    sums = [equation.params["axes"] for equation in jaxpr.eqns if equation.primitive.name == "reduce_sum"]
+    assert len(sums) == 6 and all(len(axes) == 1 for axes in sums)
