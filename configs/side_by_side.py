@@ -22,7 +22,7 @@ from pldmlt_jax.config import (
     TrainConfig,
 )
 
-ROUNDS = 8
+ROUNDS = 4
 
 
 def get_config() -> Config:
