@@ -22,7 +22,7 @@ from pldmlt_jax.config import (
     TrainConfig,
 )
 
-ROUNDS = 4
+ROUNDS = 10
 
 
 def get_config() -> Config:
