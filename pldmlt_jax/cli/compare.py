@@ -10,14 +10,12 @@ from pldmlt_jax.cli.cells import COST, FAILURE, RawSets, cell_is_complete, cell_
 from pldmlt_jax.cli.environment import describe_versions
 from pldmlt_jax.cli.flags import Arguments
 from pldmlt_jax.cli.train_grader import GRADED_IMAGES
-from pldmlt_jax.config import has_stage_1
 from pldmlt_jax.errors import ConfigError, ErrorGroup, UserError, gathered, raise_all
 from pldmlt_jax.evaluation import comparison
 from pldmlt_jax.evaluation.compare_page import write_comparison
 from pldmlt_jax.evaluation.comparison import aggregated, paired_differences
 from pldmlt_jax.evaluation.tables import FIGURES, baseline_of, to_markdown, to_rows
 from pldmlt_jax.files import read_json, read_rows, write_json, write_rows, writing
-from pldmlt_jax.method.virtual_step import uses_graded_images
 from pldmlt_jax.pipeline import missing_weights
 from pldmlt_jax.table import PUBLISHED, Cell, Table, cells
 
@@ -200,11 +198,11 @@ def numbers_of_images(cell: Cell, metrics: dict[str, Any]) -> dict[str, int]:
     ones that it has trained on, stage 1 included, and that its grades are scored on.
     """
     facts = read_json(cell.workdir / "data.json")
-    config, numbers = cell.row.config, {}
+    numbers: dict[str, int] = {}
     if cell.row.part == "network":
         splits = {split: len(names) for split, names in facts["segmentation"]["splits"].items()}
         numbers = {"train": splits["train"], "val": splits["val"]}
         numbers |= {"scored": splits[metrics["seg/split"]]} if "seg/split" in metrics else {}
-    if cell.row.part == "graders" or has_stage_1(config) or uses_graded_images(config.meta, config.loss):
-        numbers["graded_train"] = sum(facts["grading"]["grades"]["train"].values())
+    if grades := facts["grading"]["grades"].get("train"):
+        numbers["graded_train"] = sum(grades.values())
     return numbers | ({"graded_scored": metrics["grade/n"]} if "grade/n" in metrics else {})

@@ -18,6 +18,7 @@ from pldmlt_jax.data.selection import (
 )
 from pldmlt_jax.errors import CheckpointError
 from pldmlt_jax.files import write_json
+from pldmlt_jax.method.virtual_step import uses_graded_images
 from pldmlt_jax.progress import progress
 from pldmlt_jax.training.checkpoint import CONFIG, Checkpoints
 from pldmlt_jax.training.processes import is_first
@@ -87,6 +88,13 @@ class Context:
         """The graded set at the network's size, whose training images may stand beside the pixel-labelled ones."""
         with progress(f"prepare {self.config.data.grading} for the network") as task:
             return select_graded(self.config.data, self.config.data.size_px, self.segmented, task)
+
+    @property
+    def graded_for_training(self) -> dict[str, Selection]:
+        """Truly graded images that anything is trained on: graders, or the network itself; none where nothing is."""
+        if has_stage_1(self.config) or not uses_graded_images(self.config.meta, self.config.loss):
+            return self.graded_for_graders
+        return self.truly_graded
 
     def checkpoints(self, directory: Path, config: dict[str, Any] | None = None, *, alone: bool = False) -> Checkpoints:
         """The checkpoints of a folder; whether damaged ones are passed over is the config's choice."""

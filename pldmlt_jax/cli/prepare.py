@@ -36,9 +36,9 @@ def prepare(context: Context) -> None:
         with gathered(errors), progress(f"prepare {data.grading} for the graders") as task:
             open_prepared(data.grading, data, context.config.grader.size_px, task)
     raise_all(errors)
-    sets = {data.segmentation: context.segmented, data.grading: context.graded_for_graders}
+    sets = {data.segmentation: context.segmented, data.grading: context.graded_for_training}
     choose_splits(sets, context.arguments.split)  # a split that is not there is told now, not after training
-    facts = describe(context.segmented, context.graded_for_graders, data)
+    facts = describe(context.segmented, context.graded_for_training, data)
     context.write_json("data.json", facts)
     if context.arguments.augmented:
         write_picture(context.workdir / "augmented", augmented_sheet(context))
