@@ -58,7 +58,8 @@ def label_update(workdir: Path) -> str:
         return ""
     paths = {"direct_norm": "direct", "indirect_norm": "through θ*"}
     agreements = {"agreement/pseudo_label": "with the pseudo-label", "agreement/head": "with the head"}
-    return charts(
+    text = "<p>Each point is of one batch: of few labels, where batches are small.</p>"
+    return text + charts(
         [
             line_chart("entropy of the updated labels, nats", series(lines, {"label_entropy": "entropy"})),
             stacked_chart("updated labels by grade", [x["step"] for x in labels], [x["label_histogram"] for x in labels]),
