@@ -3,7 +3,7 @@
 Purpose:   the same rows in some minutes. gamma is that of L_C alone: the demo's L_S is Dice and cross-entropy.
 Paper:     no figure of it: the network is narrow and starts at random, the photographs are drawn.
 Launch:    python main.py compare --config=configs/tables/beta_demo.py
-Expected:  not yet measured.
+Expected:  results/beta_demo.json, and docs/compare.md.
 Hardware:  2 CPU cores, 2 GiB.
 """
 

@@ -3,7 +3,7 @@
 Purpose:   six networks, two seeds, one command.
 Paper:     no figure of it: the networks are narrow and start at random, the photographs are drawn.
 Launch:    python main.py compare --config=configs/tables/table1_demo.py
-Expected:  not yet measured.
+Expected:  results/table1_demo.json, and docs/compare.md.
 Hardware:  2 CPU cores, 2 GiB.
 """
 

@@ -3,7 +3,7 @@
 Purpose:   to see graders compared.
 Paper:     no figure of it: the graders are narrow and start at random, the photographs are drawn.
 Launch:    python main.py compare --config=configs/tables/table2_demo.py
-Expected:  not yet measured.
+Expected:  results/table2_demo.json, and docs/compare.md.
 Hardware:  2 CPU cores, 2 GiB.
 """
 

@@ -3,7 +3,7 @@
 Purpose:   the same rows in some minutes.
 Paper:     no figure of it: the network is narrow and starts at random, the photographs are drawn.
 Launch:    python main.py compare --config=configs/tables/table3_demo.py
-Expected:  results/table3_demo.json; of its rows only `ls` has been measured so far.
+Expected:  results/table3_demo.json, and docs/compare.md.
 Hardware:  2 CPU cores, 2 GiB.
 """
 
