@@ -65,6 +65,9 @@ def test_every_row_is_scored_beside_its_baselines_and_the_published_row(root: Pa
                 assert row["figures"][figure] == {"mean": value, "sd": None, "n": 1}, figure
         assert row["cost"]["peak_memory_bytes"]["mean"] > 1e8 and row["parameters"] > 0
     assert rows["lesions"]["images"] == {"train": 8, "val": 2, "scored": 3}
+    trained_on = rows["vgg16"]["cells"][0]["metrics"]["images/train"]
+    assert rows["vgg16"]["images"] == {"graded_train": trained_on, "graded_scored": 5}
+    assert rows["ours"]["images"] == rows["lesions"]["images"] | rows["vgg16"]["images"]
     assert "grade/accuracy" not in rows["lesions"]["figures"] and "seg/foreground/dice" not in rows["vgg16"]["figures"]
     assert rows["ours"]["cost"]["training_s"]["mean"] > 0 and rows["ours"]["differences"] == {}
     assert rows["vgg16"]["differences"]["grade/accuracy"]["images"] == 5
@@ -74,6 +77,7 @@ def test_every_row_is_scored_beside_its_baselines_and_the_published_row(root: Pa
     assert difference["low"] <= difference["difference"] <= difference["high"]
     text = (root / "table" / "table.md").read_text()
     baseline = rows["ours"]["figures"]["seg/micro_bg/dice_all_background_original_size"]["mean"]
+    assert all(f"| `{name}` |" in text for name in ("grade/accuracy_low", "labels/spoilt", "train/grad_norm/grade_encoder"))
     assert f"({baseline:.4f})" in text and "| *published: lesions* |  |  | *mDice 94.96 %* |" in text
     with open(root / "table" / "table.csv", newline="") as file:
         lines = list(csv.DictReader(file))
