@@ -155,7 +155,8 @@ def write_weights(path: Path, network: TrainedNetwork, *, bits: int = 32) -> Non
         bits: Of a kernel's weights: 32, or 8 as in `quantisation`.
     """
     tree = {"network": network.variables, "label": {"params": network.state.label.params}}
-    arrays = {"/".join(key): np.asarray(value) for key, value in traverse_util.flatten_dict(tree).items()}
+    # safetensors writes the memory as it lies: that of a transposed view would be another array.
+    arrays = {"/".join(key): np.asarray(value, order="C") for key, value in traverse_util.flatten_dict(tree).items()}
     if bits == 8:
         arrays = with_8_bits(arrays)
     with writing(path, "wb") as file:

@@ -20,6 +20,7 @@ from pldmlt_jax.cli.app import run
 from pldmlt_jax.config import InferenceConfig
 from pldmlt_jax.errors import ConfigError
 from pldmlt_jax.evaluation.engines import make_forward, onnx_session
+from pldmlt_jax.evaluation.inference import WEIGHTS, read_variables, write_weights
 from pldmlt_jax.evaluation.onnx_file import cached_onnx, largest_difference, require, write_onnx
 from pldmlt_jax.evaluation.operating_points import OperatingPoint, OperatingPoints, write_points
 from pldmlt_jax.evaluation.predictor import load
@@ -55,6 +56,16 @@ def test_exported_folder_answers_as_what_it_was_exported_from(folder, exported):
     np.testing.assert_array_equal(before.masks["lesion"], after.masks["lesion"])
     np.testing.assert_array_equal(before.grade_probabilities, after.grade_probabilities)
     assert after.calibrated
+
+
+def test_arrays_are_written_as_they_read_however_they_lie_in_memory(tmp_path):
+    """Weights that came from PyTorch are views with turned axes."""
+    network = tiny_network(tiny_config())
+    turned = jax.tree.map(lambda leaf: np.asfortranarray(leaf), network.state.network.params)
+    state = dataclasses.replace(network.state, network=dataclasses.replace(network.state.network, params=turned))
+    write_weights(tmp_path / WEIGHTS, dataclasses.replace(network, state=state))
+    read = read_variables(tmp_path / WEIGHTS)["params"]
+    jax.tree.map(np.testing.assert_array_equal, read, network.state.network.params)
 
 
 def test_stablehlo_takes_any_batch_and_size(exported, folder):
