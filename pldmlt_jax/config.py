@@ -112,7 +112,7 @@ class ModelConfig(Part):
     norm_epsilon: float = 1e-3  # of the decoder's normalisation, added to the variance
     dtype: str = "float32"  # of activations: "float32", "bfloat16" or "float64" (tests); parameters stay float32
     rematerialisation: str = "none"  # "blocks" or "convs": computed twice, for less memory (not on a CPU)
-    weight_gradients: str = "xla"  # of VGG's and U-Net's 3x3 convolutions; "bfloat16": for one core with AMX, more memory
+    weight_gradients: str = "xla"  # of VGG's and U-Net's 3x3 convolutions; "bfloat16": faster with AMX, more memory
     weights: str = ""  # of the encoder: a file (.pth, .safetensors, Keras' .h5) or a published one's name; "" = He-normal
 
 

@@ -1,8 +1,8 @@
 """3x3 convolutions whose weight gradient is nine matrix products in bfloat16.
 
 XLA's own weight gradient is the slowest part of training on a CPU, several times slower than the convolution itself. As
-matrix products it is faster on one core that multiplies bfloat16 (AMX); two gain nothing (benchmarks/README.md). Operands
-are rounded to 8 bits, sums are float32.
+matrix products it is faster where the processor multiplies bfloat16 (AMX). Operands are rounded to 8 bits, sums are
+float32.
 """
 
 from collections.abc import Callable
