@@ -11,16 +11,9 @@ Expected:  see docs/results.md.
 Hardware:  2 CPU cores.
 """
 
+from configs import shipped_start
 from configs.tables.rows import lesions_alone
-from pldmlt_jax.config import (
-    AugmentConfig,
-    Config,
-    DataConfig,
-    LossConfig,
-    ModelConfig,
-    OptimConfig,
-    TrainConfig,
-)
+from pldmlt_jax.config import Config, LossConfig, ModelConfig, OptimConfig, TrainConfig
 
 ROUNDS = 10
 
@@ -28,14 +21,7 @@ ROUNDS = 10
 def get_config() -> Config:
     config = Config(
         name="side_by_side",
-        data=DataConfig(
-            size_px=384,
-            mask_reduction="area",
-            split="folds",
-            grading_split="folds",
-            val_share=0.15,
-            augment=AugmentConfig(photometric=0.1, min_scale=0.9),
-        ),
+        data=shipped_start.get_config().data,
         model=ModelConfig(norm_momentum=0.9, norm_epsilon=1e-5),  # smp's
         loss=LossConfig(target="lesions", segmentation="dice_ce", reduction="pixel_mean"),
         optim=OptimConfig(learning_rate=1e-4, decoder_factor=10.0, schedule="cosine"),
