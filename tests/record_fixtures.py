@@ -123,13 +123,16 @@ def record_losses() -> None:
     m = torch.from_numpy(rng.random((2, 4, 8, 8)) < 0.3).double()
     smooth = {"smooth": 0.5}  # ours adds 1 to twice what theirs counts
     tversky = {"alpha": 0.3, "beta": 0.7, "gamma": 0.75, "smooth": 1.0}
-    per_class = [losses.TverskyLoss("multilabel", classes=[c], **tversky)(z, m) for c in range(4)]
+    absent = m * (torch.arange(4) != 3)[:, None, None]
+    per_class = [losses.TverskyLoss("multilabel", classes=[c], **tversky) for c in range(4)]
     weights = torch.tensor([0.5, 1.0, 2.0, 3.0]).double()
     weighted = torch.nn.functional.cross_entropy(z, y, weight=weights, reduction="none").mean()
     recorded = {
         "dice.lesions": losses.DiceLoss("multilabel", **smooth)(z, m),
         "dice.softmax": losses.DiceLoss("multiclass", classes=[1, 2, 3], **smooth)(z, y),
-        "focal_tversky.lesions": torch.stack(per_class).mean(),
+        "absent.dice.lesions": losses.DiceLoss("multilabel", **smooth)(z, absent),
+        "focal_tversky.lesions": torch.stack([loss(z, m) for loss in per_class]).mean(),
+        "absent.focal_tversky.lesions": torch.stack([loss(z, absent) for loss in per_class]).mean(),
         "focal.lesions": losses.FocalLoss("multilabel", alpha=0.25, gamma=2.0)(z, m),
         "focal.softmax": softmax_focal_loss_with_logits(z, y, gamma=2.0),
         "cross_entropy.softmax": torch.nn.functional.cross_entropy(z, y),

@@ -171,7 +171,12 @@ def _cross_entropy_segmentation(
 
 
 class Overlap(NamedTuple):
-    """Soft counts of each lesion channel, pooled over the batch, and the channels' weights of mean 1."""
+    """Soft counts of each lesion channel, pooled over the batch, and the channels' weights.
+
+    Their mean is 1 where every lesion counts. With `config.absent_overlap` off, lesions that the batch does not hold weigh
+    nothing, as in segmentation_models.pytorch. Where they do, their Dice is 1 / (predicted + 1), which asks for not a single
+    pixel: batches of one image then teach the network never to mark a lesion that half of the images lack.
+    """
 
     hit: Float[Array, "k"]
     predicted: Float[Array, "k"]
@@ -188,7 +193,8 @@ def _overlap(logits: Array, target: Array, counted: Array, config: LossConfig, a
     weights = class_weights(config, logits.shape[-1])[first:]
     sums = tuple(jnp.sum(values, axis=pixels) for values in (probabilities * target, probabilities, target))
     hit, predicted, true = device_sum(sums, axis_name)
-    return Overlap(hit, predicted, true, weights / weights.mean())
+    counts = True if config.absent_overlap else true > 0
+    return Overlap(hit, predicted, true, jnp.where(counts, weights / weights.mean(), 0.0))
 
 
 def _dice_segmentation(

@@ -120,7 +120,9 @@ def recorded() -> dict[str, np.ndarray]:
     [
         ("dice.lesions", {}),
         ("dice.softmax", {}),
+        ("absent.dice.lesions", {"absent_overlap": False}),
         ("focal_tversky.lesions", {}),
+        ("absent.focal_tversky.lesions", {"absent_overlap": False}),
         ("focal.lesions", {}),
         ("focal.softmax", {"reduction": "pixel_mean", "alpha": 1.0}),
         ("cross_entropy.softmax", {"reduction": "pixel_mean"}),
@@ -129,12 +131,40 @@ def recorded() -> dict[str, np.ndarray]:
     ],
 )
 def test_losses_equal_the_librarys(recorded, name, fields):
-    *_, segmentation, target = name.split(".")
+    *variant, segmentation, target = name.split(".")
     config = LossConfig(target="lesions" if target == "lesions" else "exclusive", segmentation=segmentation, **fields)
     truth = recorded["masks"] if target == "lesions" else np.eye(4)[recorded["label"]]
+    if variant == ["absent"]:
+        truth = truth * (np.arange(4) != 3)
     arrays = (jnp.asarray(recorded["logits"]), jnp.asarray(truth), jnp.ones(truth.shape[:-1], bool))
     ours = float(losses.SEGMENTATION_LOSSES[segmentation](*arrays, config))
     assert ours == pytest.approx(float(recorded[name]), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", losses.OVERLAP_LOSSES)
+def test_absent_lesions_have_no_slope_where_their_overlap_does_not_count(name):
+    """The batch's only lesions are microaneurysms, whose slope does not change."""
+    batch = tiny_batch()
+    logits = jax.random.normal(jax.random.key(0), (*batch.mask_bits.shape, len(LESIONS)))
+
+    def slope(absent_overlap):
+        config = LossConfig(target="lesions", segmentation=name, absent_overlap=absent_overlap)
+        return np.asarray(jax.grad(lambda z: losses.segmentation_loss(z, batch, config))(logits))
+
+    present = np.array([lesion == "MA" for lesion in LESIONS])
+    np.testing.assert_array_equal(slope(False), slope(True) * present)
+    assert slope(True).any(axis=(0, 1, 2)).all()
+
+
+@pytest.mark.parametrize("name", losses.OVERLAP_LOSSES)
+@pytest.mark.parametrize("target", sorted(losses.TARGETS))
+def test_overlap_that_does_not_count_is_no_loss_in_a_batch_without_lesions(name, target):
+    batch = tiny_batch()
+    free = dataclasses.replace(batch, mask_bits=batch.mask_bits & MASK_BITS["valid"])
+    logits = jax.random.normal(jax.random.key(0), (*batch.mask_bits.shape, TARGET_CHANNELS[target]))
+    config = LossConfig(target=target, segmentation=name, absent_overlap=False)
+    value, slope = jax.value_and_grad(lambda z: losses.segmentation_loss(z, free, config))(logits)
+    assert float(value) == 0 and not np.asarray(slope).any()
 
 
 def test_binary_focal_of_two_channels_is_that_of_their_logits_difference():
@@ -177,6 +207,7 @@ OPTIONS = {
     "binary_alpha": tuple(losses.BINARY_ALPHAS),
     "gamma": (0.0, 2.0),
     "class_weights": (False, True),
+    "absent_overlap": (False, True),
 }
 
 
