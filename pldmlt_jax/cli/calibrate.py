@@ -38,7 +38,7 @@ def _geometries(selection: Selection) -> list:
 
 
 def choose_points(predictor: Predictor, validation: Selection, task: Task) -> dict:
-    """Each lesion's point of the highest Dice, pooled over the validation images at the network's size."""
+    """Each lesion's point, by the Dice pooled over the validation images at the network's size."""
     search, batch_size = PointSearch(predictor.target), predictor.config.evaluation.batch_size
     for start in range(0, len(validation), batch_size):
         samples = [validation.split[int(i)] for i in validation.indices[start : start + batch_size]]
@@ -46,7 +46,7 @@ def choose_points(predictor: Predictor, validation: Selection, task: Task) -> di
         for sample, p in zip(samples, probabilities, strict=True):
             search.add(p, sample.mask_bits)
             task.advance(sample.image_id)
-    return search.best()
+    return search.choose()
 
 
 def choose_temperature(predictor: Predictor, graded: Selection, task: Task) -> float:

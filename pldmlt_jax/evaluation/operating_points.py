@@ -1,10 +1,10 @@
-"""Each lesion's operating point: the threshold and the smallest component, as they do best on the validation images."""
+"""Each lesion's operating point: the threshold and the smallest component, as the validation images ask for."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -22,6 +22,12 @@ THRESHOLDS = np.round(np.arange(0.05, 0.951, 0.05), 2)
 MIN_AREAS_PX = (0, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 """Of components at the network's size, where 0 keeps them all."""
 
+HALF = int(np.argmin(np.abs(THRESHOLDS - 0.5)))
+"""Place of 0.5 among the thresholds."""
+
+MIN_IMAGES = 2
+"""That have a lesion, for its point to be chosen by them: one tells nothing of the next."""
+
 
 @dataclass(frozen=True)
 class OperatingPoint:
@@ -29,7 +35,7 @@ class OperatingPoint:
 
     threshold: float = 0.5
     min_area_px: float = 0.0  # of a component at the network's size: smaller ones are dropped; 0 = none
-    images: int = 0  # validation images that have the lesion; 0: nothing to choose by, and so 0.5
+    images: int = 0  # validation images that have the lesion; 0: too few to choose by, and so 0.5
     dice: float | None = None  # pooled over the validation images, at this point
     dice_at_half: float | None = None  # and at a threshold of 0.5
 
@@ -103,45 +109,86 @@ def masks_at(
     return masks
 
 
+class PairCounts(NamedTuple):
+    """Pixels of one lesion in n images, at each of t thresholds with each of a smallest components."""
+
+    tp: Int[np.ndarray, "n t a"]
+    predicted: Int[np.ndarray, "n t a"]
+    marked: Int[np.ndarray, "n 1 1"]
+
+
 class PointSearch:
     """Counts every pair of threshold and smallest component over validation images, one image at a time."""
 
     def __init__(self, target: str):
         self.target, self.names = target, lesion_names(target)
-        shape = (len(self.names), len(THRESHOLDS), len(MIN_AREAS_PX))
-        self.tp, self.predicted = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-        self.marked, self.images = np.zeros(len(self.names), np.int64), np.zeros(len(self.names), np.int64)
+        self.tp: list[Int[np.ndarray, "l t a"]] = []
+        self.predicted: list[Int[np.ndarray, "l t a"]] = []
+        self.marked: list[Int[np.ndarray, " l"]] = []
 
     def add(self, probabilities: Float[np.ndarray, "s s k"], mask_bits: UInt8[np.ndarray, "s s"]) -> None:
         """Counts one image; only pixels with the `valid` bit count."""
         valid = mask_bits & MASK_BITS["valid"] != 0
         scores = mask_scores(probabilities, self.target)
+        shape = (len(self.names), len(THRESHOLDS), len(MIN_AREAS_PX))
+        tp, predicted = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+        marked = np.zeros(len(self.names), np.int64)
         for i, name in enumerate(self.names):
             truth = valid & (mask_bits & MASK_BITS["fused" if name == "lesion" else name] != 0)
-            self.marked[i] += np.count_nonzero(truth)
-            self.images[i] += bool(truth.any())
+            marked[i] = np.count_nonzero(truth)
             for t, threshold in enumerate(THRESHOLDS):
                 area, hit = _components((scores[..., i] > threshold) & valid, truth)
                 kept = area[:, None] >= np.array(MIN_AREAS_PX)
-                self.predicted[i, t] += area @ kept
-                self.tp[i, t] += hit @ kept
+                predicted[i, t] = area @ kept
+                tp[i, t] = hit @ kept
+        for counts, one in ((self.tp, tp), (self.predicted, predicted), (self.marked, marked)):
+            counts.append(one)
 
-    def best(self) -> dict[str, OperatingPoint]:
-        """The pair of the highest pooled Dice for each lesion; of equal ones that nearest to 0.5, and the smaller area."""
-        half = int(np.argmin(np.abs(THRESHOLDS - 0.5)))
+    def choose(self) -> dict[str, OperatingPoint]:
+        """Of each lesion; 0.5 and no smallest component where fewer than `MIN_IMAGES` have it. See `_choose_pair`."""
         points = {}
-        for i, name in enumerate(self.names):
-            if not self.marked[i]:
+        for name in self.names:
+            counts = self.counts(name)
+            images = int(np.count_nonzero(counts.marked))
+            if images < MIN_IMAGES:
                 points[name] = OperatingPoint()
                 continue
-            scores = 2.0 * self.tp[i] / (self.predicted[i] + self.marked[i])
-            ranked = sorted(np.ndindex(*scores.shape), key=lambda at, scores=scores: (-scores[at], abs(at[0] - half), at[1]))
-            t, a = ranked[0]
-            points[name] = OperatingPoint(
-                float(THRESHOLDS[t]), float(MIN_AREAS_PX[a]), int(self.images[i]),
-                *(dice(int(self.tp[i][at]), int(self.predicted[i][at]), int(self.marked[i])) for at in ((t, a), (half, 0))),
-            )  # fmt: skip
+            t, a = _choose_pair(counts)
+            dices = pooled_dices(counts)
+            threshold, min_area_px = float(THRESHOLDS[t]), float(MIN_AREAS_PX[a])
+            points[name] = OperatingPoint(threshold, min_area_px, images, float(dices[t, a]), float(dices[HALF, 0]))
         return points
+
+    def counts(self, name: str) -> PairCounts:
+        """Of one lesion, image by image; at least one image was added."""
+        i = self.names.index(name)
+        tp, predicted, marked = (np.stack([one[i] for one in counts]) for counts in (self.tp, self.predicted, self.marked))
+        return PairCounts(tp, predicted, marked[:, None, None])
+
+
+def pooled_dices(counts: PairCounts) -> Float[np.ndarray, "t a"]:
+    """Of every pair, over the images; some have the lesion."""
+    tp, predicted, marked = (count.sum(axis=0) for count in counts)
+    return 2.0 * tp / (predicted + marked)
+
+
+def _choose_pair(counts: PairCounts) -> tuple[int, int]:
+    """The plainest pair whose pooled Dice is within one standard error of the best one's (Breiman et al. 1984).
+
+    Plainest: the fewest places of THRESHOLDS and MIN_AREAS_PX away from 0.5 and from keeping all, then the highest Dice. The
+    error is the jackknife's over images, of the difference from the best pair: a handful of images, one of which may hold
+    most of the pixels, would else choose thresholds that do worse than 0.5 on the next ones.
+    """
+    dices = pooled_dices(counts)
+    best = np.unravel_index(np.argmax(dices), dices.shape)
+    num = len(counts.marked)
+    without = np.stack([pooled_dices(PairCounts(*(np.delete(count, i, axis=0) for count in counts))) for i in range(num)])
+    deficits = without[:, *best][:, None, None] - without
+    error = np.sqrt((num - 1) * deficits.var(axis=0))
+    thresholds, areas = np.indices(dices.shape)
+    away = np.abs(thresholds - HALF) + areas
+    alike = [at for at in np.ndindex(*dices.shape) if dices[best] - dices[at] <= error[at]]
+    return min(alike, key=lambda at: (away[at], -dices[at]))
 
 
 def _components(

@@ -9,6 +9,7 @@ import pytest
 from pldmlt_jax.errors import CheckpointError
 from pldmlt_jax.evaluation.operating_points import (
     FILE,
+    HALF,
     MIN_AREAS_PX,
     THRESHOLDS,
     OperatingPoint,
@@ -41,27 +42,75 @@ def images(num: int = 3):
         yield scores, bits.astype(np.uint8)
 
 
-def test_best_pair_is_the_one_that_counting_each_by_itself_finds():
+def by_pair(found, lesion):
+    """Dice of every pair, each counted by itself over the images."""
+    dices = np.zeros((len(THRESHOLDS), len(MIN_AREAS_PX)))
+    for at in np.ndindex(*dices.shape):
+        pair = OperatingPoint(float(THRESHOLDS[at[0]]), float(MIN_AREAS_PX[at[1]]))
+        counts = PointCounts("lesions", OperatingPoints({lesion: pair}))
+        for scores, bits in found:
+            valid = bits & MASK_BITS["valid"] != 0
+            counts.add(scores * valid[..., None], bits)
+        dices[at] = counts.compute()[f"seg/{lesion}/dice_at_operating_point"] or 0.0
+    return dices
+
+
+@pytest.fixture(scope="module")
+def searched():
     search, found = PointSearch("lesions"), list(images())
     for scores, bits in found:
         search.add(scores, bits)
-    points = search.best()
-    assert points["HE"] == OperatingPoint()  # no image has it
-    for lesion, other in (("MA", "EX"), ("EX", "MA")):
-        by_pair = {}
-        for threshold in THRESHOLDS:
-            for area in MIN_AREAS_PX:
-                pair = OperatingPoints({lesion: OperatingPoint(float(threshold), float(area))})
-                counts = PointCounts("lesions", pair)
-                for scores, bits in found:
-                    valid = bits & MASK_BITS["valid"] != 0
-                    counts.add(scores * valid[..., None], bits)
-                by_pair[float(threshold), float(area)] = counts.compute()[f"seg/{lesion}/dice_at_operating_point"]
-        point = points[lesion]
-        assert point.dice == pytest.approx(max(by_pair.values()))
-        assert by_pair[point.threshold, point.min_area_px] == pytest.approx(point.dice)
-        assert by_pair[0.5, 0.0] == pytest.approx(point.dice_at_half)
-        assert point.min_area_px > 0 and point.images == 3 and other != lesion  # specks are dropped
+    return search, found
+
+
+@pytest.mark.parametrize("lesion", ["MA", "EX"])
+def test_point_is_the_plainest_within_one_standard_error_of_the_best(searched, lesion):
+    """Against the jackknife's own definition, with every pair counted by itself."""
+    search, found = searched
+    point, dices = search.choose()[lesion], by_pair(found, lesion)
+    at = (list(THRESHOLDS).index(point.threshold), MIN_AREAS_PX.index(point.min_area_px))
+    assert point.dice == pytest.approx(dices[at])
+    assert point.dice_at_half == pytest.approx(dices[HALF, 0])
+    assert point.images == 3
+    assert point.min_area_px > 0 and point.dice > point.dice_at_half  # specks are dropped
+    best = np.unravel_index(dices.argmax(), dices.shape)
+    without = np.stack([by_pair(found[:i] + found[i + 1 :], lesion) for i in range(3)])
+    deficits = without[:, *best][:, None, None] - without
+    error = np.sqrt(2 / 3 * ((deficits - deficits.mean(axis=0)) ** 2).sum(axis=0))
+    alike = dices[best] - dices <= error
+    away = np.abs(np.arange(len(THRESHOLDS)) - HALF)[:, None] + np.arange(len(MIN_AREAS_PX))
+    assert alike[at] and away[at] == away[alike].min()
+    assert dices[at] == pytest.approx(dices[alike & (away == away[at])].max())
+
+
+def test_one_image_that_differs_from_the_others_does_not_move_the_point():
+    """Of four images one is better at 0.8, by more than the others lose there together; if all four are, 0.8 it is."""
+
+    def chosen(better):
+        def image(is_better):
+            p, bits = np.zeros((40, 40, 4)), np.full((40, 40), MASK_BITS["valid"], np.uint8)
+            bits[:20, :20] |= MASK_BITS["EX"]
+            p[:20, :20, 2] = 0.9 if is_better else 0.7
+            p[30:, :30, 2] = 0.7 if is_better else 0.0  # false marks, in large components
+            return p, bits
+
+        search = PointSearch("lesions")
+        for is_better in better:
+            search.add(*image(is_better))
+        return search.choose()["EX"].threshold
+
+    assert chosen([True, False, False, False]) == 0.5
+    assert chosen([True] * 4) == pytest.approx(0.7)  # above 0.7, and nearest to 0.5
+
+
+@pytest.mark.parametrize("num", [0, 1])
+def test_a_lesion_of_fewer_than_two_images_has_one_half(num):
+    search = PointSearch("lesions")
+    for scores, bits in images(num):
+        search.add(scores, bits)
+    for scores, bits in images(2):
+        search.add(scores, bits & MASK_BITS["valid"])
+    assert set(search.choose().values()) == {OperatingPoint()}
 
 
 def test_foreground_is_the_union_of_the_lesions():
