@@ -25,17 +25,26 @@ def counts(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return np.array([np.count_nonzero(mask) for mask in (predicted & truth, predicted, truth)])
 
 
-def score(predictor: pj.Predictor, root: Path, record: RawRecord) -> dict[str, np.ndarray]:
-    """Counts by lesion and of all together."""
-    image = pj.read_image(record.image)
-    height, width = image.shape[:2]
-    answer = predictor.predict(image)
-    marked = read_annotation(record, (height, width), DataConfig()).masks
-    truth = {lesion: marked.get(lesion, np.zeros((height, width), bool)) for lesion in LESIONS}
+def score(answer: pj.Prediction, record: RawRecord) -> dict[str, np.ndarray]:
+    """Counts by lesion and of all together, at the size of the answer."""
+    size = answer.masks[LESIONS[0]].shape
+    marked = read_annotation(record, size, DataConfig()).masks
+    truth = {lesion: marked.get(lesion, np.zeros(size, bool)) for lesion in LESIONS}
     found = {lesion: counts(answer.masks[lesion], truth[lesion]) for lesion in LESIONS}
     any_lesion = (np.logical_or.reduce([masks[lesion] for lesion in LESIONS]) for masks in (answer.masks, truth))
-    print(f"{root.name} {record.image_id}: {width}x{height}, grade {answer.grade}", *answer.warnings, sep="; ")
     return found | {"any": counts(*any_lesion)}
+
+
+def pooled_line(rows: list[dict[str, np.ndarray]]) -> str:
+    """Dice of each lesion and of all together, pooled over photographs."""
+    pooled = {key: np.sum([row[key] for row in rows], axis=0) for key in rows[0]}
+    return "  ".join(f"{key} {dice(*three) or 0.0:.3f}" for key, three in pooled.items())
+
+
+def training_records(root: Path, images: str) -> list[RawRecord]:
+    """Those of IDRiD's official training photographs that are named, with commas between."""
+    records = {record.image_id: record for record in list_segmentation(root).checked()["train"]}
+    return [records[name] for name in images.split(",")]
 
 
 def main() -> None:
@@ -46,11 +55,14 @@ def main() -> None:
     arguments = parser.parse_args()
     predictor = pj.load(arguments.checkpoint) if arguments.checkpoint else pj.load()
     for root in arguments.root:
-        records = {record.image_id: record for record in list_segmentation(root).checked()["train"]}
-        rows = [score(predictor, root, records[name]) for name in arguments.images.split(",")]
-        pooled = {key: np.sum([row[key] for row in rows], axis=0) for key in rows[0]}
-        line = "  ".join(f"{key} {dice(*three) or 0.0:.3f}" for key, three in pooled.items())
-        print(f"{root.name}, Dice pooled over {len(rows)}: {line}")
+        rows = []
+        for record in training_records(root, arguments.images):
+            image = pj.read_image(record.image)
+            answer = predictor.predict(image)
+            size = "x".join(map(str, image.shape[1::-1]))
+            print(f"{root.name} {record.image_id}: {size}, grade {answer.grade}", *answer.warnings, sep="; ")
+            rows.append(score(answer, record))
+        print(f"{root.name}, Dice pooled over {len(rows)}: {pooled_line(rows)}")
 
 
 if __name__ == "__main__":
