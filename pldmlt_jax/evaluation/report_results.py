@@ -97,8 +97,9 @@ def operating_points(workdir: Path) -> str:
     grades = f"temperature {number(points['temperature'])}, from {points['graded_images']} truly graded images"
     grades = grades if points["temperature"] else "uncalibrated, for there are no truly graded validation images"
     return (
-        "<p>Threshold and smallest component (at the network's size) of the highest Dice on the validation images, which "
-        f"<code>predict</code> and <code>export</code> use. Grades: {grades}.</p>{table(header, rows)}"
+        "<p>Threshold and smallest component (at the network's size), for <code>predict</code> and <code>export</code>: of "
+        "those within one standard error of the best Dice on the validation images, the nearest to 0.5 and to dropping "
+        f"nothing. Grades: {grades}.</p>{table(header, rows)}"
     )
 
 
