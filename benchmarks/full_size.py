@@ -1,9 +1,9 @@
 """Masks of single IDRiD photographs against the masks of their own size, whatever it is, as `predict` makes them.
 
-    python -m benchmarks.full_size --root=IDRiD --root=IDRiD_original_files --images=IDRiD_03,IDRiD_43
+    python -m benchmarks.full_size --checkpoint=runs/shipped --root=IDRiD --root=OTHER --images=IDRiD_03,IDRiD_43
 
 Prints pooled Dice by lesion of every root; a root holds `A. Segmentation` in the official layout. Name only photographs that
-the network has not learnt from.
+the network has not learnt from: none, of the one that ships.
 """
 
 import argparse
@@ -38,7 +38,11 @@ def score(answer: pj.Prediction, record: RawRecord) -> dict[str, np.ndarray]:
 def pooled_line(rows: list[dict[str, np.ndarray]]) -> str:
     """Dice of each lesion and of all together, pooled over photographs."""
     pooled = {key: np.sum([row[key] for row in rows], axis=0) for key in rows[0]}
-    return "  ".join(f"{key} {dice(*three) or 0.0:.3f}" for key, three in pooled.items())
+    return "  ".join(f"{key} {_number(dice(*three))}" for key, three in pooled.items())
+
+
+def _number(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.3f}"
 
 
 def training_records(root: Path, images: str) -> list[RawRecord]:
@@ -51,9 +55,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", action="append", required=True, type=Path)
     parser.add_argument("--images", required=True)
-    parser.add_argument("--checkpoint", type=Path, help="default: the network that ships")
+    parser.add_argument("--checkpoint", required=True, type=Path)
     arguments = parser.parse_args()
-    predictor = pj.load(arguments.checkpoint) if arguments.checkpoint else pj.load()
+    predictor = pj.load(arguments.checkpoint)
     for root in arguments.root:
         rows = []
         for record in training_records(root, arguments.images):

@@ -157,7 +157,7 @@ class LossConfig(Part):
     target: str = "fused"  # "fused" (background + lesion), "lesions" (four sigmoids) or "exclusive" (background + four)
     segmentation: str = "focal"  # L_S: "focal" (literal), "dice_ce" (recommended) or another of SEGMENTATION_LOSSES
     class_weights: tuple[float, ...] = ()  # of the segmentation's channels in L_S; () = all 1
-    absent_overlap: bool = True  # overlap losses count lesions that the batch lacks; segmentation_models.pytorch's do not
+    absent_overlap: bool = True  # "dice", "dice_ce", "focal_tversky": lesions that the batch lacks count, too
     missed_weight: float = 0.7  # "focal_tversky": of missed lesion pixels; false ones weigh 1 - this
     tversky_gamma: float = 0.75  # "focal_tversky": power of 1 - index; 1 = Tversky loss
     grading: bool = True  # False: L_S alone (ablation row 1)

@@ -125,12 +125,15 @@ def record_losses() -> None:
     tversky = {"alpha": 0.3, "beta": 0.7, "gamma": 0.75, "smooth": 1.0}
     absent = m * (torch.arange(4) != 3)[:, None, None]
     per_class = [losses.TverskyLoss("multilabel", classes=[c], **tversky) for c in range(4)]
+    dice_per_class = [losses.DiceLoss("multilabel", classes=[c], **smooth)(z, absent) for c in range(4)]
     weights = torch.tensor([0.5, 1.0, 2.0, 3.0]).double()
     weighted = torch.nn.functional.cross_entropy(z, y, weight=weights, reduction="none").mean()
     recorded = {
         "dice.lesions": losses.DiceLoss("multilabel", **smooth)(z, m),
         "dice.softmax": losses.DiceLoss("multiclass", classes=[1, 2, 3], **smooth)(z, y),
         "absent.dice.lesions": losses.DiceLoss("multilabel", **smooth)(z, absent),
+        "absent.dice.softmax": losses.DiceLoss("multiclass", classes=[1, 2, 3], **smooth)(z, torch.where(y == 3, 0, y)),
+        "absent.weighted.dice.lesions": (torch.stack(dice_per_class) * torch.tensor([3.0, 1.0, 1.0, 1.5]) / 1.625).mean(),
         "focal_tversky.lesions": torch.stack([loss(z, m) for loss in per_class]).mean(),
         "absent.focal_tversky.lesions": torch.stack([loss(z, absent) for loss in per_class]).mean(),
         "focal.lesions": losses.FocalLoss("multilabel", alpha=0.25, gamma=2.0)(z, m),

@@ -92,7 +92,11 @@ def operating_points_table(points: OperatingPoints, names: Sequence[str]) -> str
         if points.temperature
         else "The grades are uncalibrated: there were no truly graded validation images."
     )
-    rows += ["", f"Chosen on the validation images, whose own Dice this is and so a little too high. {calibration}"]
+    rows += [
+        "",
+        "Chosen on the validation images, whose own Dice this is and so a little too high: of those within one standard "
+        f"error of the best Dice, the nearest to 0.5 and to dropping nothing. {calibration}",
+    ]
     return "\n".join(rows)
 
 

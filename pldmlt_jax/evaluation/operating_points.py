@@ -35,7 +35,7 @@ class OperatingPoint:
 
     threshold: float = 0.5
     min_area_px: float = 0.0  # of a component at the network's size: smaller ones are dropped; 0 = none
-    images: int = 0  # validation images that have the lesion; 0: too few to choose by, and so 0.5
+    images: int = 0  # validation images that have the lesion; below MIN_IMAGES nothing was chosen by them
     dice: float | None = None  # pooled over the validation images, at this point
     dice_at_half: float | None = None  # and at a threshold of 0.5
 
@@ -151,7 +151,7 @@ class PointSearch:
             counts = self.counts(name)
             images = int(np.count_nonzero(counts.marked))
             if images < MIN_IMAGES:
-                points[name] = OperatingPoint()
+                points[name] = OperatingPoint(images=images)
                 continue
             t, a = _choose_pair(counts)
             dices = pooled_dices(counts)
@@ -167,24 +167,28 @@ class PointSearch:
 
 
 def pooled_dices(counts: PairCounts) -> Float[np.ndarray, "t a"]:
-    """Of every pair, over the images; some have the lesion."""
+    """Of every pair, over the images; 0 where there is nothing to find and nothing found."""
     tp, predicted, marked = (count.sum(axis=0) for count in counts)
-    return 2.0 * tp / (predicted + marked)
+    return _dices(tp, predicted, marked)
+
+
+def _dices(tp: np.ndarray, predicted: np.ndarray, marked: np.ndarray) -> np.ndarray:
+    return 2.0 * tp / np.maximum(predicted + marked, 1)
 
 
 def _choose_pair(counts: PairCounts) -> tuple[int, int]:
-    """The plainest pair whose pooled Dice is within one standard error of the best one's (Breiman et al. 1984).
+    """The plainest pair whose pooled Dice is not worse than the best one's by more than one standard error.
 
-    Plainest: the fewest places of THRESHOLDS and MIN_AREAS_PX away from 0.5 and from keeping all, then the highest Dice. The
-    error is the jackknife's over images, of the difference from the best pair: a handful of images, one of which may hold
-    most of the pixels, would else choose thresholds that do worse than 0.5 on the next ones.
+    Plainest: the fewest places of THRESHOLDS and MIN_AREAS_PX away from 0.5 and from keeping all, then the highest Dice. A
+    handful of images, one of which may hold most of the pixels, would else choose what does worse than 0.5 on the next ones.
+    After the rule of Breiman et al. 1984, section 3.4.3; differs: the error is that of the difference between the two pairs,
+    by the jackknife over images.
     """
     dices = pooled_dices(counts)
     best = np.unravel_index(np.argmax(dices), dices.shape)
-    num = len(counts.marked)
-    without = np.stack([pooled_dices(PairCounts(*(np.delete(count, i, axis=0) for count in counts))) for i in range(num)])
+    without = _dices(*(count.sum(axis=0) - count for count in counts))  # [n, t, a]: each image left out in turn
     deficits = without[:, *best][:, None, None] - without
-    error = np.sqrt((num - 1) * deficits.var(axis=0))
+    error = np.sqrt((len(without) - 1) * deficits.var(axis=0))
     thresholds, areas = np.indices(dices.shape)
     away = np.abs(thresholds - HALF) + areas
     alike = [at for at in np.ndindex(*dices.shape) if dices[best] - dices[at] <= error[at]]

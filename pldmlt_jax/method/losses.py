@@ -173,9 +173,9 @@ def _cross_entropy_segmentation(
 class Overlap(NamedTuple):
     """Soft counts of each lesion channel, pooled over the batch, and the channels' weights.
 
-    Their mean is 1 where every lesion counts. With `config.absent_overlap` off, lesions that the batch does not hold weigh
-    nothing, as in segmentation_models.pytorch. Where they do, their Dice is 1 / (predicted + 1), which asks for not a single
-    pixel: batches of one image then teach the network never to mark a lesion that half of the images lack.
+    The weights' mean is 1 where every lesion counts. With `config.absent_overlap` off, a lesion that the batch lacks weighs
+    nothing, as in segmentation_models.pytorch. With it on, its Dice is 1 / (predicted + 1), which asks for not a single
+    pixel: in batches of one image this can outweigh the images that have the lesion, until the network marks none.
     """
 
     hit: Float[Array, "k"]

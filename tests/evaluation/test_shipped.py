@@ -15,6 +15,7 @@ from pldmlt_jax.cli.app import run
 from pldmlt_jax.config import from_dict
 from pldmlt_jax.evaluation import inference
 from pldmlt_jax.evaluation.inference import SHIPPED, WEIGHTS
+from pldmlt_jax.evaluation.model_card import operating_points_table
 from pldmlt_jax.evaluation.operating_points import read_points
 from pldmlt_jax.types import LESIONS, NUM_GRADES
 from pldmlt_jax.validation import validate
@@ -39,8 +40,10 @@ def test_folder_is_whole_and_names_no_place_of_its_training(config):
     points = read_points(SHIPPED, read_points_step())
     assert set(points.lesions) == set(LESIONS) and points.temperature
     card = (SHIPPED / "model_card.md").read_text()
-    for said in ("Not a medical device", "CC BY 4.0", "Porwal", "held-out", "python main.py train"):
-        assert said in card, said
+    said = ["Not a medical device", "CC BY 4.0", "Porwal", "held-out", "python main.py train", f"{config.data.size_px} px"]
+    said += operating_points_table(points, LESIONS).splitlines()[:-1]  # the last line is said in other words
+    for line in said:
+        assert line in card, line
 
 
 def read_points_step() -> int:

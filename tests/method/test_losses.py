@@ -121,6 +121,8 @@ def recorded() -> dict[str, np.ndarray]:
         ("dice.lesions", {}),
         ("dice.softmax", {}),
         ("absent.dice.lesions", {"absent_overlap": False}),
+        ("absent.dice.softmax", {"absent_overlap": False}),
+        ("absent.weighted.dice.lesions", {"absent_overlap": False, "class_weights": (3.0, 1.0, 1.0, 1.5)}),
         ("focal_tversky.lesions", {}),
         ("absent.focal_tversky.lesions", {"absent_overlap": False}),
         ("focal.lesions", {}),
@@ -133,9 +135,10 @@ def recorded() -> dict[str, np.ndarray]:
 def test_losses_equal_the_librarys(recorded, name, fields):
     *variant, segmentation, target = name.split(".")
     config = LossConfig(target="lesions" if target == "lesions" else "exclusive", segmentation=segmentation, **fields)
-    truth = recorded["masks"] if target == "lesions" else np.eye(4)[recorded["label"]]
-    if variant == ["absent"]:
-        truth = truth * (np.arange(4) != 3)
+    masks, label = recorded["masks"], recorded["label"]
+    if "absent" in variant:
+        masks, label = masks * (np.arange(4) != 3), np.where(label == 3, 0, label)
+    truth = masks if target == "lesions" else np.eye(4)[label]
     arrays = (jnp.asarray(recorded["logits"]), jnp.asarray(truth), jnp.ones(truth.shape[:-1], bool))
     ours = float(losses.SEGMENTATION_LOSSES[segmentation](*arrays, config))
     assert ours == pytest.approx(float(recorded[name]), rel=1e-5)
@@ -154,6 +157,23 @@ def test_absent_lesions_have_no_slope_where_their_overlap_does_not_count(name):
     present = np.array([lesion == "MA" for lesion in LESIONS])
     np.testing.assert_array_equal(slope(False), slope(True) * present)
     assert slope(True).any(axis=(0, 1, 2)).all()
+
+
+@pytest.mark.parametrize("name", losses.OVERLAP_LOSSES)
+def test_a_lesion_on_one_device_alone_is_not_absent(name):
+    """Losses of the parts are that of the whole batch, whose first image alone has microaneurysms."""
+    batch = tiny_batch()
+    batch = dataclasses.replace(batch, mask_bits=batch.mask_bits.at[1].set(batch.mask_bits[1] & MASK_BITS["valid"]))
+    logits = jax.random.normal(jax.random.key(0), (*batch.mask_bits.shape, len(LESIONS)))
+    config = LossConfig(target="lesions", segmentation=name, absent_overlap=False)
+
+    def of_part(z, part):
+        return losses.segmentation_loss(z, part, config, axis_name="devices")
+
+    parts = jax.vmap(of_part, axis_name="devices")(*jax.tree.map(lambda leaf: leaf[:, None], (logits, batch)))
+    whole = losses.segmentation_loss(logits, batch, config)
+    np.testing.assert_allclose(parts, [whole, whole], rtol=1e-5)
+    assert float(whole) > 0
 
 
 @pytest.mark.parametrize("name", losses.OVERLAP_LOSSES)
