@@ -13,7 +13,7 @@ from pldmlt_jax.cli.pseudo_label import read_table, summary
 from pldmlt_jax.cli.train_grader import GRADED_IMAGES, majority_grade, true_grades
 from pldmlt_jax.cli.trained import load_predictor
 from pldmlt_jax.data.description import leakage_report
-from pldmlt_jax.data.selection import Selection, choose_splits
+from pldmlt_jax.data.selection import ALL, Selection, choose_splits, selected, with_known_grade
 from pldmlt_jax.evaluation.baselines import (
     NO_PIXELS,
     best_threshold,
@@ -49,22 +49,31 @@ def evaluate(context: Context) -> None:
     network = load_predictor(context)
     sets = {"seg": context.segmented, "grade": context.graded_for_network}
     chosen = choose_splits(sets, context.arguments.split)
-    selections = {key: sets[key][split] for key, split in chosen.items()}
+    if ALL in chosen.values():
+        print("  all images of the set: those that the network has learnt from, if it has, are among them")
+    selections = {key: selected(sets[key], split) for key, split in chosen.items()}
+    if "grade" in selections:
+        selections["grade"] = with_known_grade(selections["grade"])
+    selections = {key: selection for key, selection in selections.items() if len(selection)}
+    # The baselines are chosen on training images; where all are scored on these, which is in their favour.
+    references = {key: found if chosen[key] == ALL else sets[key]["train"] for key, found in selections.items()}
     steps = [member.step for member in network.networks]
-    figures: dict[str, Any] = {f"{key}/split": split for key, split in chosen.items()}
+    figures: dict[str, Any] = {f"{key}/split": chosen[key] for key in selections}
     figures["step"] = steps[0] if len(steps) == 1 else steps
     figures |= {f"parameters/{name}": count for name, count in parameter_counts(context, network).items()}
     rows, graded = [], []
     if "seg" in selections:
         with progress("evaluate segmentation", len(selections["seg"])) as task:
-            segmentation, rows = score_segmentation(context, network, selections["seg"], task)
+            segmentation, rows = score_segmentation(context, network, selections["seg"], references["seg"], task)
         figures |= segmentation
     if "grade" in selections:
         with progress("evaluate grading", len(selections["grade"])) as task:
-            grading, graded = score_grading(context, network, selections["grade"], sets["grade"]["train"], task)
+            grading, graded = score_grading(context, network, selections["grade"], references["grade"], task)
         figures |= grading
     for key, what in (("seg", "lesions"), ("grade", "grades")):
-        if key not in chosen and sets[key]:
+        if key in chosen and key not in selections:
+            print(f"  {what} are not scored: no image of split {chosen[key]!r} is left")
+        elif key not in chosen and sets[key]:
             print(f"  {what} are not scored: their set has no split {context.arguments.split!r} on disk")
         elif key not in chosen:
             print(f"  {what} are not scored: the network has not learnt them")
@@ -108,15 +117,17 @@ def parameter_counts(context: Context, network: Predictor) -> dict[str, int]:
 
 
 def score_segmentation(
-    context: Context, network: Predictor, selection: Selection, task: Task
+    context: Context, network: Predictor, selection: Selection, reference: Selection, task: Task
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Pooled figures at both sizes, and a row for each image; pictures of some go to `examples/`.
+
+    The baseline's threshold is chosen on the `reference`.
 
     Of all processes together, each of which predicts its share of the images.
     """
     config, target = context.config, network.target
     threshold = config.evaluation.threshold
-    train_pixels = channel_histograms(context.segmented["train"])
+    train_pixels = channel_histograms(reference)
     baseline = best_threshold(train_pixels)
     at_network, at_original = SegmentationCounts.empty(target), SegmentationCounts.empty(target)
     points, points_original = PointCounts(target, network.points), PointCounts(target, network.points)
@@ -164,7 +175,7 @@ def score_segmentation(
 
 
 def score_grading(
-    context: Context, network: Predictor, selection: Selection, train: Selection, task: Task
+    context: Context, network: Predictor, selection: Selection, reference: Selection, task: Task
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The multi-task network's grades on truly graded images that neither stage has trained on, and a row for each."""
     probabilities: dict[int, np.ndarray] = {}
@@ -175,7 +186,7 @@ def score_grading(
         probabilities |= zip(chunk, answers, strict=True)
         task.update(task.done + len(samples))
     answers, truth = np.stack(merged(probabilities)), true_grades(selection)
-    return grading_figures(answers, truth, majority_grade(train)), grade_rows(selection.image_ids, answers, truth)
+    return grading_figures(answers, truth, majority_grade(reference)), grade_rows(selection.image_ids, answers, truth)
 
 
 def stage_1_figures(workdir: Path) -> dict[str, Any]:

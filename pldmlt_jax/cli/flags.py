@@ -69,7 +69,7 @@ flags
   --checkpoint=DIR        a workdir or an exported folder (default: the workdir); several by comma:
                           the mean of their probabilities, of figures a column each. predict with
                           neither this nor --config nor --workdir: the network that ships
-  --split=NAME            train, val, test or official_test (default: test, else val)
+  --split=NAME            train, val, test, official_test, or all (default: test, else val)
   --input=PATH            predict: an image, a folder or a quoted pattern; several with commas
   --images=NAMES          figures: these images of the split (default: the one with most lesions)
   --predictions=DIR       evaluate: any method's mask files, see docs/compare.md

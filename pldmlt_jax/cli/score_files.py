@@ -8,7 +8,7 @@ import numpy as np
 
 from pldmlt_jax.cli.context import Context
 from pldmlt_jax.cli.flags import Arguments
-from pldmlt_jax.data.selection import Selection, choose_splits, official_splits
+from pldmlt_jax.data.selection import Selection, choose_splits, official_splits, selected
 from pldmlt_jax.errors import DataError, UserError, raise_all
 from pldmlt_jax.evaluation.baselines import (
     NO_PIXELS,
@@ -43,7 +43,7 @@ def main(arguments: Arguments) -> None:
     if not folder.is_dir():
         raise DataError(folder, "no such folder", "a folder of mask files", "check --predictions")
     split = choose_splits({"seg": context.segmented}, arguments.split)["seg"]
-    selection = context.segmented[split]
+    selection = selected(context.segmented, split)
     errors: list[UserError] = []
     files = find_mask_files(folder, selection.image_ids, other_images(context, selection), errors)
     paths = paths_of(files, selection)

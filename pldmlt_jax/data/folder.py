@@ -119,8 +119,8 @@ def list_grading(root: Path) -> Listing:
 
 def _with_training(records: dict[str, list[RawRecord]], root: Path, what: str) -> dict[str, list[RawRecord]]:
     if records and not records.get("train"):
-        found, action = f"no image of images/train has {what}", "label training images, or do without folders of splits"
-        raise DataError(f"data.folder_root: {root}", found, LAYOUT, action)
+        action = "label training images; or, to score a network by --split=all, do without folders of splits"
+        raise DataError(f"data.folder_root: {root}", f"no image of images/train has {what}", LAYOUT, action)
     return dict(records)
 
 

@@ -23,6 +23,10 @@ HELD_OUT_FIRST = ("test", "val", "train")
 """Official splits, in the order in which they keep a photograph that several of them hold."""
 
 
+ALL = "all"
+"""In place of a split's name: every image of a set, to score a network on a set that it has not learnt from."""
+
+
 class Selection(NamedTuple):
     """Some images of one prepared split."""
 
@@ -94,6 +98,13 @@ def with_true_grade(selection: Selection) -> Selection:
     return Selection(selection.split, np.array(known, int))
 
 
+def with_known_grade(selection: Selection) -> Selection:
+    """Those images that have a grade, of the graded set or given with the pixel-labelled one."""
+    rows = selection.split.metadata
+    known = [int(i) for i in selection.indices if {rows[i].grade, rows[i].true_grade} != {UNKNOWN_GRADE}]
+    return Selection(selection.split, np.array(known, int))
+
+
 class SameEye(NamedTuple):
     """An image of the graded set whose photograph, or another of the same eye, stands in the pixel-labelled set as well."""
 
@@ -155,18 +166,27 @@ def choose_splits(sets: Mapping[str, Collection[str]], name: str = "") -> dict[s
 
     Args:
         sets: The names of the splits of each set, by the set's name.
-        name: Of the split.
+        name: Of the split, or ALL, which every set has.
 
     Raises:
         ConfigError: No set on disk has such a split.
     """
     chosen = {key: name or held_out(splits) for key, splits in sets.items()}
-    chosen = {key: split for key, split in chosen.items() if split in sets[key]}
+    chosen = {key: split for key, split in chosen.items() if split in sets[key] or (split == ALL and sets[key])}
     if not chosen:
         there = "; ".join(f"{', '.join(splits)} ({key})" for key, splits in sets.items())
         action = "choose one that is there; the official test images may not be on disk"
         raise ConfigError("--split", f"{name!r}", f"one of {there}", action)
     return chosen
+
+
+def selected(selections: dict[str, Selection], split: str) -> Selection:
+    """The selection of a split; with ALL all images of the set, those that are left out of training included."""
+    if split != ALL:
+        return selections[split]
+    parts = {part.name: part for part in official_splits(selections)}
+    whole = joined(parts, ALL)
+    return Selection(whole, np.arange(len(whole)))
 
 
 def known_grades(segmented: dict[str, Selection], graded: dict[str, Selection]) -> dict[Path, int]:

@@ -2,11 +2,13 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from evaluation.tiny_network import tiny_config, write_tiny
 
 from pldmlt_jax.cli.app import run
 from pldmlt_jax.data.synthetic import draw_fundus
@@ -83,6 +85,28 @@ def test_folder_without_grades_learns_lesions_alone(folder, capsys):
     assert "grade" not in rows[0]
     assert run(own(folder, *LESIONS_ALONE)) == 0
     assert capsys.readouterr().out.count("skipped") == 5
+
+
+def test_a_network_is_scored_on_all_photographs_of_a_folder_that_it_has_not_seen(folder, tmp_path, capsys):
+    """Those with masks and grades are scored in both, for nothing is trained; one has no grade."""
+    root = shutil.copytree(folder, tmp_path / "other")
+    (root / "grades.csv").write_text("image,grade\n" + "".join(f"eye {i},{2 + i % 2}\n" for i in range(11)))
+    network, workdir = write_tiny(tmp_path / "net", tiny_config("lesions")), tmp_path / "scored"
+    other = (f"--config.data.folder_root={root}", f"--config.data.cache_dir={tmp_path / 'cache'}", f"--workdir={workdir}")
+    sets = ("--config.data.segmentation=folder_s", "--config.data.grading=folder_d")
+    assert run(["main.py", "evaluate", f"--checkpoint={network}", "--split=all", *sets, *other]) == 0
+    assert "has learnt from" in capsys.readouterr().out
+    figures = json.loads((workdir / "metrics.json").read_text())
+    assert figures["seg/split"] == figures["grade/split"] == "all"
+    assert figures["grade/n"] == 11 and figures["grade/majority"] == pytest.approx(6 / 11)
+    with (workdir / "per_image.csv").open() as file:
+        assert sorted(row["image"] for row in csv.DictReader(file)) == sorted(f"eye {i}" for i in range(12))
+    (root / "grades.csv").unlink()
+    without_grades = ("--config.data.grading=none", "--config.pseudo.source=given", "--config.loss.graded_weight=0")
+    assert run(["main.py", "evaluate", f"--checkpoint={network}", "--split=all", sets[0], *without_grades, *other]) == 0
+    assert "grades are not scored: no image of split 'all' is left" in capsys.readouterr().out
+    figures = json.loads((workdir / "metrics.json").read_text())
+    assert figures["seg/split"] == "all" and "grade/split" not in figures and "grade/n" not in figures
 
 
 def test_stages_of_grades_are_refused_without_them_and_lesions_alone_must_be_said(folder, capsys):

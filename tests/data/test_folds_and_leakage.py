@@ -12,7 +12,7 @@ from pldmlt_jax.config import DataConfig
 from pldmlt_jax.data.field_of_view import field_of_view
 from pldmlt_jax.data.folds import split_indices, stratified_folds
 from pldmlt_jax.data.leakage import SAME_PHOTOGRAPH, difference_hash, same_photographs
-from pldmlt_jax.data.selection import choose_splits
+from pldmlt_jax.data.selection import ALL, choose_splits
 from pldmlt_jax.data.synthetic import draw_fundus
 from pldmlt_jax.errors import ConfigError
 
@@ -108,5 +108,6 @@ def test_split_is_taken_from_each_set_that_has_it():
     assert choose_splits(sets) == {"seg": "test", "grade": "val"}
     assert choose_splits(sets, "val") == {"seg": "val", "grade": "val"}
     assert choose_splits(sets, "official_test") == {"grade": "official_test"}
+    assert choose_splits(sets | {"none": ()}, ALL) == {"seg": ALL, "grade": ALL}
     with pytest.raises(ConfigError, match=r"train, val, test \(seg\); train, val, official_test \(grade\)"):
         choose_splits(sets, "nope")
