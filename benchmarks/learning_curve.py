@@ -1,6 +1,6 @@
 """The learning curve of a run, or of several that go on from each other, as SVG.
 
-    python -m benchmarks.learning_curve runs/shipped_start runs/shipped --output=docs/learning_curve.svg
+    python -m benchmarks.learning_curve runs/shipped_start runs/shipped_middle runs/shipped --output=docs/learning_curve.svg
 
 Losses are of single training batches, as they were logged; Dice and loss of the validation images are of the whole set.
 """

@@ -1,6 +1,6 @@
 """What we would run on IDRiD with a GPU: whole photographs at 1024 px, four lesions and the true grades of IDRiD-D.
 
-Purpose:   the best figures on the folds of the official training images; the settings are `shipped.py`'s without its thrift.
+Purpose:   the best figures on the folds of the official training images: `shipped_start.py` without its thrift.
 Paper:     no row of it: L_S is Dice and cross-entropy of four sigmoids, grades are learnt from truly graded photographs.
            Pseudo-labels have nothing to add to these, and so there is no stage 1 and no label update.
 Launch:    for fold in 0 1 2 3 4; do python main.py --config=configs/idrid_best.py --config.data.fold=$fold
@@ -35,7 +35,13 @@ def get_config() -> Config:
         ),
         model=ModelConfig(decoder_norm="group"),
         pseudo=PseudoLabelConfig(source="none"),
-        loss=LossConfig(target="lesions", segmentation="dice_ce", reduction="pixel_mean", graded_weight=2.0),
+        loss=LossConfig(
+            target="lesions",
+            segmentation="dice_ce",
+            absent_overlap=False,
+            reduction="pixel_mean",
+            graded_weight=2.0,
+        ),
         meta=MetaConfig(enabled=False),
         optim=OptimConfig(learning_rate=1e-4, decoder_factor=10.0, schedule="cosine", warmup_steps=100, ema_decay=0.998),
         train=TrainConfig(batch_size=4, theta_units=5, max_rounds=60, monitor="dice", patience_rounds=60),

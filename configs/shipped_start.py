@@ -1,6 +1,6 @@
-"""The first half of the training of the net that ships: 384 px, from ImageNet; `shipped.py` goes on from it.
+"""The first of three trainings of the net that ships: 384 px, from ImageNet; `shipped_middle.py` goes on from it.
 
-Purpose:   small images first, which are cheap, then larger ones: an hour of one CPU core in all.
+Purpose:   small images first, which are cheap, then larger ones: two hours of one CPU core in all.
 Paper:     no row of it. Grades are learnt from truly graded photographs alone, beside the lesions: there is no stage 1, no
            pseudo-label and no label update, which together would cost more time than the training itself.
 Launch:    python main.py train --config=configs/shipped_start.py --config.data.root=DIR --config.model.weights=FILE
