@@ -56,8 +56,9 @@ def main() -> None:
     parser.add_argument("--root", action="append", required=True, type=Path)
     parser.add_argument("--images", required=True)
     parser.add_argument("--checkpoint", required=True, type=Path)
+    parser.add_argument("--tta", default="none", choices=("none", "flips", "dihedral"))
     arguments = parser.parse_args()
-    predictor = pj.load(arguments.checkpoint)
+    predictor = pj.load(arguments.checkpoint, inference=pj.InferenceConfig(tta=arguments.tta))
     for root in arguments.root:
         rows = []
         for record in training_records(root, arguments.images):

@@ -83,8 +83,9 @@ def main() -> None:
     parser.add_argument("--root", required=True, type=Path)
     parser.add_argument("--images", required=True)
     parser.add_argument("--checkpoint", required=True, type=Path)
+    parser.add_argument("--tta", default="none", choices=("none", "flips", "dihedral"))
     arguments = parser.parse_args()
-    predictor = pj.load(arguments.checkpoint)
+    predictor = pj.load(arguments.checkpoint, inference=pj.InferenceConfig(tta=arguments.tta))
     records = training_records(arguments.root, arguments.images)
     images = [pj.read_image(record.image) for record in records]
     grades: list[int | None] = []

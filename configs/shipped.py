@@ -4,10 +4,11 @@ Purpose:   `predict` without any training. Its weights of 8 bits are at most 16 
 Paper:     no row of it, see `shipped_start.py`.
 Launch:    the commands of shipped_start.py and shipped_middle.py, then
            python main.py train --config=configs/shipped.py --config.data.root=DIR --config.model.weights=FILE
-           which holds a fold out, to be measured on. What ships learnt in this last training from all official training
-           photographs: the same command with --workdir=runs/shipped_all
-           --config.data.split=official --config.data.grading_split=official, then
+           which holds a fold out, to be measured on. What ships came of this last training once more, on all official
+           training photographs, with --config.data.split=official --config.data.grading_split=official and
+           --workdir=runs/shipped_all, and then
            python main.py export --checkpoint=runs/shipped_all --format=int8 --output=OUT
+           with the thresholds of runs/shipped, see its model card.
 Expected:  see docs/results.md.
 Hardware:  1 CPU core.
 """

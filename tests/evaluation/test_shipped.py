@@ -39,6 +39,7 @@ def test_folder_is_whole_and_names_no_place_of_its_training(config):
     assert not any(Path(text).is_absolute() for text in (config.data.root, config.model.weights, config.train.init_from))
     points = read_points(SHIPPED, read_points_step())
     assert set(points.lesions) == set(LESIONS) and points.temperature
+    assert points.field_px == (1226, 3802)  # of IDRiD at 1024 px height, and as released: no warning of either
     card = (SHIPPED / "model_card.md").read_text()
     said = ["Not a medical device", "CC BY 4.0", "Porwal", "held-out", "python main.py train", f"{config.data.size_px} px"]
     said += operating_points_table(points, LESIONS).splitlines()[:-1]  # the last line is said in other words
