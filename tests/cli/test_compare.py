@@ -282,9 +282,10 @@ def test_masks_from_files_score_as_the_network_that_wrote_them(root: Path, tmp_p
     ours, theirs = (json.loads((folder / "metrics.json").read_text()) for folder in (trained, tmp_path / "scores"))
     shared = [name for name in theirs if name.endswith("_original_size")]
     assert {"seg/foreground/dice_original_size", "baseline/channel_threshold/dice_original_size"} <= set(shared)
-    for name in shared:  # 16 bits of a probability move what is computed of probabilities a little
-        of_probabilities = "soft" in name or "/ap" in name or "/aupr" in name
-        assert theirs[name] == pytest.approx(ours[name], abs=1e-4 if of_probabilities else 1e-9), name
+    for (
+        name
+    ) in shared:  # of 16 bits, a probability that is one half but for rounding may fall on either side of the threshold
+        assert theirs[name] == pytest.approx(ours[name], abs=1e-3), name
     curves = [json.loads((folder / "curves.json").read_text())["original_size"] for folder in (trained, tmp_path / "scores")]
     assert curves[0]["lesion"]["ap"] == pytest.approx(curves[1]["lesion"]["ap"], abs=1e-4)
     (tmp_path / "masks/IDRiD_99.png").write_bytes(b"")
