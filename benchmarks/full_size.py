@@ -17,6 +17,7 @@ from pldmlt_jax.data.annotation import read_annotation
 from pldmlt_jax.data.idrid import list_segmentation
 from pldmlt_jax.data.records import RawRecord
 from pldmlt_jax.evaluation.segmentation_metrics import dice
+from pldmlt_jax.evaluation.views import VIEWS
 from pldmlt_jax.types import LESIONS
 
 
@@ -56,7 +57,7 @@ def main() -> None:
     parser.add_argument("--root", action="append", required=True, type=Path)
     parser.add_argument("--images", required=True)
     parser.add_argument("--checkpoint", required=True, type=Path)
-    parser.add_argument("--tta", default="none", choices=("none", "flips", "dihedral"))
+    parser.add_argument("--tta", default="none", choices=tuple(VIEWS))
     arguments = parser.parse_args()
     predictor = pj.load(arguments.checkpoint, inference=pj.InferenceConfig(tta=arguments.tta))
     for root in arguments.root:

@@ -19,6 +19,7 @@ from jaxtyping import UInt8
 import pldmlt_jax as pj
 from benchmarks.full_size import pooled_line, score, training_records
 from pldmlt_jax.data.field_of_view import field_of_view
+from pldmlt_jax.evaluation.views import VIEWS
 
 Change = Callable[[UInt8[np.ndarray, "h w 3"]], UInt8[np.ndarray, "h w 3"]]
 
@@ -83,7 +84,7 @@ def main() -> None:
     parser.add_argument("--root", required=True, type=Path)
     parser.add_argument("--images", required=True)
     parser.add_argument("--checkpoint", required=True, type=Path)
-    parser.add_argument("--tta", default="none", choices=("none", "flips", "dihedral"))
+    parser.add_argument("--tta", default="none", choices=tuple(VIEWS))
     arguments = parser.parse_args()
     predictor = pj.load(arguments.checkpoint, inference=pj.InferenceConfig(tta=arguments.tta))
     records = training_records(arguments.root, arguments.images)

@@ -11,7 +11,7 @@ from jaxtyping import Int
 from pldmlt_jax.config import DataConfig
 from pldmlt_jax.data.folds import read_folds, split_indices, stratified_folds
 from pldmlt_jax.data.leakage import SAME_PHOTOGRAPH, photograph_groups, same_photographs
-from pldmlt_jax.data.prepared import PreparedSplit, joined, open_prepared
+from pldmlt_jax.data.prepared import Metadata, PreparedSplit, joined, open_prepared
 from pldmlt_jax.data.specs import set_names
 from pldmlt_jax.errors import ConfigError, DataError
 from pldmlt_jax.types import EVIDENCE, UNKNOWN_GRADE
@@ -94,15 +94,17 @@ def without(selection: Selection, image_ids: set[str]) -> Selection:
 
 def with_true_grade(selection: Selection) -> Selection:
     """Those images whose true grade the set gives."""
-    known = [int(i) for i in selection.indices if selection.split.metadata[i].true_grade != UNKNOWN_GRADE]
-    return Selection(selection.split, np.array(known, int))
+    return _where(selection, lambda row: row.true_grade != UNKNOWN_GRADE)
 
 
 def with_known_grade(selection: Selection) -> Selection:
     """Those images that have a grade, of the graded set or given with the pixel-labelled one."""
-    rows = selection.split.metadata
-    known = [int(i) for i in selection.indices if {rows[i].grade, rows[i].true_grade} != {UNKNOWN_GRADE}]
-    return Selection(selection.split, np.array(known, int))
+    return _where(selection, lambda row: {row.grade, row.true_grade} != {UNKNOWN_GRADE})
+
+
+def _where(selection: Selection, holds: Callable[[Metadata], bool]) -> Selection:
+    kept = [int(i) for i in selection.indices if holds(selection.split.metadata[i])]
+    return Selection(selection.split, np.array(kept, int))
 
 
 class SameEye(NamedTuple):
@@ -184,9 +186,7 @@ def selected(selections: dict[str, Selection], split: str) -> Selection:
     """The selection of a split; with ALL all images of the set, those that are left out of training included."""
     if split != ALL:
         return selections[split]
-    parts = {part.name: part for part in official_splits(selections)}
-    whole = joined(parts, ALL)
-    return Selection(whole, np.arange(len(whole)))
+    return whole(joined({part.name: part for part in official_splits(selections)}, ALL))
 
 
 def known_grades(segmented: dict[str, Selection], graded: dict[str, Selection]) -> dict[Path, int]:
