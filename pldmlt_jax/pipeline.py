@@ -45,8 +45,9 @@ def main(arguments: Arguments) -> None:
         print(f"{context.config.name}: {context.workdir}", flush=True)
     for stage in stages:
         run_stage(stage, context, raw, may_skip=whole)
-    if whole and is_first():
+    if is_first() and arguments.verb in ("run", "evaluate"):
         print(closing_lines(context.workdir))
+    if is_first() and whole:
         print(f"done in {time.monotonic() - started:.0f} s; open {context.workdir / 'report.html'}")
 
 
@@ -219,14 +220,20 @@ def closing_lines(workdir: Path) -> str:
     scored = {
         name: figures[f"{key}/split"] for name, key in (("lesions", "seg"), ("grades", "grade")) if f"{key}/split" in figures
     }
-    lines = [
-        "scored: " + ", ".join(f"{name} on split {split}" for name, split in scored.items()),
-        f"lesions, foreground Dice        {shown('seg/foreground/dice')}   "
-        f"(best threshold on one colour channel: {shown('baseline/channel_threshold/dice')})",
-        f"  at the images' own size       {shown('seg/foreground/dice_original_size')}",
-        f"lesions, micro Dice + background {shown('seg/micro_bg/dice')}  "
-        f"(all background: {shown('seg/micro_bg/dice_all_background')})",
-    ]
+    lines = ["scored: " + (", ".join(f"{name} on split {split}" for name, split in scored.items()) or "nothing")]
+    if "lesions" in scored:
+        lines += [
+            f"lesions, foreground Dice        {shown('seg/foreground/dice')}   "
+            f"(best threshold on one colour channel: {shown('baseline/channel_threshold/dice')})",
+            f"  at the images' own size       {shown('seg/foreground/dice_original_size')}",
+            f"lesions, micro Dice + background {shown('seg/micro_bg/dice')}  "
+            f"(all background: {shown('seg/micro_bg/dice_all_background')})",
+        ]
+    if "seg/mean/aupr_11_exclusive" in figures:
+        lines.append(
+            f"lesions, mean AUPR (11 points)  {shown('seg/mean/aupr_11_exclusive')}, at the images' own size "
+            f"{shown('seg/mean/aupr_11_exclusive_original_size')}"
+        )
     if "grade/accuracy" in figures:
         lines.append(
             f"grades, accuracy                {shown('grade/accuracy')}   "

@@ -2,7 +2,7 @@
 
 CONVENTIONS: tuple[tuple[str, str | None, str], ...] = (
     ("seg/foreground/dice", "baseline/channel_threshold/dice", "Lesion Dice, pooled over all valid pixels. "
-     "Baseline: the best threshold on one colour channel, chosen on the training images."),
+     "Baseline: the best threshold on one colour channel, chosen on the training images, or on all where all are scored."),
     ("seg/foreground/iou", "baseline/channel_threshold/iou", "Lesion intersection over union, pooled; the same baseline."),
     ("seg/foreground/dice_per_image", None, "Mean of each image's lesion Dice; images without any lesion are left out."),
     ("seg/foreground/dice_at_operating_point", None, "Lesion Dice, pooled, of the masks that `predict` makes: thresholds "

@@ -95,8 +95,11 @@ def test_a_network_is_scored_on_all_photographs_of_a_folder_that_it_has_not_seen
     other = (f"--config.data.folder_root={root}", f"--config.data.cache_dir={tmp_path / 'cache'}", f"--workdir={workdir}")
     sets = ("--config.data.segmentation=folder_s", "--config.data.grading=folder_d")
     assert run(["main.py", "evaluate", f"--checkpoint={network}", "--split=all", *sets, *other]) == 0
-    assert "has learnt from" in capsys.readouterr().out
+    told = capsys.readouterr().out
     figures = json.loads((workdir / "metrics.json").read_text())
+    assert "has learnt from" in told and "scored: lesions on split all, grades on split all" in told
+    assert f"at the images' own size {figures['seg/mean/aupr_11_exclusive_original_size']:.3f}\n" in told
+    assert f"n = 11), kappa {figures['grade/kappa']:.3f}\n" in told
     assert figures["seg/split"] == figures["grade/split"] == "all"
     assert figures["grade/n"] == 11 and figures["grade/majority"] == pytest.approx(6 / 11)
     with (workdir / "per_image.csv").open() as file:
@@ -104,7 +107,8 @@ def test_a_network_is_scored_on_all_photographs_of_a_folder_that_it_has_not_seen
     (root / "grades.csv").unlink()
     without_grades = ("--config.data.grading=none", "--config.pseudo.source=given", "--config.loss.graded_weight=0")
     assert run(["main.py", "evaluate", f"--checkpoint={network}", "--split=all", sets[0], *without_grades, *other]) == 0
-    assert "grades are not scored: no image of split 'all' is left" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "grades are not scored: no image of split 'all' is left" in told and "kappa" not in told
     figures = json.loads((workdir / "metrics.json").read_text())
     assert figures["seg/split"] == "all" and "grade/split" not in figures and "grade/n" not in figures
 
