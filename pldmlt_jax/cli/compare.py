@@ -136,9 +136,11 @@ def gather(table: Table, every: list[Cell], raw: RawSets, arguments: Arguments) 
 
 
 def command(arguments: Arguments) -> str:
-    """The command line that makes the table, without what only names places of this machine."""
+    """The command line that makes the table, without what only names places of this machine; of a file its name stays."""
     local = ("--workdir", "--config.data.root", "--config.data.cache_dir", "--debug")
-    return "python main.py " + " ".join(word for word in arguments.words if word.split("=")[0] not in local)
+    parts = [word.partition("=") for word in arguments.words if word.split("=")[0] not in local]
+    words = [f"{flag}{sign}{Path(value).name if Path(value).is_absolute() else value}" for flag, sign, value in parts]
+    return " ".join(["python main.py", *words])
 
 
 def describe(cell: Cell, is_complete: bool, root: Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from faults.tiny_table import get_table
 from PIL import Image
 
 from configs.tables import rows as rows_of
+from pldmlt_jax.cli import compare
 from pldmlt_jax.cli.app import LOCK, VERBS, run
 from pldmlt_jax.cli.flags import parse
 from pldmlt_jax.cli.table_file import table_errors
@@ -187,6 +188,14 @@ def test_files_that_make_no_table_are_told(capsys, tmp_path: Path, text: str, to
     assert run(["main.py", "compare", f"--config={file}"]) == 2
     message = capsys.readouterr().err
     assert str(file) in message and told in message and "Traceback" not in message
+
+
+def test_the_command_that_a_table_keeps_names_no_place_of_this_machine(tmp_path: Path) -> None:
+    words = ["main.py", "compare", f"--config={TABLE}", f"--workdir={tmp_path}", f"--config.data.root={tmp_path}"]
+    parsed = parse([*words, "--config.loss.beta=2.0", f"--config.model.weights={tmp_path / 'own.pth'}"], tuple(VERBS))
+    assert parsed is not None
+    kept = f"--config={TABLE} --config.loss.beta=2.0 --config.model.weights=own.pth"
+    assert compare.command(parsed) == f"python main.py compare {kept}"
 
 
 def test_flags_of_a_table_are_checked_and_a_table_is_no_config(capsys) -> None:
