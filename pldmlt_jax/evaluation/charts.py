@@ -204,6 +204,7 @@ def whisker_chart(title: str, rows: Mapping[str, tuple[float, float, float]], x_
         axes.grid(visible=False, axis="y")
         axes.set_yticks(range(len(rows)), list(rows))
         axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.locator_params(axis="x", nbins=6)  # so that small differences, whose labels are long, stand apart
         axes.set_xlabel(x_label, color=INK)
 
     told = "; ".join(f"{name} {value:+.4f} ({low:+.4f} to {high:+.4f})" for name, (value, low, high) in rows.items())

@@ -11,7 +11,7 @@ from pldmlt_jax.evaluation.tables import COST, COST_NOTE, cost_texts, difference
 
 TITLES = {
     "seg/foreground/dice": "lesion Dice",
-    "seg/mean/aupr_11_exclusive": "mean AUPR of the lesions (11 points)",
+    "seg/mean/aupr_11_exclusive": "mean lesion AUPR",
     "seg/micro_bg/dice": "Dice over all pixels (micro_bg)",
     "seg/micro_bg/iou": "IoU over all pixels (micro_bg)",
     "grade/accuracy": "grading accuracy",
@@ -83,8 +83,7 @@ def differences(found: Mapping[str, Any]) -> str:
     for name in names:
         given = {row["name"]: row["differences"][name] for row in rows if name in row["differences"]}
         ends = {row: (d["difference"], d["low"], d["high"]) for row, d in given.items()}
-        if ends:
-            shown.append(whisker_chart(title_of(name), ends, f"difference to {found['reference']}"))
+        shown.append(whisker_chart(title_of(name), ends, f"difference to {found['reference']}"))
     text = (
         f"<p>Against <b>{reference}</b>, on the same images, pooled over folds and seeds; the lines are 95 % intervals of a "
         "bootstrap over images (how much a difference depends on the images, not on the training). Grey: the interval "
