@@ -1,10 +1,10 @@
 """A fourth training after the three of the net that ships: windows of photographs at 1024 px, four lesions alone.
 
-Purpose:   the photographs' own resolution without a GPU: a step on a window of 448 px costs a fifth of one on the whole.
+Purpose:   the photographs' own resolution without a GPU: a window of 448 px has a fifth of the whole's pixels.
 Paper:     no row of it. It has no grades: graded photographs would have to be whole.
 Launch:    the three trainings of `shipped.py`, then
            python main.py train --config=configs/windows.py --config.data.root=DIR --config.model.weights=FILE
-           python main.py evaluate --workdir=runs/windows
+           python main.py evaluate --workdir=runs/windows; one view: --config.inference.tta=none
 Expected:  see docs/results.md.
 Hardware:  1 CPU core, 8 GiB.
 """

@@ -45,9 +45,11 @@ def main(arguments: Arguments) -> None:
         print(f"{context.config.name}: {context.workdir}", flush=True)
     for stage in stages:
         run_stage(stage, context, raw, may_skip=whole)
-    if is_first() and arguments.verb in ("run", "evaluate"):
+    if not is_first():
+        return
+    if whole or arguments.verb == "evaluate":
         print(closing_lines(context.workdir))
-    if is_first() and whole:
+    if whole:
         print(f"done in {time.monotonic() - started:.0f} s; open {context.workdir / 'report.html'}")
 
 

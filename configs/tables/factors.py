@@ -1,6 +1,6 @@
 """What moves the numbers of the lesions: one factor at a time, from one start, on real IDRiD images at 256 px.
 
-Purpose:   which choices of `shipped_start.py` help by more than their noise: every row differs from `base` in one of them.
+Purpose:   which choices of `shipped_start.py` help, early in training: every row differs from `base` in one of them.
 Paper:     no row of it. Four lesions are learnt alone, without grades, but in the row `joint`.
 Launch:    python main.py compare --config=configs/tables/factors.py --config.data.root=DIR --config.model.weights=FILE
            DIR holds IDRiD/; FILE is torchvision's VGG16. The noise: --rows=base --folds=0,1,2,3,4, and --seeds=0,1,2
@@ -41,7 +41,7 @@ def varied(**parts: dict) -> Config:
 
 
 def batch(size: int, **model: object) -> Config:
-    """As many photographs in fewer steps."""
+    """As many photographs, but for what four do not divide, in fewer steps."""
     return varied(train={"batch_size": size, "theta_units": STEPS // ROUNDS // size}, model=model)
 
 

@@ -5,7 +5,7 @@ Paper:     Table 1, upper half, on one of its two sets and at 256 px in place of
 Launch:    python main.py compare --config=configs/tables/table1_laptop.py --config.data.root=DIR
            DIR holds IDRiD/. All networks start from ImageNet, and their weights are fetched once. Where there is only a
            file of VGG16: --rows=unet,mtunet,ours --config.model.weights=FILE
-Expected:  not yet measured.
+Expected:  see docs/results.md, for three rows at 192 px.
 Hardware:  2 CPU cores, 6 GiB.
 """
 
@@ -20,7 +20,7 @@ from pldmlt_jax.table import Table
 def get_table() -> Table:
     return Table(
         name="table1_laptop",
-        title="Segmentation networks on IDRiD at 256 px",
+        title="Segmentation networks on IDRiD",
         rows=networks(small_idrid(), IDRID_DIARETDB1),
         published_in="Table 1, on IDRiD and DiaRetDB1 at 1024 px",
     )

@@ -1,6 +1,7 @@
 """`compare`: every run of a table that is not complete; `table.md`, `.csv`, `.json` and `compare.html` of those that are."""
 
 import json
+import re
 import sys
 import time
 from pathlib import Path
@@ -18,6 +19,9 @@ from pldmlt_jax.evaluation.tables import FIGURES, baseline_of, to_markdown, to_r
 from pldmlt_jax.files import read_json, read_rows, write_json, write_rows, writing
 from pldmlt_jax.pipeline import missing_weights
 from pldmlt_jax.table import PUBLISHED, Cell, Table, cells
+
+FOLDERS = re.compile(r"""(?<=[=,('"])/(?:[^/,]+/)*""")
+"""What leads to a file by an absolute path, one of several as well."""
 
 SAVE_INTERVAL_S = 60.0
 """The table is written anew this often while runs are missing: of hundreds it takes some seconds."""
@@ -136,10 +140,9 @@ def gather(table: Table, every: list[Cell], raw: RawSets, arguments: Arguments) 
 
 
 def command(arguments: Arguments) -> str:
-    """The command line that makes the table, without what only names places of this machine; of a file its name stays."""
+    """The command line that makes the table, without what only names places of this machine; of files their names stay."""
     local = ("--workdir", "--config.data.root", "--config.data.cache_dir", "--debug")
-    parts = [word.partition("=") for word in arguments.words if word.split("=")[0] not in local]
-    words = [f"{flag}{sign}{Path(value).name if Path(value).is_absolute() else value}" for flag, sign, value in parts]
+    words = [FOLDERS.sub("", word) for word in arguments.words if word.split("=")[0] not in local]
     return " ".join(["python main.py", *words])
 
 

@@ -192,9 +192,10 @@ def test_files_that_make_no_table_are_told(capsys, tmp_path: Path, text: str, to
 
 def test_the_command_that_a_table_keeps_names_no_place_of_this_machine(tmp_path: Path) -> None:
     words = ["main.py", "compare", f"--config={TABLE}", f"--workdir={tmp_path}", f"--config.data.root={tmp_path}"]
-    parsed = parse([*words, "--config.loss.beta=2.0", f"--config.model.weights={tmp_path / 'own.pth'}"], tuple(VERBS))
+    weights = [f"--config.model.weights={tmp_path / 'own.pth'}", f"--config.grader.weights={tmp_path / 'a.pth'},"]
+    parsed = parse([*words, "--config.loss.beta=2.0", *weights], tuple(VERBS))
     assert parsed is not None
-    kept = f"--config={TABLE} --config.loss.beta=2.0 --config.model.weights=own.pth"
+    kept = f"--config={TABLE} --config.loss.beta=2.0 --config.model.weights=own.pth --config.grader.weights=a.pth,"
     assert compare.command(parsed) == f"python main.py compare {kept}"
 
 
