@@ -190,13 +190,15 @@ def test_files_that_make_no_table_are_told(capsys, tmp_path: Path, text: str, to
     assert str(file) in message and told in message and "Traceback" not in message
 
 
-def test_the_command_that_a_table_keeps_names_no_place_of_this_machine(tmp_path: Path) -> None:
-    words = ["main.py", "compare", f"--config={TABLE}", f"--workdir={tmp_path}", f"--config.data.root={tmp_path}"]
-    weights = [f"--config.model.weights={tmp_path / 'own.pth'}", f"--config.grader.weights={tmp_path / 'a.pth'},"]
-    parsed = parse([*words, "--config.loss.beta=2.0", *weights], tuple(VERBS))
+def test_the_command_that_a_table_keeps_names_no_place_of_this_machine() -> None:
+    parsed = parse(["main.py", "compare", f"--config={TABLE}"], tuple(VERBS))
     assert parsed is not None
-    kept = f"--config={TABLE} --config.loss.beta=2.0 --config.model.weights=own.pth --config.grader.weights=a.pth,"
-    assert compare.command(parsed) == f"python main.py compare {kept}"
+    files = ("--config.model.weights=/a b/own.pth", "--config.grader.weights=('/a/x.pth','y.pth')")
+    words = ("compare", f"--config={TABLE}", "--workdir=/w", "--config.data.root=/d", "--config.loss.beta=2.0", *files)
+    kept = (
+        f"--config={TABLE} --config.loss.beta=2.0 --config.model.weights=own.pth --config.grader.weights=('x.pth','y.pth')"
+    )
+    assert compare.command(dataclasses.replace(parsed, words=words)) == f"python main.py compare {kept}"
 
 
 def test_flags_of_a_table_are_checked_and_a_table_is_no_config(capsys) -> None:
