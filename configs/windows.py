@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from configs import shipped
 from configs.tables.rows import lesions_alone
-from pldmlt_jax.config import Config, PseudoLabelConfig
+from pldmlt_jax.config import Config
 
 
 def get_config() -> Config:
@@ -23,8 +23,6 @@ def get_config() -> Config:
             config,
             name="windows",
             data=replace(config.data, size_px=1024),
-            pseudo=PseudoLabelConfig(),
-            loss=replace(config.loss, graded_weight=0.0),
             train=replace(config.train, init_from="runs/shipped", crop_px=448, theta_units=50),
         )
     )

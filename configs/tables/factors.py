@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from configs import shipped_start
 from configs.tables.rows import IMAGENET, lesions_alone
-from pldmlt_jax.config import AugmentConfig, Config, ModelConfig, PseudoLabelConfig
+from pldmlt_jax.config import AugmentConfig, Config, ModelConfig
 from pldmlt_jax.table import Row, Table
 
 STEPS, ROUNDS = 200, 4
@@ -27,8 +27,7 @@ def base() -> Config:
             config,
             data=replace(config.data, size_px=256),
             model=replace(config.model, weights=IMAGENET["vgg16"], weight_gradients="xla"),
-            pseudo=PseudoLabelConfig(),
-            loss=replace(config.loss, absent_overlap=False, graded_weight=0.0),
+            loss=replace(config.loss, absent_overlap=False),
             train=replace(config.train, theta_units=STEPS // ROUNDS, max_rounds=ROUNDS),
         )
     )
@@ -47,9 +46,12 @@ def batch(size: int, **model: object) -> Config:
 
 def joint() -> Config:
     """Beside every photograph with masks one with a true grade, as in `shipped_start.py`."""
-    shipped, config = shipped_start.get_config(), base()
-    data, loss = replace(shipped.data, size_px=256), replace(shipped.loss, absent_overlap=False)
-    return replace(config, data=data, pseudo=shipped.pseudo, loss=loss)
+    shipped = shipped_start.get_config()
+    return varied(
+        data={"grading": shipped.data.grading},
+        pseudo={"source": shipped.pseudo.source},
+        loss={"grading": True, "graded_weight": shipped.loss.graded_weight},
+    )
 
 
 def get_table() -> Table:

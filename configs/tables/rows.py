@@ -64,7 +64,8 @@ def lesions_alone(config: Config) -> Config:
     return replace(
         config,
         data=replace(config.data, grading=NO_SET),
-        loss=replace(config.loss, grading=False),
+        pseudo=replace(config.pseudo, source="graders"),  # "none" is for grades that are learnt elsewhere
+        loss=replace(config.loss, grading=False, graded_weight=0.0),
         meta=replace(config.meta, enabled=False),
     )
 
