@@ -29,8 +29,6 @@ def get_config() -> Config:
             size_px=640,  # the graded photographs, which are 512 px high here, have fields of view about as wide
             augment=replace(middle.data.augment, photometric=0.2),  # for the light and colour of other cameras
         ),
-        # Otherwise batches of one image, half of which have no soft exudates, teach at this size to mark none.
-        loss=replace(middle.loss, absent_overlap=False),
         train=replace(middle.train, init_from="runs/shipped_middle"),
         inference=InferenceConfig(tta="flips"),
     )

@@ -1,0 +1,40 @@
+"""The lesions of the net that ships, training after training, on one fold or on all: what differs between photographs.
+
+Purpose:   mean and standard deviation of the figures of one fold, and what each of the three sizes adds.
+Paper:     no row of it. Four lesions are learnt alone: graded photographs beside them double the time, and change the
+           lesions by nothing that could be measured (`joint` in `factors.py`).
+Launch:    python main.py compare --config=configs/tables/shipped_folds.py --config.data.root=DIR --config.model.weights=FILE
+           DIR holds IDRiD/; FILE is torchvision's VGG16. One fold: --folds=1, and without AMX
+           --config.model.weight_gradients=xla
+Expected:  see docs/results.md.
+Hardware:  1 CPU core, 4 GiB: some two hours a fold.
+"""
+
+from dataclasses import replace
+
+from configs import shipped, shipped_middle, shipped_start
+from configs.tables.rows import lesions_alone
+from pldmlt_jax.config import Config
+from pldmlt_jax.table import Row, Table
+
+
+def lesions(config: Config) -> Config:
+    """What it starts from, if anything, is the table's to say."""
+    return lesions_alone(replace(config, train=replace(config.train, init_from="")))
+
+
+def get_table() -> Table:
+    middle = shipped_middle.get_config()
+    absent = replace(middle, loss=replace(middle.loss, absent_overlap=True))
+    return Table(
+        name="shipped_folds",
+        title="Lesions of IDRiD, at three sizes",
+        rows=(
+            Row("size_384", lesions(shipped_start.get_config()), "384 px, from ImageNet"),
+            Row("absent", lesions(absent), "then 448 px, Dice of absent lesions as well", starts_from="size_384"),
+            Row("size_448", lesions(middle), "then 448 px", starts_from="size_384"),
+            Row("size_640", lesions(shipped.get_config()), "then 640 px, mean of four flips", starts_from="size_448"),
+        ),
+        folds=(0, 1, 2, 3, 4),
+        reference="size_448",
+    )
