@@ -13,14 +13,15 @@ Hardware:  1 CPU core, 4 GiB: some two hours a fold.
 from dataclasses import replace
 
 from configs import shipped, shipped_middle, shipped_start
-from configs.tables.rows import lesions_alone
+from configs.tables.rows import IMAGENET, lesions_alone
 from pldmlt_jax.config import Config
 from pldmlt_jax.table import Row, Table
 
 
 def lesions(config: Config) -> Config:
-    """What it starts from, if anything, is the table's to say."""
-    return lesions_alone(replace(config, train=replace(config.train, init_from="")))
+    """From ImageNet, or from what the table says."""
+    model = replace(config.model, weights=IMAGENET["vgg16"])
+    return lesions_alone(replace(config, model=model, train=replace(config.train, init_from="")))
 
 
 def get_table() -> Table:
