@@ -101,7 +101,7 @@ def predict_files(
     output.mkdir(parents=True, exist_ok=True)
     cv2.setNumThreads(1)  # the threads work on one photograph each
     outcome, saved = Outcome(), float("-inf")
-    batch_size = predictor.config.evaluation.batch_size
+    batch_size = predictor.at_once(len(paths))
     named = list(zip(paths, unique_names(paths), strict=True))
     batches = [named[start : start + batch_size] for start in range(0, len(named), batch_size)]
 

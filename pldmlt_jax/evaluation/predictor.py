@@ -108,6 +108,14 @@ class Predictor:
         asked = zip(self.forwards, self.temperatures, strict=True)
         return averaged([infer(forward, images, self.config.inference, batch_size, t) for forward, t in asked])
 
+    def at_once(self, number: int) -> int:
+        """Photographs of so many to ask about at once: a batch is filled up, which one photograph alone need not pay for.
+
+        Windows are many for each photograph, and keep the batch of the config.
+        """
+        batch_size = self.config.evaluation.batch_size
+        return batch_size if self.config.inference.mode == "tiles" else max(min(batch_size, number), 1)
+
     def predict(self, image: np.ndarray | str | Path) -> Prediction:
         """Predicts one photograph.
 
@@ -120,7 +128,7 @@ class Predictor:
         return next(self.predict_many([image]))
 
     def predict_many(self, images: Sequence[np.ndarray | str | Path]) -> Iterator[Prediction]:
-        """Predicts photographs in order, `evaluation.batch_size` at once; each answer is made when it is asked for.
+        """Predicts photographs in order, `evaluation.batch_size` at once at most; each answer is made when it is asked for.
 
         Args:
             images: As for `predict`; each batch is read when its first answer is asked for.
@@ -131,7 +139,7 @@ class Predictor:
         Raises:
             DataError: As `predict`; the photographs before that one's batch have been answered.
         """
-        batch_size = self.config.evaluation.batch_size
+        batch_size = self.at_once(len(images))
         for start in range(0, len(images), batch_size):
             photographs = [_as_photograph(image) for image in images[start : start + batch_size]]
             views = [self.prepare(photograph) for photograph in photographs]

@@ -86,7 +86,7 @@ def test_answer_lies_on_the_photographs_own_pixels(predictor):
     image = photograph(150, 210)
     answer = predictor.predict(image)
     view = predictor.prepare(image)
-    raw = predictor(view.image[None], 2)
+    raw = predictor(view.image[None], 1)
     g = view.geometry
     inner = (raw.probabilities[0] * view.valid[..., None])[
         g.pad_top_px : g.pad_top_px + g.resized_height_px, g.pad_left_px : g.pad_left_px + g.resized_width_px
@@ -111,6 +111,22 @@ def test_file_and_pixels_one_by_one_and_together_have_the_same_answer(predictor,
     for image, answer in zip(photographs, together, strict=True):
         alone = predictor.predict(image)
         np.testing.assert_allclose(alone.probabilities["EX"], answer.probabilities["EX"], atol=1e-6)
+
+
+@pytest.mark.parametrize(("mode", "number", "seen"), [("whole", 1, {1}), ("whole", 3, {2}), ("tiles", 1, {2})])
+def test_one_photograph_is_not_filled_up_to_a_batch(folders, mode, number, seen):
+    """Black images beside it would take as long as it does; many windows still go together."""
+    asked = pj.load(folders[0], inference=pj.InferenceConfig(mode=mode, tile_px=SIZE_PX // 2))
+    batches = set()
+
+    def forward(images, batch_size):
+        batches.add(batch_size)
+        return asked.forwards[0](images, batch_size)
+
+    watched = dataclasses.replace(asked, forwards=(forward,))
+    assert len(list(watched.predict_many([photograph(90, 130, seed) for seed in range(number)]))) == number
+    assert batches == seen
+    assert list(watched.predict_many([])) == []
 
 
 def test_grade_map_is_the_grad_cam_of_the_whole_network(folders, predictor):
