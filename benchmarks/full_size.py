@@ -39,10 +39,11 @@ def score(answer: pj.Prediction, record: RawRecord) -> dict[str, np.ndarray]:
 def pooled_line(rows: list[dict[str, np.ndarray]]) -> str:
     """Dice of each lesion and of all together, pooled over photographs."""
     pooled = {key: np.sum([row[key] for row in rows], axis=0) for key in rows[0]}
-    return "  ".join(f"{key} {_number(dice(*three))}" for key, three in pooled.items())
+    return "  ".join(f"{key} {number(dice(*three))}" for key, three in pooled.items())
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """Three digits, or that it is undefined."""
     return "undefined" if value is None else f"{value:.3f}"
 
 

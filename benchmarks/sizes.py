@@ -12,10 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 
 import pldmlt_jax as pj
-from benchmarks.full_size import training_records
+from benchmarks.full_size import number, training_records
 from pldmlt_jax.data.records import RawRecord
 from pldmlt_jax.evaluation.scoring import count_one, read_original
 from pldmlt_jax.evaluation.segmentation_metrics import SegmentationCounts
@@ -36,9 +36,9 @@ def at_size(predictor: pj.Predictor, size_px: int) -> pj.Predictor:
     return replace(predictor, config=replace(config, data=replace(config.data, size_px=size_px)))
 
 
-def asked(predictor: pj.Predictor, record: RawRecord) -> Float[np.ndarray, "h w 4"]:
+def asked(predictor: pj.Predictor, image: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "h w 4"]:
     """Probabilities of the four lesions on the photograph's own pixels."""
-    found = predictor.predict(record.image).probabilities
+    found = predictor.predict(image).probabilities
     return np.stack([found[lesion] for lesion in LESIONS], axis=-1)
 
 
@@ -46,9 +46,9 @@ def count_sizes(predictors: Sequence[pj.Predictor], records: Sequence[RawRecord]
     """Counts of every predictor, and in the end of the mean of all."""
     totals = [SegmentationCounts.empty("lesions") for _ in range(len(predictors) + 1)]
     for record in records:
-        answers = [asked(predictor, record) for predictor in predictors]
+        image, bits = read_original(record, predictors[0].config.data)
+        answers = [asked(predictor, image) for predictor in predictors]
         answers.append(np.mean(answers, axis=0))
-        bits = read_original(record, predictors[0].config.data)[1]
         totals = [total.merge(count_one(p, bits, "lesions", THRESHOLD)) for total, p in zip(totals, answers, strict=True)]
     return totals
 
@@ -56,8 +56,7 @@ def count_sizes(predictors: Sequence[pj.Predictor], records: Sequence[RawRecord]
 def line(counts: SegmentationCounts) -> str:
     """The figures of FIGURES in words."""
     found = counts.compute()
-    values = {name: found[f"seg/{key}"] for name, key in FIGURES.items()}
-    return "  ".join(f"{name} {'undefined' if value is None else f'{value:.3f}'}" for name, value in values.items())
+    return "  ".join(f"{name} {number(found[f'seg/{key}'])}" for name, key in FIGURES.items())
 
 
 def main() -> None:

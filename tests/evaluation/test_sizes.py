@@ -26,12 +26,13 @@ def predictor(tmp_path_factory):
     return pj.load(write_tiny(tmp_path_factory.mktemp("networks") / "a", tiny_config("lesions")))
 
 
-def test_other_size_is_what_the_photograph_is_prepared_at(predictor, record):
+def test_other_size_is_what_the_photograph_is_prepared_at(predictor):
+    image = photograph()
     own, larger = at_size(predictor, SIZE_PX), at_size(predictor, 2 * SIZE_PX)
-    np.testing.assert_array_equal(asked(own, record), asked(predictor, record))
-    assert asked(larger, record).shape == asked(own, record).shape == (90, 130, 4)
-    assert larger.prepare(photograph()).image.shape == (2 * SIZE_PX, 2 * SIZE_PX, 3)
-    assert np.abs(asked(larger, record) - asked(own, record)).max() > 1e-3
+    np.testing.assert_array_equal(asked(own, image), asked(predictor, image))
+    assert asked(larger, image).shape == asked(own, image).shape == (90, 130, 4)
+    assert larger.prepare(image).image.shape == (2 * SIZE_PX, 2 * SIZE_PX, 3)
+    assert np.abs(asked(larger, image) - asked(own, image)).max() > 1e-3
 
 
 def test_mean_is_counted_last(predictor, record):
