@@ -1,0 +1,46 @@
+"""What moves the grades learnt from pseudo-labels: one factor at a time, on real IDRiD images, for two CPU cores.
+
+Purpose:   beta, gamma and the label update's meta loss on real photographs, without a GPU.
+Paper:     the sentence below Eq. 3: beta 0.8 and gamma 2 "gave the best results", without figures. Here at 256 px in
+           place of 1024, with recommended losses and rates: L_S is Dice and cross-entropy, so that gamma is L_C's alone.
+Launch:    python main.py compare --config=configs/tables/grading_laptop.py --config.data.root=DIR
+           DIR holds IDRiD/. Networks start from ImageNet; where there is only a file of VGG16:
+           --config.model.weights=FILE. For less time: --config.data.size_px=192 --config.model.frozen_stages=3
+Expected:  see docs/results.md.
+Hardware:  2 CPU cores, 6 GiB.
+"""
+
+from dataclasses import replace
+
+from configs.tables.table1_laptop import small_idrid
+from pldmlt_jax.config import Config
+from pldmlt_jax.table import Row, Table
+
+
+def weighted(**loss: float) -> Config:
+    base = small_idrid()
+    return replace(base, loss=replace(base.loss, **loss))
+
+
+def updated(**meta: object) -> Config:
+    """The label network at ten times its rate: at the recommended one it hardly moves in so few steps."""
+    base = small_idrid()
+    return replace(base, meta=replace(base.meta, learning_rate=10 * base.meta.learning_rate, **meta))
+
+
+def get_table() -> Table:
+    return Table(
+        name="grading_laptop",
+        title="One factor of the grading loss at a time, IDRiD",
+        rows=(
+            Row("base", small_idrid(), "L_S + 0.8 L_C, label update"),
+            Row("beta_025", weighted(beta=0.25), "beta 0.25"),
+            Row("beta_2", weighted(beta=2.0), "beta 2"),
+            Row("gamma_0", weighted(gamma=0.0), "gamma 0"),
+            Row("rate_10", updated(), "label network's rate 1e-2"),
+            Row("paper", updated(loss="paper"), "at that rate, meta loss `paper`"),
+            Row("paper_full", updated(loss="paper", hierarchy="full"), "at that rate, `paper`, all grades admitted"),
+            Row("trusted", updated(loss="trusted"), "at that rate, meta loss `trusted`: true grades of other photographs"),
+        ),
+        reference="base",
+    )
