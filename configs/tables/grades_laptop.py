@@ -3,9 +3,9 @@
 Purpose:   beta, gamma and the label update's meta loss on real photographs, without a GPU.
 Paper:     the sentence below Eq. 3: beta 0.8 and gamma 2 "gave the best results", without figures. Here at 256 px in
            place of 1024, with recommended losses and rates: L_S is Dice and cross-entropy, so that gamma is L_C's alone.
-Launch:    python main.py compare --config=configs/tables/grading_laptop.py --config.data.root=DIR
-           DIR holds IDRiD/. Networks start from ImageNet; where there is only a file of VGG16:
-           --config.model.weights=FILE. For less time: --config.data.size_px=192 --config.model.frozen_stages=3
+Launch:    python main.py compare --config=configs/tables/grades_laptop.py --config.data.root=DIR --config.model.weights=FILE
+           DIR holds IDRiD/; FILE is torchvision's VGG16. The grader starts from it too. For less time:
+           --config.data.size_px=192 --config.model.frozen_stages=3
 Expected:  see docs/results.md.
 Hardware:  2 CPU cores, 6 GiB.
 """
@@ -30,7 +30,7 @@ def updated(**meta: object) -> Config:
 
 def get_table() -> Table:
     return Table(
-        name="grading_laptop",
+        name="grades_laptop",
         title="One factor of the grading loss at a time, IDRiD",
         rows=(
             Row("base", small_idrid(), "L_S + 0.8 L_C, label update"),
