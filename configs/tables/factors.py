@@ -1,12 +1,13 @@
 """What moves the numbers of the lesions: one factor at a time, from one start, on real IDRiD images at 256 px.
 
-Purpose:   which choices of `shipped_start.py` help, early in training: every row differs from `base` in one of them.
+Purpose:   which choices of `shipped_start.py` help, early in training: every row differs from `base` in one of them,
+           `longer_constant` in two.
 Paper:     no row of it. Four lesions are learnt alone, without grades, but in the row `joint`.
 Launch:    python main.py compare --config=configs/tables/factors.py --config.data.root=DIR --config.model.weights=FILE
            DIR holds IDRiD/; FILE is torchvision's VGG16. The noise: --rows=base --folds=0,1,2,3,4, and --seeds=0,1,2
            instead, with a --workdir of its own.
 Expected:  see docs/results.md.
-Hardware:  1 CPU core, 3 GiB: three hours.
+Hardware:  1 CPU core, 3 GiB: four hours.
 """
 
 from dataclasses import replace
@@ -87,6 +88,10 @@ def get_table() -> Table:
         "flips": (varied(inference={"tta": "flips"}), "mean of four flips"),
         "joint": (joint(), "grades learnt beside, from truly graded photographs"),
         "longer": (varied(train={"max_rounds": 2 * ROUNDS}), "400 steps"),
+        "longer_constant": (
+            varied(train={"max_rounds": 2 * ROUNDS}, optim={"schedule": "constant"}),
+            "400 steps, constant rate",
+        ),
         "unfrozen": (varied(model={"frozen_stages": 0}), "whole encoder trained"),
         "wide": (
             varied(model={"decoder_filters": full.decoder_filters, "centre_filters": full.centre_filters}),
