@@ -28,12 +28,19 @@ def updated(**meta: object) -> Config:
     return replace(base, meta=replace(base.meta, learning_rate=10 * base.meta.learning_rate, **meta))
 
 
+def untaught() -> Config:
+    """What soft labels do by themselves."""
+    base = small_idrid()
+    return replace(base, meta=replace(base.meta, gradient="none"))
+
+
 def get_table() -> Table:
     return Table(
         name="grades_laptop",
         title="One factor of the grading loss at a time, IDRiD",
         rows=(
             Row("base", small_idrid(), "L_S + 0.8 L_C, label update"),
+            Row("untaught", untaught(), "labels soft as the label network starts, which does not learn"),
             Row("beta_025", weighted(beta=0.25), "beta 0.25"),
             Row("beta_2", weighted(beta=2.0), "beta 2"),
             Row("gamma_0", weighted(gamma=0.0), "gamma 0"),
