@@ -1,7 +1,7 @@
 """What moves the numbers of the lesions: one factor at a time, from one start, on real IDRiD images at 256 px.
 
 Purpose:   which choices of `shipped_start.py` help, early in training: every row differs from `base` in one of them,
-           `longer_constant` in two.
+           `crops`, the batches and `longer_constant` in two.
 Paper:     no row of it. Four lesions are learnt alone, without grades, but in the row `joint`.
 Launch:    python main.py compare --config=configs/tables/factors.py --config.data.root=DIR --config.model.weights=FILE
            DIR holds IDRiD/; FILE is torchvision's VGG16. The noise: --rows=base --folds=0,1,2,3,4, and --seeds=0,1,2

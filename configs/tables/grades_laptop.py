@@ -1,6 +1,7 @@
-"""What moves the grades learnt from pseudo-labels: one factor at a time, on real IDRiD images, for two CPU cores.
+"""What moves the grades learnt from pseudo-labels, beside the rows of `table3_laptop.py`, for two CPU cores.
 
-Purpose:   beta, gamma and the label update's meta loss on real photographs, without a GPU.
+Purpose:   beta, gamma and the label update on real photographs: each row differs from `base` in one thing; `paper` and
+           `trusted` from `rate_10`, and `paper_full` from `paper`.
 Paper:     the sentence below Eq. 3: beta 0.8 and gamma 2 "gave the best results", without figures. Here at 256 px in
            place of 1024, with recommended losses and rates: L_S is Dice and cross-entropy, so that gamma is L_C's alone.
 Launch:    python main.py compare --config=configs/tables/grades_laptop.py --config.data.root=DIR --config.model.weights=FILE
@@ -23,13 +24,13 @@ def weighted(**loss: float) -> Config:
 
 
 def updated(**meta: object) -> Config:
-    """The label network at ten times its rate: at the recommended one it hardly moves in so few steps."""
+    """The label network at ten times its rate, so that more of what its loss asks for shows in so few steps."""
     base = small_idrid()
     return replace(base, meta=replace(base.meta, learning_rate=10 * base.meta.learning_rate, **meta))
 
 
 def untaught() -> Config:
-    """What soft labels do by themselves."""
+    """Soft labels as they start, no meta gradient: what their softness does by itself."""
     base = small_idrid()
     return replace(base, meta=replace(base.meta, gradient="none"))
 
@@ -37,14 +38,14 @@ def untaught() -> Config:
 def get_table() -> Table:
     return Table(
         name="grades_laptop",
-        title="One factor of the grading loss at a time, IDRiD",
+        title="Grading loss and label update, IDRiD",
         rows=(
             Row("base", small_idrid(), "L_S + 0.8 L_C, label update"),
-            Row("untaught", untaught(), "labels soft as the label network starts, which does not learn"),
+            Row("untaught", untaught(), "label network not trained: labels soft as they start"),
             Row("beta_025", weighted(beta=0.25), "beta 0.25"),
             Row("beta_2", weighted(beta=2.0), "beta 2"),
-            Row("gamma_0", weighted(gamma=0.0), "gamma 0"),
-            Row("rate_10", updated(), "label network's rate 1e-2"),
+            Row("gamma_0", weighted(gamma=0.0), "gamma 0, with which L_C is larger as well"),
+            Row("rate_10", updated(), "label network's rate 1e-2, meta loss `anchored`"),
             Row("paper", updated(loss="paper"), "at that rate, meta loss `paper`"),
             Row("paper_full", updated(loss="paper", hierarchy="full"), "at that rate, `paper`, all grades admitted"),
             Row("trusted", updated(loss="trusted"), "at that rate, meta loss `trusted`: true grades of other photographs"),
