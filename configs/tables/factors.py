@@ -13,6 +13,7 @@ Hardware:  1 CPU core, 3 GiB: four hours.
 from dataclasses import replace
 
 from configs import shipped_start
+from configs.tables import rows
 from configs.tables.rows import IMAGENET, lesions_alone
 from pldmlt_jax.config import AugmentConfig, Config, ModelConfig
 from pldmlt_jax.table import Row, Table
@@ -36,8 +37,7 @@ def base() -> Config:
 
 def varied(**parts: dict) -> Config:
     """`base`, but for these fields of these parts."""
-    config = base()
-    return replace(config, **{name: replace(getattr(config, name), **fields) for name, fields in parts.items()})
+    return rows.varied(base(), **parts)
 
 
 def batch(size: int, **model: object) -> Config:

@@ -11,44 +11,29 @@ Expected:  see docs/results.md.
 Hardware:  2 CPU cores, 6 GiB.
 """
 
-from dataclasses import replace
-
+from configs.tables.rows import varied
 from configs.tables.table1_laptop import small_idrid
-from pldmlt_jax.config import Config
 from pldmlt_jax.table import Row, Table
 
 
-def weighted(**loss: float) -> Config:
-    base = small_idrid()
-    return replace(base, loss=replace(base.loss, **loss))
-
-
-def updated(**meta: object) -> Config:
-    """The label network at ten times its rate, so that more of what its loss asks for shows in so few steps."""
-    base = small_idrid()
-    return replace(base, meta=replace(base.meta, learning_rate=10 * base.meta.learning_rate, **meta))
-
-
-def untaught() -> Config:
-    """Soft labels as they start, no meta gradient: what their softness does by itself."""
-    base = small_idrid()
-    return replace(base, meta=replace(base.meta, gradient="none"))
-
-
 def get_table() -> Table:
+    base = small_idrid()
+    # Ten times the label network's rate, so that more of what its loss asks for shows in so few steps.
+    faster = varied(base, meta={"learning_rate": 10 * base.meta.learning_rate})
+    paper, trusted = (varied(faster, meta={"loss": loss}) for loss in ("paper", "trusted"))
     return Table(
         name="grades_laptop",
         title="Grading loss and label update, IDRiD",
         rows=(
-            Row("base", small_idrid(), "L_S + 0.8 L_C, label update"),
-            Row("untaught", untaught(), "label network not trained: labels soft as they start"),
-            Row("beta_025", weighted(beta=0.25), "beta 0.25"),
-            Row("beta_2", weighted(beta=2.0), "beta 2"),
-            Row("gamma_0", weighted(gamma=0.0), "gamma 0, with which L_C is larger as well"),
-            Row("rate_10", updated(), "label network's rate 1e-2, meta loss `anchored`"),
-            Row("paper", updated(loss="paper"), "at that rate, meta loss `paper`"),
-            Row("paper_full", updated(loss="paper", hierarchy="full"), "at that rate, `paper`, all grades admitted"),
-            Row("trusted", updated(loss="trusted"), "at that rate, meta loss `trusted`: true grades of other photographs"),
+            Row("base", base, "L_S + 0.8 L_C, label update"),
+            Row("untaught", varied(base, meta={"gradient": "none"}), "label network not trained: labels soft as they start"),
+            Row("beta_025", varied(base, loss={"beta": 0.25}), "beta 0.25"),
+            Row("beta_2", varied(base, loss={"beta": 2.0}), "beta 2"),
+            Row("gamma_0", varied(base, loss={"gamma": 0.0}), "gamma 0, with which L_C is larger as well"),
+            Row("rate_10", faster, "label network's rate 1e-2, meta loss `anchored`"),
+            Row("paper", paper, "at that rate, meta loss `paper`"),
+            Row("paper_full", varied(paper, meta={"hierarchy": "full"}), "at that rate, `paper`, all grades admitted"),
+            Row("trusted", trusted, "at that rate, meta loss `trusted`: true grades of other photographs"),
         ),
         reference="base",
     )

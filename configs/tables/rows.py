@@ -59,6 +59,11 @@ GRADERS = {
 Published = Mapping[str, Mapping[str, float]]
 
 
+def varied(config: Config, **parts: dict) -> Config:
+    """`config`, but for these fields of these parts."""
+    return replace(config, **{name: replace(getattr(config, name), **fields) for name, fields in parts.items()})
+
+
 def lesions_alone(config: Config) -> Config:
     """L_S alone, which needs no grades and no stage 1."""
     return replace(
