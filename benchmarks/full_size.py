@@ -13,11 +13,11 @@ import numpy as np
 
 import pldmlt_jax as pj
 from pldmlt_jax.config import DataConfig
-from pldmlt_jax.data.annotation import read_annotation
-from pldmlt_jax.data.idrid import list_segmentation
-from pldmlt_jax.data.records import RawRecord
-from pldmlt_jax.evaluation.segmentation_metrics import dice
-from pldmlt_jax.evaluation.views import VIEWS
+from pldmlt_jax.data.datasets.idrid import list_segmentation
+from pldmlt_jax.data.datasets.records import RawRecord
+from pldmlt_jax.data.preprocessing.annotation import read_annotation
+from pldmlt_jax.evaluation.metrics.segmentation import dice
+from pldmlt_jax.evaluation.tta import VIEWS
 from pldmlt_jax.types import LESIONS
 
 

@@ -23,7 +23,7 @@ from benchmarks.measure import numbers, resident_bytes, time_columns, write_rows
 from pldmlt_jax.config import AugmentConfig, DataConfig, SyntheticConfig
 from pldmlt_jax.data.augment import augment, jitter, random_affine
 from pldmlt_jax.data.loader import stacked, train_batches, train_samples, true_labels
-from pldmlt_jax.data.prepared import PreparedSplit, open_prepared
+from pldmlt_jax.data.preprocessing.store import PreparedSplit, open_prepared
 from pldmlt_jax.types import MASK_BITS
 
 BATCH_SIZE = 2
@@ -159,9 +159,9 @@ def train_step_row(split: PreparedSplit, data: DataConfig, size_px: int) -> dict
     import jax
 
     from configs.idrid_laptop import get_config
-    from pldmlt_jax.cli.train import make_method
     from pldmlt_jax.method.state import init_method_state
     from pldmlt_jax.method.steps import train_step
+    from pldmlt_jax.workflow.stages.train import make_method
 
     config = get_config()
     method = make_method(config, total_steps=100)

@@ -29,7 +29,7 @@ from pldmlt_jax.method.setup import make_method
 from pldmlt_jax.method.state import Method, MethodState, Params, init_method_state
 from pldmlt_jax.method.steps import meta_step, round_step, train_step
 from pldmlt_jax.method.virtual_step import apply_network
-from pldmlt_jax.models.pretrained import with_encoder
+from pldmlt_jax.models.weights.load import with_encoder
 from pldmlt_jax.types import NUM_GRADES, Batch
 
 

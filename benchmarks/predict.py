@@ -25,8 +25,8 @@ from benchmarks.measure import numbers, time_columns, timed_in_turns, write_rows
 from benchmarks.pytorch import Variant, load, normalised
 from pldmlt_jax.config import Config, InferenceConfig
 from pldmlt_jax.errors import UserError
-from pldmlt_jax.evaluation.engines import make_forward
 from pldmlt_jax.evaluation.inference import TrainedNetwork, answer
+from pldmlt_jax.export.engines import make_forward
 from pldmlt_jax.method.cost import cost_of
 from pldmlt_jax.method.setup import make_method
 from pldmlt_jax.method.state import init_method_state

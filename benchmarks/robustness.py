@@ -18,8 +18,8 @@ from jaxtyping import UInt8
 
 import pldmlt_jax as pj
 from benchmarks.full_size import pooled_line, score, training_records
-from pldmlt_jax.data.field_of_view import field_of_view
-from pldmlt_jax.evaluation.views import VIEWS
+from pldmlt_jax.data.preprocessing.field_of_view import field_of_view
+from pldmlt_jax.evaluation.tta import VIEWS
 
 Change = Callable[[UInt8[np.ndarray, "h w 3"]], UInt8[np.ndarray, "h w 3"]]
 

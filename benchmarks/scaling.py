@@ -102,7 +102,7 @@ def steps(row: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:
 def prepared_split(num_images: int, size_px: int, cache: str) -> tuple[Any, Any]:
     """A training part of so many small drawn photographs, prepared where it is not yet, and its settings."""
     from pldmlt_jax.config import DataConfig, SyntheticConfig
-    from pldmlt_jax.data.prepared import open_prepared
+    from pldmlt_jax.data.preprocessing.store import open_prepared
 
     drawn = SyntheticConfig(
         height_px=96, num_segmentation_train=num_images, num_segmentation_test=1, num_grading_train=5, num_grading_test=1
@@ -114,7 +114,7 @@ def prepared_split(num_images: int, size_px: int, cache: str) -> tuple[Any, Any]
 def read_and_score(row: dict[str, Any], cache: str) -> dict[str, Any]:
     """An epoch of training batches, and the counters of a made-up prediction of each image; memory before and after."""
     from pldmlt_jax.data.loader import eval_batches, train_batches, true_labels
-    from pldmlt_jax.evaluation.segmentation_metrics import SegmentationCounts, segmentation_counts
+    from pldmlt_jax.evaluation.metrics.segmentation import SegmentationCounts, segmentation_counts
 
     split, data = prepared_split(row["images"], row["size_px"], cache)
     labels, indices, batch_size = true_labels(split), np.arange(len(split)), row["batch"]

@@ -2,8 +2,8 @@
 
     python -m benchmarks.side_by_side --run=runs/side_by_side --output=runs/side_by_side_torch
 
-`--run` is a finished run of configs/side_by_side.py. The trained weights are written in our own form, so that `python
-main.py evaluate --checkpoint=OUTPUT` scores them as it does ours: the two networks are the same function of the same
+`--run` is a finished run of configs/experiments/side_by_side.py. The trained weights are written in our own form, so that
+`python main.py evaluate --checkpoint=OUTPUT` scores them as it does ours: the two networks are the same function of the same
 weights, which is measured once more at the end. Needs requirements-bench.txt.
 """
 
@@ -22,17 +22,17 @@ from flax import traverse_util
 
 from benchmarks.pytorch import DECODER_FILTERS, import_smp, normalised
 from benchmarks.smp_names import smp_name, with_smp_weights
-from pldmlt_jax.cli.context import Context
 from pldmlt_jax.cli.flags import Arguments
-from pldmlt_jax.cli.train import make_rounds, start_state
 from pldmlt_jax.config import Config, to_dict
 from pldmlt_jax.data.loader import train_batches, unknown_labels
 from pldmlt_jax.evaluation.inference import WEIGHTS, TrainedNetwork, saved_config, write_weights
-from pldmlt_jax.files import write_json
+from pldmlt_jax.io.files import write_json
 from pldmlt_jax.method.losses import DICE_SMOOTH
 from pldmlt_jax.method.setup import make_method
 from pldmlt_jax.training.checkpoint import CONFIG
 from pldmlt_jax.types import LESIONS, MASK_BITS, Batch
+from pldmlt_jax.workflow.context import Context
+from pldmlt_jax.workflow.stages.train import make_rounds, start_state
 
 
 def main() -> None:

@@ -16,10 +16,10 @@ from jaxtyping import Float, UInt8
 
 import pldmlt_jax as pj
 from benchmarks.full_size import number, training_records
-from pldmlt_jax.data.records import RawRecord
-from pldmlt_jax.evaluation.scoring import count_one, read_original
-from pldmlt_jax.evaluation.segmentation_metrics import SegmentationCounts
-from pldmlt_jax.evaluation.views import VIEWS
+from pldmlt_jax.data.datasets.records import RawRecord
+from pldmlt_jax.evaluation.metrics.segmentation import SegmentationCounts
+from pldmlt_jax.evaluation.original_size import count_one, read_original
+from pldmlt_jax.evaluation.tta import VIEWS
 from pldmlt_jax.types import LESIONS
 
 FIGURES = {"mean AUPR": "mean/aupr_11_exclusive", "mean ap": "mean/ap", "Dice": "foreground/dice"} | {

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from pldmlt_jax.models.weight_names import TORCH_LAYOUTS, TreePath, from_torch_layout
+from pldmlt_jax.models.weights.names import TORCH_LAYOUTS, TreePath, from_torch_layout
 
 _LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 _IN_SEQUENCE = {"conv": "0", "norm": "1"}

@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     from pldmlt_jax.cli.app import run_config as run_config
     from pldmlt_jax.config import Config as Config
     from pldmlt_jax.config import InferenceConfig as InferenceConfig
-    from pldmlt_jax.data.fundus import read_image as read_image
+    from pldmlt_jax.data.preprocessing.geometry import read_image as read_image
     from pldmlt_jax.errors import UserError as UserError
-    from pldmlt_jax.evaluation.figures import overlay as overlay
     from pldmlt_jax.evaluation.predictor import Prediction as Prediction
     from pldmlt_jax.evaluation.predictor import Predictor as Predictor
     from pldmlt_jax.evaluation.predictor import load as load
+    from pldmlt_jax.reporting.overlays import overlay as overlay
 
 _HOMES = {
     "load": "pldmlt_jax.evaluation.predictor",
@@ -42,8 +42,8 @@ _HOMES = {
     "run_config": "pldmlt_jax.cli.app",
     "Config": "pldmlt_jax.config",
     "InferenceConfig": "pldmlt_jax.config",
-    "read_image": "pldmlt_jax.data.fundus",
-    "overlay": "pldmlt_jax.evaluation.figures",
+    "read_image": "pldmlt_jax.data.preprocessing.geometry",
+    "overlay": "pldmlt_jax.reporting.overlays",
     "UserError": "pldmlt_jax.errors",
 }
 

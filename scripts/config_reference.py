@@ -10,13 +10,13 @@ sys.path.insert(0, str(ROOT))
 
 from pldmlt_jax.cli.config_listing import field_comments  # noqa: E402  (after the path)
 from pldmlt_jax.config import Config, Part  # noqa: E402
-from pldmlt_jax.validation import CHOICES, RANGES  # noqa: E402
+from pldmlt_jax.config_checks import CHOICES, RANGES  # noqa: E402
 
 PAGE = ROOT / "docs" / "configs.md"
 
 HEAD = """# Every field of a config
 
-Made by `make docs` from `pldmlt_jax/config.py` and `pldmlt_jax/validation.py`; a test holds it to them.
+Made by `make docs` from `pldmlt_jax/config.py` and `pldmlt_jax/config_checks.py`; a test holds it to them.
 
 A file under `configs/` defines `get_config() -> Config` and sets values; the command line sets them on top:
 `--config.train.batch_size=4 --config.meta.hidden='(64,32)'`. `python main.py --config=FILE --print_config` shows what comes

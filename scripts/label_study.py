@@ -18,8 +18,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from configs.tables.label_study import LOSSES, get_table
-from pldmlt_jax.evaluation.charts import INK, SERIES_COLOURS
-from pldmlt_jax.evaluation.label_metrics import AT_START, LOGGED
+from pldmlt_jax.evaluation.metrics.labels import AT_START, LOGGED
+from pldmlt_jax.reporting.charts import INK, SERIES_COLOURS
 
 RESULTS = Path("results/label_study.json")
 DOCS = Path("docs")

@@ -7,7 +7,7 @@ from decimal import Decimal
 
 from configs.tables.rows import DDR, IDRID_DIARETDB1, ablation
 from pldmlt_jax.config import Config
-from pldmlt_jax.table import Row
+from pldmlt_jax.table_config import Row
 
 TOLERANCE = 2.0
 """A row fits up to so many times what rounding explains: two rows of Table 2 miss by 1.3 times that."""

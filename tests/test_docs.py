@@ -15,15 +15,15 @@ import pytest
 
 import pldmlt_jax as pj
 from pldmlt_jax.config import Config, LossConfig, MetaConfig, ModelConfig
-from pldmlt_jax.data.specs import DATASETS
-from pldmlt_jax.data.synthetic import draw_fundus
+from pldmlt_jax.config_checks import config_errors
+from pldmlt_jax.data.datasets.registry import DATASETS
+from pldmlt_jax.data.synthetic.dataset import draw_fundus
 from pldmlt_jax.evaluation.inference import saved_config
 from pldmlt_jax.method import losses
 from pldmlt_jax.method.steps import meta_step
 from pldmlt_jax.method.virtual_step import META_LOSSES, MetaInputs, apply_network
 from pldmlt_jax.models.build import DECODERS, ENCODERS, build_network
 from pldmlt_jax.types import MASK_BITS, NUM_GRADES
-from pldmlt_jax.validation import config_errors
 from tests.method.methods import tiny_batch, tiny_method, tiny_state
 
 ROOT = Path(__file__).resolve().parent.parent

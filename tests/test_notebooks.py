@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pldmlt_jax.evaluation.grading_metrics import grading_figures
-from pldmlt_jax.evaluation.label_metrics import label_figures
+from pldmlt_jax.evaluation.metrics.grading import grading_figures
+from pldmlt_jax.evaluation.metrics.labels import label_figures
+from pldmlt_jax.evaluation.metrics.segmentation import SegmentationCounts
 from pldmlt_jax.evaluation.operating_points import OperatingPoints, PointCounts
-from pldmlt_jax.evaluation.scoring import ORIGINAL
-from pldmlt_jax.evaluation.segmentation_metrics import SegmentationCounts
+from pldmlt_jax.evaluation.original_size import ORIGINAL
 from pldmlt_jax.method.losses import TARGETS
 
 ROOT = Path(__file__).resolve().parent.parent

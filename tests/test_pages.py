@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from pldmlt_jax.data import ddr, diaretdb1, idrid
-from pldmlt_jax.data.specs import DATASETS
+from pldmlt_jax.data.datasets import ddr, diaretdb1, idrid
+from pldmlt_jax.data.datasets.registry import DATASETS
 
 ROOT = Path(__file__).parents[1]
 DATA_SETS, DEPENDENCIES = ((ROOT / "docs" / f"{name}.md").read_text() for name in ("data_sets", "dependencies"))

@@ -8,7 +8,7 @@ import pytest
 
 from configs.tables.rows import DDR, IDRID_DIARETDB1, ablation
 from pldmlt_jax.config import Config
-from pldmlt_jax.evaluation.segmentation_metrics import dice, iou
+from pldmlt_jax.evaluation.metrics.segmentation import dice, iou
 from scripts.published_figures import ablation_rows, dice_lines, iou_of_dice, rounding, set_sizes
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -18,21 +18,21 @@ from pldmlt_jax.cli.app import run
 from pldmlt_jax.cli.check import nothing_left
 from pldmlt_jax.config import Config, DataConfig, to_dict
 from pldmlt_jax.data.check import Photograph, SetReport, check_set, leaking
-from pldmlt_jax.data.field_of_view import field_of_view
-from pldmlt_jax.data.fundus import read_image
-from pldmlt_jax.data.plausible import oddities
-from pldmlt_jax.data.records import RawRecord
-from pldmlt_jax.data.selection import require_lesion_kinds, select_segmented
+from pldmlt_jax.data.datasets.records import RawRecord
+from pldmlt_jax.data.image_warnings import oddities
+from pldmlt_jax.data.preprocessing.field_of_view import field_of_view
+from pldmlt_jax.data.preprocessing.geometry import read_image
+from pldmlt_jax.data.splits.selection import require_lesion_kinds, select_segmented
 from pldmlt_jax.errors import UserError
-from pldmlt_jax.evaluation.onnx_file import require
-from pldmlt_jax.files import locked
-from pldmlt_jax.interruption import Interrupted
-from pldmlt_jax.models.pretrained import assign
-from pldmlt_jax.pipeline import set_aside
-from pldmlt_jax.stages import STAGES
+from pldmlt_jax.export.onnx import require
+from pldmlt_jax.io.files import locked
+from pldmlt_jax.io.signals import Interrupted
+from pldmlt_jax.models.weights.load import assign
 from pldmlt_jax.training.checkpoint import Checkpoints
 from pldmlt_jax.training.loop import Rounds, resumed
 from pldmlt_jax.training.nonfinite import FiniteWatch
+from pldmlt_jax.workflow.pipeline import set_aside
+from pldmlt_jax.workflow.stage_table import STAGES
 
 PAGE = Path(__file__).parents[1] / "docs" / "troubleshooting.md"
 IDRID, LAPTOP = "--config=configs/idrid.py", "--config=configs/idrid_laptop.py"
@@ -56,7 +56,7 @@ class User:
         def main(_: object) -> None:
             raise error
 
-        self.patch.setattr("pldmlt_jax.cli.report.main", main)
+        self.patch.setattr("pldmlt_jax.workflow.stages.report.main", main)
         return self.command("report", f"--workdir={self.root}", status=status)
 
 

@@ -10,7 +10,7 @@ Hardware:  one GPU with 24 GB, for a week: 60 trainings at 1024x1024.
 
 from configs.tables import table1
 from configs.tables.rows import search, with_imagenet
-from pldmlt_jax.table import Table
+from pldmlt_jax.table_config import Table
 
 BETAS = (0.25, 0.5, 0.8, 0.95, 1.0, 2.0)
 GAMMAS = (0.0, 2.0)

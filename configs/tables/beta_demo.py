@@ -9,7 +9,7 @@ Hardware:  2 CPU cores, 2 GiB.
 
 from configs.tables.beta import BETAS, GAMMAS
 from configs.tables.rows import search, small
-from pldmlt_jax.table import Table
+from pldmlt_jax.table_config import Table
 
 
 def get_table() -> Table:

@@ -12,11 +12,11 @@ Hardware:  1 CPU core, 3 GiB: four hours.
 
 from dataclasses import replace
 
-from configs import shipped_start
+from configs.experiments import shipped_start
 from configs.tables import rows
 from configs.tables.rows import IMAGENET, lesions_alone
 from pldmlt_jax.config import AugmentConfig, Config, ModelConfig
-from pldmlt_jax.table import Row, Table
+from pldmlt_jax.table_config import Row, Table
 
 STEPS, ROUNDS = 200, 4
 

@@ -13,7 +13,7 @@ Hardware:  2 CPU cores, 6 GiB.
 
 from configs.tables.rows import varied
 from configs.tables.table1_laptop import small_idrid
-from pldmlt_jax.table import Row, Table
+from pldmlt_jax.table_config import Row, Table
 
 
 def get_table() -> Table:

@@ -22,7 +22,7 @@ from pldmlt_jax.config import (
     SyntheticConfig,
     TrainConfig,
 )
-from pldmlt_jax.table import Row, Table
+from pldmlt_jax.table_config import Row, Table
 
 LOSSES = ("paper", "indirect", "anchored", "maxl", "trusted")
 

@@ -9,7 +9,7 @@ Hardware:  2 CPU cores, some minutes.
 from dataclasses import replace
 
 from configs.tables import label_study
-from pldmlt_jax.table import Table
+from pldmlt_jax.table_config import Table
 
 
 def get_table() -> Table:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from configs import demo
 from pldmlt_jax.config import NO_SET, Config
-from pldmlt_jax.table import Row
+from pldmlt_jax.table_config import Row
 
 IMAGENET = {
     "vgg16": "vgg16-397923af.pth",

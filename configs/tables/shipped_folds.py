@@ -12,10 +12,10 @@ Hardware:  1 CPU core, 3 GiB: two hours a fold for the first three rows, and 46 
 
 from dataclasses import replace
 
-from configs import shipped, shipped_middle, shipped_start
+from configs.experiments import shipped, shipped_middle, shipped_start
 from configs.tables.rows import IMAGENET, lesions_alone
 from pldmlt_jax.config import Config
-from pldmlt_jax.table import Row, Table
+from pldmlt_jax.table_config import Row, Table
 
 
 def lesions(config: Config) -> Config:

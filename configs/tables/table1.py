@@ -13,7 +13,7 @@ from dataclasses import replace
 from configs import idrid
 from configs.tables.rows import IDRID_DIARETDB1, networks
 from pldmlt_jax.config import Config
-from pldmlt_jax.table import Table
+from pldmlt_jax.table_config import Table
 
 
 def get_table() -> Table:

@@ -8,7 +8,7 @@ Hardware:  2 CPU cores, 2 GiB.
 """
 
 from configs.tables.rows import IDRID_DIARETDB1, networks, small
-from pldmlt_jax.table import Table
+from pldmlt_jax.table_config import Table
 
 
 def get_table() -> Table:

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from configs.tables import table1
 from configs.tables.rows import IDRID_DIARETDB1, networks
-from pldmlt_jax.table import Table
+from pldmlt_jax.table_config import Table
 
 
 def get_table() -> Table:

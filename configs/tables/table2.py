@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from configs.tables import table1
 from configs.tables.rows import IDRID_DIARETDB1, grading
-from pldmlt_jax.table import Table
+from pldmlt_jax.table_config import Table
 
 
 def get_table() -> Table:

@@ -10,7 +10,7 @@ Hardware:  one GPU with 24 GB, for days.
 
 from configs import ddr
 from configs.tables.rows import DDR, graders, networks
-from pldmlt_jax.table import Table
+from pldmlt_jax.table_config import Table
 
 
 def get_table() -> Table:

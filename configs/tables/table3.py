@@ -11,7 +11,7 @@ Hardware:  one GPU with 24 GB, for days: 25 trainings at 1024x1024.
 
 from configs.tables import table1
 from configs.tables.rows import ablation, with_imagenet
-from pldmlt_jax.table import Table
+from pldmlt_jax.table_config import Table
 
 
 def get_table() -> Table:

@@ -11,7 +11,7 @@ Hardware:  2 CPU cores, 6 GiB.
 
 from configs.tables.rows import ablation
 from configs.tables.table1_laptop import small_idrid
-from pldmlt_jax.table import Table
+from pldmlt_jax.table_config import Table
 
 
 def get_table() -> Table:

@@ -16,10 +16,10 @@ from types import TracebackType
 from pldmlt_jax.cli.flags import COMPARE, VERBS_OF, Arguments, parse
 from pldmlt_jax.config import Config, frozen
 from pldmlt_jax.errors import ConfigError, UserError, nearest, not_installed, raise_all
-from pldmlt_jax.files import as_disk_error, locked
-from pldmlt_jax.interruption import Interrupted, stopping_on_signals
+from pldmlt_jax.io.files import as_disk_error, locked
+from pldmlt_jax.io.signals import Interrupted, stopping_on_signals
 
-PIPELINE = "pldmlt_jax.pipeline"
+PIPELINE = "pldmlt_jax.workflow.pipeline"
 """Shares its stages among several processes; the other verbs' work is the first one's."""
 
 VERBS: dict[str, str] = {
@@ -30,15 +30,15 @@ VERBS: dict[str, str] = {
     "pseudo-label": PIPELINE,
     "train": PIPELINE,
     "evaluate": PIPELINE,
-    "predict": "pldmlt_jax.cli.predict",
+    "predict": "pldmlt_jax.workflow.stages.predict",
     "export": "pldmlt_jax.cli.export",
-    "report": "pldmlt_jax.cli.report",
+    "report": "pldmlt_jax.workflow.stages.report",
     "figures": "pldmlt_jax.cli.figures",
-    COMPARE: "pldmlt_jax.cli.compare",
+    COMPARE: "pldmlt_jax.workflow.comparison.compare",
 }
 """Verb -> the module whose `main(arguments)` does it; imported only then, so that `--help` answers at once."""
 
-SCORE_FILES = "pldmlt_jax.cli.score_files"
+SCORE_FILES = "pldmlt_jax.workflow.stages.score_files"
 """What `evaluate --predictions` does, which needs no network."""
 
 LOCK = ".lock"
@@ -106,7 +106,7 @@ def _print_config(arguments: Arguments) -> int:
     from pldmlt_jax.cli.config_listing import print_config
 
     if arguments.verb in VERBS_OF["checkpoint"]:
-        from pldmlt_jax.cli.context import with_saved_config
+        from pldmlt_jax.workflow.context import with_saved_config
 
         arguments = with_saved_config(arguments)
     if arguments.table is None:
@@ -144,15 +144,15 @@ def run_config(config: Config, verb: str = "run", *, workdir: str | Path = "") -
 def _run_verb(arguments: Arguments) -> int:
     if arguments.table is not None:
         return _run_table(arguments)
-    from pldmlt_jax.cli.context import with_saved_config
-    from pldmlt_jax.validation import validate
+    from pldmlt_jax.config_checks import validate
+    from pldmlt_jax.workflow.context import with_saved_config
 
     scores_files = bool(arguments.predictions)
     arguments = arguments if scores_files else with_saved_config(arguments)
     validate(arguments.config)
     arguments = dataclasses.replace(arguments, config=frozen(arguments.config))
     configure_libraries()
-    from pldmlt_jax.training.processes import is_first, join, on_first
+    from pldmlt_jax.io.processes import is_first, join, on_first
 
     join(arguments.config.parallel)
     name = SCORE_FILES if scores_files else VERBS[arguments.verb]
@@ -167,8 +167,8 @@ def _run_verb(arguments: Arguments) -> int:
 
 def _run_table(arguments: Arguments) -> int:
     """`compare`, which leaves devices to the processes of its cells."""
-    from pldmlt_jax.cli.table_file import table_errors
-    from pldmlt_jax.validation import config_errors
+    from pldmlt_jax.config_checks import config_errors
+    from pldmlt_jax.workflow.comparison.table_file import table_errors
 
     assert arguments.table is not None
     raise_all(table_errors(arguments.table, arguments.overrides, config_errors))

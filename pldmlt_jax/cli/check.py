@@ -12,17 +12,17 @@ import jax
 import numpy as np
 
 from pldmlt_jax.cli.flags import Arguments
-from pldmlt_jax.cli.train import make_method
 from pldmlt_jax.config import NO_SET, Config
 from pldmlt_jax.data.check import SEVERITIES, Finding, SetReport, check_set, leaking
+from pldmlt_jax.data.datasets.registry import DATASETS, set_names
 from pldmlt_jax.data.plan import lesion_sizes, suggest
-from pldmlt_jax.data.specs import DATASETS, set_names
 from pldmlt_jax.errors import DataError
-from pldmlt_jax.files import write_json
+from pldmlt_jax.io.files import write_json
+from pldmlt_jax.io.progress import progress
 from pldmlt_jax.method.cost import state_bytes, step_cost
 from pldmlt_jax.method.steps import meta_step, train_step
 from pldmlt_jax.models.build import halvings
-from pldmlt_jax.progress import progress
+from pldmlt_jax.workflow.stages.train import make_method
 
 SHOWN_OF_A_KIND = 12
 """Lines on the terminal; the file has all."""

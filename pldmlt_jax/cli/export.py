@@ -6,20 +6,20 @@ from typing import Any
 
 import numpy as np
 
-from pldmlt_jax.cli.context import Context
 from pldmlt_jax.cli.flags import Arguments
-from pldmlt_jax.cli.predict import EXAMPLES
-from pldmlt_jax.cli.predictions import TABLE
-from pldmlt_jax.cli.trained import load_networks
-from pldmlt_jax.data.fundus import read_image
-from pldmlt_jax.data.prepare import prepare_image
+from pldmlt_jax.data.preprocessing.geometry import read_image
+from pldmlt_jax.data.preprocessing.prepare import prepare_image
 from pldmlt_jax.errors import CheckpointError, ConfigError, DataError, UserError, gathered, nearest, raise_all
-from pldmlt_jax.evaluation.export import BY_NAME_ONLY, FORMATS, Export
-from pldmlt_jax.evaluation.model_card import model_card
-from pldmlt_jax.evaluation.onnx_file import INSTALL, require
 from pldmlt_jax.evaluation.operating_points import read_points
-from pldmlt_jax.files import read_json, read_rows, writing
-from pldmlt_jax.progress import progress
+from pldmlt_jax.export.export import BY_NAME_ONLY, FORMATS, Export
+from pldmlt_jax.export.model_card import model_card
+from pldmlt_jax.export.onnx import INSTALL, require
+from pldmlt_jax.io.files import read_json, read_rows, writing
+from pldmlt_jax.io.progress import progress
+from pldmlt_jax.workflow.context import Context
+from pldmlt_jax.workflow.stages.load_checkpoint import load_networks
+from pldmlt_jax.workflow.stages.predict import EXAMPLES
+from pldmlt_jax.workflow.stages.predictions_table import TABLE
 
 CARD = "model_card.md"
 MAX_COMPARED = 4

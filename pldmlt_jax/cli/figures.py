@@ -7,14 +7,15 @@ import numpy as np
 from jaxtyping import Bool, Int, UInt8
 from matplotlib.figure import Figure
 
-from pldmlt_jax.cli.context import Context
 from pldmlt_jax.cli.flags import Arguments
-from pldmlt_jax.cli.pseudo_label import asked, load_graders
-from pldmlt_jax.cli.trained import load_networks
 from pldmlt_jax.config import has_stage_1
-from pldmlt_jax.data.selection import choose_splits, selected
+from pldmlt_jax.data.splits.selection import choose_splits, selected
 from pldmlt_jax.errors import ConfigError
-from pldmlt_jax.evaluation.paper_figures import (
+from pldmlt_jax.evaluation.metrics.segmentation import dice
+from pldmlt_jax.evaluation.original_size import read_original
+from pldmlt_jax.evaluation.predictor import Prediction, Predictor, make_predictor
+from pldmlt_jax.io.progress import progress
+from pldmlt_jax.reporting.paper_figures import (
     Answer,
     AnswerRow,
     Masks,
@@ -24,11 +25,10 @@ from pldmlt_jax.evaluation.paper_figures import (
     single_lesions,
     write_figure,
 )
-from pldmlt_jax.evaluation.predictor import Prediction, Predictor, make_predictor
-from pldmlt_jax.evaluation.scoring import read_original
-from pldmlt_jax.evaluation.segmentation_metrics import dice
-from pldmlt_jax.progress import progress
 from pldmlt_jax.types import LESIONS, MASK_BITS
+from pldmlt_jax.workflow.context import Context
+from pldmlt_jax.workflow.stages.load_checkpoint import load_networks
+from pldmlt_jax.workflow.stages.pseudo_label import asked, load_graders
 
 COMPARED = ("EX", "SE")
 """Lesions of Fig. 7."""

@@ -13,10 +13,10 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from pldmlt_jax.cli.table_file import chosen, load_table, table_errors
 from pldmlt_jax.config import Config
 from pldmlt_jax.errors import ConfigError, UserError, nearest, raise_all
-from pldmlt_jax.table import Table
+from pldmlt_jax.table_config import Table
+from pldmlt_jax.workflow.comparison.table_file import chosen, load_table, table_errors
 
 VERBS_OF = {
     "checkpoint": ("evaluate", "predict", "export", "figures"), "split": ("run", "evaluate", "compare", "figures"),
@@ -251,7 +251,7 @@ def parse(argv: list[str], verbs: tuple[str, ...]) -> Arguments | None:
             errors.append(ConfigError(f"--{word}", f"no effect on {verb!r}", expected, "leave it away"))
     errors += _conflicts(verb, readable)
     if errors:  # told together with what is wrong with the values that could be read
-        from pldmlt_jax.validation import config_errors  # it imports the method and with it JAX
+        from pldmlt_jax.config_checks import config_errors  # it imports the method and with it JAX
 
         if table is not None:
             raise_all([*errors, *table_errors(_overridden(table, readable), list(_overrides(readable)), config_errors)])

@@ -15,14 +15,14 @@ import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
 from pldmlt_jax.config import DataConfig
-from pldmlt_jax.data.annotation import read_annotation
-from pldmlt_jax.data.contents import content_hashes
-from pldmlt_jax.data.field_of_view import MIN_SHARE, field_of_view
-from pldmlt_jax.data.fundus import read_image
-from pldmlt_jax.data.leakage import SAME_PHOTOGRAPH, difference_hash, same_photographs
-from pldmlt_jax.data.masks import apply_rule, brightest, mask_levels, read_mask_pixels
-from pldmlt_jax.data.records import RawRecord
-from pldmlt_jax.data.specs import dataset_spec
+from pldmlt_jax.data.datasets.records import RawRecord
+from pldmlt_jax.data.datasets.registry import dataset_spec
+from pldmlt_jax.data.preprocessing.annotation import read_annotation
+from pldmlt_jax.data.preprocessing.field_of_view import MIN_SHARE, field_of_view
+from pldmlt_jax.data.preprocessing.geometry import read_image
+from pldmlt_jax.data.preprocessing.hash_cache import content_hashes
+from pldmlt_jax.data.preprocessing.masks import apply_rule, brightest, mask_levels, read_mask_pixels
+from pldmlt_jax.data.splits.near_duplicates import SAME_PHOTOGRAPH, difference_hash, same_photographs
 from pldmlt_jax.errors import ErrorGroup, UserError
 from pldmlt_jax.types import EVIDENCE
 

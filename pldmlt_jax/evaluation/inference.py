@@ -14,11 +14,11 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from pldmlt_jax.config import Config, ParallelConfig, from_dict
-from pldmlt_jax.data.fundus import to_original
+from pldmlt_jax.data.preprocessing.geometry import to_original
 from pldmlt_jax.errors import CheckpointError, DataError
-from pldmlt_jax.evaluation.quantisation import with_8_bits, with_32_bits
-from pldmlt_jax.evaluation.views import RawOutput
-from pldmlt_jax.files import read_json, writing
+from pldmlt_jax.evaluation.tta import RawOutput
+from pldmlt_jax.export.quantisation import with_8_bits, with_32_bits
+from pldmlt_jax.io.files import read_json, writing
 from pldmlt_jax.method import losses
 from pldmlt_jax.method.gradcam import grade_maps, head_slopes
 from pldmlt_jax.method.state import Method, MethodState, TrainState, init_method_state

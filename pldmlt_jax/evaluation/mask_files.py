@@ -21,11 +21,11 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from pldmlt_jax.data.fundus import MAX_BYTES
-from pldmlt_jax.data.headers import MAX_PIXELS
-from pldmlt_jax.data.masks import brightest, mask_levels, read_mask_pixels
+from pldmlt_jax.data.preprocessing.geometry import MAX_BYTES
+from pldmlt_jax.data.preprocessing.image_headers import MAX_PIXELS
+from pldmlt_jax.data.preprocessing.masks import brightest, mask_levels, read_mask_pixels
 from pldmlt_jax.errors import DataError, UserError, gathered
-from pldmlt_jax.files import visible
+from pldmlt_jax.io.files import visible
 from pldmlt_jax.types import LESIONS
 
 FUSED = "lesion"

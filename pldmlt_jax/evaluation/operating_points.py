@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
 from pldmlt_jax.errors import CheckpointError, DataError
-from pldmlt_jax.evaluation.segmentation_metrics import dice, lesion_scores
-from pldmlt_jax.files import read_json, write_json
+from pldmlt_jax.evaluation.metrics.segmentation import dice, lesion_scores
+from pldmlt_jax.io.files import read_json, write_json
 from pldmlt_jax.types import LESIONS, MASK_BITS
 
 FILE = "operating_points.json"

@@ -11,11 +11,10 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from pldmlt_jax.config import Config, InferenceConfig, ParallelConfig, fields
-from pldmlt_jax.data.fundus import read_image, to_original
-from pldmlt_jax.data.plausible import oddities
-from pldmlt_jax.data.prepare import NetworkView, prepare_image
+from pldmlt_jax.data.image_warnings import oddities
+from pldmlt_jax.data.preprocessing.geometry import read_image, to_original
+from pldmlt_jax.data.preprocessing.prepare import NetworkView, prepare_image
 from pldmlt_jax.errors import CheckpointError, DataError
-from pldmlt_jax.evaluation.engines import make_forward
 from pldmlt_jax.evaluation.inference import SHIPPED, TrainedNetwork, checkpoint_directory, load_network, saved_config
 from pldmlt_jax.evaluation.operating_points import (
     OperatingPoints,
@@ -25,7 +24,8 @@ from pldmlt_jax.evaluation.operating_points import (
     masks_at,
     read_points,
 )
-from pldmlt_jax.evaluation.views import Answer, Forward, averaged, infer
+from pldmlt_jax.evaluation.tta import Answer, Forward, averaged, infer
+from pldmlt_jax.export.engines import make_forward
 from pldmlt_jax.method.setup import make_method
 
 MUST_AGREE = ("data.size_px", "data.fov_crop", "data.resize", "data.enhance", "loss.target", "loss.grading")

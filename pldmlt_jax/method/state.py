@@ -11,7 +11,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from pldmlt_jax.config import LossConfig, MetaConfig, OptimConfig
-from pldmlt_jax.method import optim
+from pldmlt_jax.method import optimizers as optim
 from pldmlt_jax.types import NUM_GRADES
 
 Params = Any

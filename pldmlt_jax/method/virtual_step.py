@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from pldmlt_jax.config import LossConfig, MetaConfig
 from pldmlt_jax.method import losses
 from pldmlt_jax.method.devices import device_mean, device_sum
-from pldmlt_jax.method.optim import virtual_optimizer
+from pldmlt_jax.method.optimizers import virtual_optimizer
 from pldmlt_jax.method.state import Method, MethodState, Params, TrainState
 from pldmlt_jax.models.label_update import HIERARCHIES, SOFTMAXES
 from pldmlt_jax.models.layers import statistics_over

@@ -8,18 +8,18 @@ import jax.numpy as jnp
 
 from pldmlt_jax.config import GraderConfig, MetaConfig, ModelConfig
 from pldmlt_jax.models.classifier import Classifier
-from pldmlt_jax.models.decoder_layers import Decoder
-from pldmlt_jax.models.deeplabv3plus import DeepLabV3Plus
-from pldmlt_jax.models.densenet import DENSENETS, make_densenet
-from pldmlt_jax.models.fpn import FPN
+from pldmlt_jax.models.decoders.deeplabv3plus import DeepLabV3Plus
+from pldmlt_jax.models.decoders.fpn import FPN
+from pldmlt_jax.models.decoders.layers import Decoder
+from pldmlt_jax.models.decoders.linknet import LinkNet
+from pldmlt_jax.models.decoders.unet import UNet
+from pldmlt_jax.models.encoders.densenet import DENSENETS, make_densenet
+from pldmlt_jax.models.encoders.nasnet import NASNet
+from pldmlt_jax.models.encoders.resnet import RESNETS, make_resnet
+from pldmlt_jax.models.encoders.vgg import VGG
 from pldmlt_jax.models.label_update import LabelUpdate
-from pldmlt_jax.models.linknet import LinkNet
 from pldmlt_jax.models.multitask import MultiTask
-from pldmlt_jax.models.nasnet import NASNet
-from pldmlt_jax.models.pretrained import preprocessing
-from pldmlt_jax.models.resnet import RESNETS, make_resnet
-from pldmlt_jax.models.unet import UNet
-from pldmlt_jax.models.vgg import VGG
+from pldmlt_jax.models.weights.load import preprocessing
 
 TARGET_CHANNELS = {"fused": 2, "lesions": 4, "exclusive": 5}
 """Channels of the segmentation output for each target."""

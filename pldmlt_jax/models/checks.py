@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pldmlt_jax.config import ModelConfig
 from pldmlt_jax.errors import ConfigError, UserError, gathered
 from pldmlt_jax.models.build import DECODERS, DILATABLE, DILATING, ENCODERS, FIVE_FEATURES, halvings
-from pldmlt_jax.models.published import NO_WEIGHTS
+from pldmlt_jax.models.weights.download import NO_WEIGHTS
 
 NUM_RATES = 3
 """Of DeepLabv3+'s pyramid."""

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float
 
-from pldmlt_jax.models.decoder_layers import Decoder, upsample_bilinear
+from pldmlt_jax.models.decoders.layers import Decoder, upsample_bilinear
 from pldmlt_jax.models.grade_heads import GRADE_HEADS
 from pldmlt_jax.models.layers import normalise
 

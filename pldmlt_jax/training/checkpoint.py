@@ -19,8 +19,8 @@ from orbax.checkpoint import checkpoint_managers as policies
 from orbax.checkpoint.options import MultiprocessingOptions
 
 from pldmlt_jax.errors import CheckpointError, raise_all
-from pldmlt_jax.files import as_disk_error, sync_folder, write_json
-from pldmlt_jax.training.processes import is_first, on_first
+from pldmlt_jax.io.files import as_disk_error, sync_folder, write_json
+from pldmlt_jax.io.processes import is_first, on_first
 
 SCORE = "score"
 """Key of the metric that ranks checkpoints; the larger the better."""

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from pldmlt_jax.files import writing
-from pldmlt_jax.training.events import EventFile
-from pldmlt_jax.training.processes import is_first
+from pldmlt_jax.io.files import writing
+from pldmlt_jax.io.processes import is_first
+from pldmlt_jax.training.tensorboard import EventFile
 
 
 def to_plain(values: Mapping[str, Any]) -> dict[str, Any]:

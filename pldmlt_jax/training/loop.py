@@ -14,12 +14,12 @@ from jaxtyping import Array, UInt8
 
 from pldmlt_jax.config import GraderConfig, TrainConfig
 from pldmlt_jax.errors import CheckpointError
-from pldmlt_jax.interruption import STOP, Interrupted
-from pldmlt_jax.progress import Task
+from pldmlt_jax.io.processes import gathered, of_first
+from pldmlt_jax.io.progress import Task
+from pldmlt_jax.io.signals import STOP, Interrupted
 from pldmlt_jax.training.checkpoint import Checkpoints
 from pldmlt_jax.training.log import RunLog
 from pldmlt_jax.training.nonfinite import FiniteWatch
-from pldmlt_jax.training.processes import gathered, of_first
 from pldmlt_jax.types import Batch
 
 AGREE_EVERY_STEPS = 10

@@ -10,11 +10,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from pldmlt_jax.files import write_json, writing
+from pldmlt_jax.io.files import write_json, writing
+from pldmlt_jax.io.processes import is_first
 from pldmlt_jax.training.checkpoint import Checkpoints
 from pldmlt_jax.training.log import to_plain
 from pldmlt_jax.training.parallel import own_rows
-from pldmlt_jax.training.processes import is_first
 
 FOLDER = "nonfinite"
 """Beside the checkpoints: a folder for each step, with the state before it, its batch and its figures."""

@@ -14,8 +14,8 @@ import pytest
 from pldmlt_jax.cli.app import VERBS, run
 from pldmlt_jax.cli.flags import SWITCHES, VERBS_OF, parse
 from pldmlt_jax.config import Config, from_dict, frozen, to_dict
+from pldmlt_jax.config_checks import CHOICES, NAME, PATHS, RANGES, config_errors, fields, validate
 from pldmlt_jax.errors import ConfigError, UserError
-from pldmlt_jax.validation import CHOICES, NAME, PATHS, RANGES, config_errors, fields, validate
 
 IDRID = "--config=configs/idrid.py"
 
@@ -201,7 +201,7 @@ def test_validated_config_cannot_be_changed():
 
 def test_verbs_are_given_a_config_that_cannot_be_changed(monkeypatch, tmp_path):
     given: list[Any] = []
-    monkeypatch.setattr("pldmlt_jax.cli.report.main", given.append)
+    monkeypatch.setattr("pldmlt_jax.workflow.stages.report.main", given.append)
     assert run(["main.py", "report", f"--workdir={tmp_path}"]) == 0
     with pytest.raises(dataclasses.FrozenInstanceError):
         given[0].config.train.batch_size = 3

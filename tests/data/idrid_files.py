@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from pldmlt_jax.data.idrid import DISC_FOLDER, GRADE_FILES, LESION_FOLDERS, SPLIT_FOLDERS
+from pldmlt_jax.data.datasets.idrid import DISC_FOLDER, GRADE_FILES, LESION_FOLDERS, SPLIT_FOLDERS
 
 SHAPE = (60, 90)
 HEADER = "Image name,Retinopathy grade,Risk of macular edema ,,,,,,,,,"

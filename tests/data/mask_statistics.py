@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from pldmlt_jax.data.field_of_view import field_of_view
+from pldmlt_jax.data.preprocessing.field_of_view import field_of_view
 
 FILE = Path(__file__).with_name("idrid_mask_statistics.json")
 QUANTILES = (10, 50, 90)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from pldmlt_jax.config import AugmentConfig, DataConfig
+from pldmlt_jax.data.datasets.records import RawRecord
 from pldmlt_jax.data.loader import (
     Labels,
     Shard,
@@ -21,8 +22,7 @@ from pldmlt_jax.data.loader import (
     train_batches,
     true_labels,
 )
-from pldmlt_jax.data.prepared import PreparedSplit
-from pldmlt_jax.data.records import RawRecord
+from pldmlt_jax.data.preprocessing.store import PreparedSplit
 from pldmlt_jax.errors import DataError
 from pldmlt_jax.types import MASK_BITS, UNKNOWN_GRADE, Batch, Geometry
 

@@ -18,12 +18,12 @@ from evaluation.tiny_network import SIZE_PX, photograph, tiny_config, write_tiny
 
 import pldmlt_jax as pj
 from pldmlt_jax.config import to_dict
-from pldmlt_jax.data.plausible import oddities
+from pldmlt_jax.data.image_warnings import oddities
 from pldmlt_jax.errors import CheckpointError, DataError
 from pldmlt_jax.evaluation.operating_points import OperatingPoint, OperatingPoints, write_points
 from pldmlt_jax.evaluation.predictor import LesionArea, Prediction, load
-from pldmlt_jax.evaluation.views import softmax
-from pldmlt_jax.files import write_json
+from pldmlt_jax.evaluation.tta import softmax
+from pldmlt_jax.io.files import write_json
 
 
 @pytest.fixture(scope="module")

@@ -13,12 +13,12 @@ from safetensors.numpy import load_file
 import pldmlt_jax as pj
 from pldmlt_jax.cli.app import run
 from pldmlt_jax.config import from_dict
+from pldmlt_jax.config_checks import validate
 from pldmlt_jax.evaluation import inference
 from pldmlt_jax.evaluation.inference import SHIPPED, WEIGHTS
-from pldmlt_jax.evaluation.model_card import operating_points_table
 from pldmlt_jax.evaluation.operating_points import read_points
+from pldmlt_jax.export.model_card import operating_points_table
 from pldmlt_jax.types import LESIONS, NUM_GRADES
-from pldmlt_jax.validation import validate
 
 MAX_BYTES = 16_000_000
 

@@ -8,7 +8,7 @@ import pytest
 from faults.runs import arguments
 
 from pldmlt_jax.cli.app import run
-from pldmlt_jax.interruption import STOP
+from pldmlt_jax.io.signals import STOP
 
 
 @pytest.fixture

@@ -16,20 +16,20 @@ from data.diaretdb1_files import HEAD, TAIL, circle, ellipse, marking, polygon
 from data.idrid_files import HEADER, photograph
 
 from pldmlt_jax.cli.flags import parse
-from pldmlt_jax.cli.pseudo_label import read_table
 from pldmlt_jax.config import Config, DataConfig, to_dict
-from pldmlt_jax.data import ddr, diaretdb1, folder, idrid
-from pldmlt_jax.data.folds import read_folds
-from pldmlt_jax.data.fundus import read_image
-from pldmlt_jax.data.markings import PLANES, read_markings, votes
-from pldmlt_jax.data.masks import read_mask
-from pldmlt_jax.data.prepare import prepare_image
+from pldmlt_jax.config_checks import validate
+from pldmlt_jax.data.datasets import ddr, diaretdb1, folder, idrid
+from pldmlt_jax.data.datasets.diaretdb1_xml import PLANES, read_markings, votes
+from pldmlt_jax.data.preprocessing.geometry import read_image
+from pldmlt_jax.data.preprocessing.masks import read_mask
+from pldmlt_jax.data.preprocessing.prepare import prepare_image
+from pldmlt_jax.data.splits.folds import read_folds
 from pldmlt_jax.evaluation.inference import saved_config
 from pldmlt_jax.evaluation.operating_points import OperatingPoint, OperatingPoints, read_points
-from pldmlt_jax.files import read_json
-from pldmlt_jax.models.pretrained import read_tensors
+from pldmlt_jax.io.files import read_json
+from pldmlt_jax.models.weights.load import read_tensors
 from pldmlt_jax.training.log import read_log
-from pldmlt_jax.validation import validate
+from pldmlt_jax.workflow.stages.pseudo_label import read_table
 
 ROOT = Path(__file__).parents[2]
 FIXTURES = ROOT / "tests" / "fixtures"

@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from event_file import written
+from training.event_file import written
 
 from pldmlt_jax.training.checkpoint import Checkpoints
 

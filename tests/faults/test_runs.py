@@ -14,7 +14,7 @@ from faults.long_run import MAY_GROW_MIB, growth, watched
 from faults.runs import arguments, differences, finish, results, start
 
 from pldmlt_jax.cli.app import run
-from pldmlt_jax.interruption import STOP
+from pldmlt_jax.io.signals import STOP
 from pldmlt_jax.training.nonfinite import FiniteWatch
 
 

@@ -9,7 +9,7 @@ import threading
 from faults.runs import ROOT
 
 from pldmlt_jax.cli.app import run
-from pldmlt_jax.interruption import Interrupted, stopping_on_signals
+from pldmlt_jax.io.signals import Interrupted, stopping_on_signals
 
 
 def test_signal_outside_of_training_stops_at_once_with_its_status(monkeypatch, tmp_path, capsys, no_signal):
@@ -17,7 +17,7 @@ def test_signal_outside_of_training_stops_at_once_with_its_status(monkeypatch, t
         os.kill(os.getpid(), signal.SIGTERM)
         threading.Event().wait(30)
 
-    monkeypatch.setattr("pldmlt_jax.cli.report.main", interrupted)
+    monkeypatch.setattr("pldmlt_jax.workflow.stages.report.main", interrupted)
     before = signal.getsignal(signal.SIGTERM)
     assert run(["main.py", "report", f"--workdir={tmp_path}"]) == 143
     assert "stopped by SIGTERM" in capsys.readouterr().err
@@ -26,7 +26,7 @@ def test_signal_outside_of_training_stops_at_once_with_its_status(monkeypatch, t
 
 TWICE = """
 import hashlib, os, signal, time
-from pldmlt_jax.interruption import STOP, stopping_on_signals
+from pldmlt_jax.io.signals import STOP, stopping_on_signals
 with stopping_on_signals(), STOP.postponing():
     os.kill(os.getpid(), signal.SIGINT)
     while not STOP.signum:

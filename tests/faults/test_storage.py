@@ -12,7 +12,7 @@ from faults.runs import ROOT, arguments
 
 from pldmlt_jax.cli import app
 from pldmlt_jax.errors import ConfigError
-from pldmlt_jax.files import PARTIAL, locked, write_json, write_rows, writing
+from pldmlt_jax.io.files import PARTIAL, locked, write_json, write_rows, writing
 from pldmlt_jax.training.checkpoint import Checkpoints, damage
 
 NO_SPACE = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -90,7 +90,7 @@ def test_full_disk_ends_the_program_with_one_message(monkeypatch, tmp_path, caps
     def full(_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "metrics.json")
 
-    monkeypatch.setattr("pldmlt_jax.cli.report.main", full)
+    monkeypatch.setattr("pldmlt_jax.workflow.stages.report.main", full)
     assert app.run(["main.py", "report", f"--workdir={tmp_path}"]) == 1
     message = capsys.readouterr().err
     assert "metrics.json: No space left on device" in message and "goes on from its last checkpoint" in message
@@ -116,7 +116,7 @@ def test_read_only_file_system_is_refused_before_any_work(small_disk, capsys):
 HOLDS = """
 import sys
 from pathlib import Path
-from pldmlt_jax.files import locked
+from pldmlt_jax.io.files import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()

@@ -7,7 +7,7 @@ Launch:    python main.py compare --config=tests/faults/tiny_table.py --workdir=
 from dataclasses import replace
 
 from pldmlt_jax.config import NO_SET
-from pldmlt_jax.table import Row, Table
+from pldmlt_jax.table_config import Row, Table
 from tests.faults import tiny
 
 

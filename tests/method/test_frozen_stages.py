@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from pldmlt_jax.config import Config, LossConfig, MetaConfig, ModelConfig, OptimConfig
+from pldmlt_jax.config_checks import validate
 from pldmlt_jax.errors import UserError
 from pldmlt_jax.method.steps import meta_step, train_step
 from pldmlt_jax.models.build import build_network
-from pldmlt_jax.validation import validate
 from tests.method.methods import graded_beside, tiny_batch, tiny_method, tiny_state
 
 FROZEN = 2

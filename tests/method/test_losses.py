@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from pldmlt_jax.config import Config, LossConfig, MetaConfig
+from pldmlt_jax.config_checks import validate
 from pldmlt_jax.errors import ConfigError, UserError
 from pldmlt_jax.method import losses
 from pldmlt_jax.models.build import TARGET_CHANNELS
 from pldmlt_jax.types import LESIONS, MASK_BITS
-from pldmlt_jax.validation import validate
 from tests.method.methods import tiny_batch
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"

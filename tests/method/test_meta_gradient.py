@@ -10,13 +10,13 @@ import optax
 import pytest
 
 from pldmlt_jax.config import Config, LossConfig, MetaConfig, OptimConfig, TrainConfig
+from pldmlt_jax.config_checks import validate
 from pldmlt_jax.errors import UserError
 from pldmlt_jax.method import meta_gradient
 from pldmlt_jax.method.meta_gradient import META_GRADIENTS, WITHOUT_DIRECT_PATH
 from pldmlt_jax.method.steps import meta_step, round_step, train_step
 from pldmlt_jax.method.virtual_step import META_LOSSES, meta_loss
 from pldmlt_jax.training.loop import algorithm_rounds
-from pldmlt_jax.validation import validate
 from tests.method.methods import graded_beside, tiny_batch, tiny_method, tiny_state
 
 

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 
 from pldmlt_jax.config import LossConfig, MetaConfig, ModelConfig, OptimConfig
-from pldmlt_jax.data.synthetic import draw_fundus
+from pldmlt_jax.data.synthetic.dataset import draw_fundus
 from pldmlt_jax.method.state import Method, init_method_state
 from pldmlt_jax.method.steps import eval_step, meta_step, train_step
 from pldmlt_jax.models.build import build_label_network, build_network

@@ -20,8 +20,8 @@ from flax import traverse_util
 from benchmarks.smp_names import running_by_name, with_smp_weights
 from pldmlt_jax.config import GraderConfig, ModelConfig
 from pldmlt_jax.models.build import DECODERS, DILATABLE, DILATING, ENCODERS, build_grader, build_network
-from pldmlt_jax.models.pretrained import load_weights
-from pldmlt_jax.models.weight_names import KERAS_LAYOUTS, TORCH_LAYOUTS
+from pldmlt_jax.models.weights.load import load_weights
+from pldmlt_jax.models.weights.names import KERAS_LAYOUTS, TORCH_LAYOUTS
 
 torch = pytest.importorskip("torch", reason="needs requirements-oracle.txt")
 oracle = pytest.importorskip("torch_oracle", reason="needs requirements-oracle.txt")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from pldmlt_jax.config import Config, GraderConfig, MetaConfig, ModelConfig
+from pldmlt_jax.config_checks import validate
 from pldmlt_jax.errors import ConfigError
 from pldmlt_jax.models.build import (
     DECODERS,
@@ -17,10 +18,9 @@ from pldmlt_jax.models.build import (
     build_label_network,
     build_network,
 )
-from pldmlt_jax.models.decoder_layers import upsample_nearest_2x
+from pldmlt_jax.models.decoders.layers import upsample_nearest_2x
 from pldmlt_jax.models.grade_heads import GRADE_HEADS
 from pldmlt_jax.models.label_update import HIERARCHIES, SOFTMAXES
-from pldmlt_jax.validation import validate
 
 IMAGE = jnp.zeros((1, 64, 64, 3), jnp.uint8)
 

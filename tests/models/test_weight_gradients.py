@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from pldmlt_jax.config import Config, MetaConfig, ModelConfig
+from pldmlt_jax.config_checks import validate
 from pldmlt_jax.errors import ConfigError
 from pldmlt_jax.models.build import build_network
 from pldmlt_jax.models.weight_gradients import fast_weight_gradients
-from pldmlt_jax.validation import validate
 
 ROUNDING = 2.0**-8
 """Of bfloat16, relative."""

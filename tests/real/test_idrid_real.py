@@ -10,12 +10,12 @@ import pytest
 from data.mask_statistics import recorded, statistics
 
 from pldmlt_jax.config import DataConfig
-from pldmlt_jax.data.field_of_view import field_of_view
-from pldmlt_jax.data.fundus import make_geometry, read_image
-from pldmlt_jax.data.idrid import list_grading, list_segmentation
-from pldmlt_jax.data.leakage import SAME_PHOTOGRAPH, difference_hash, same_photographs
-from pldmlt_jax.data.masks import fuse, mask_to_network, read_mask
-from pldmlt_jax.data.records import RawRecord
+from pldmlt_jax.data.datasets.idrid import list_grading, list_segmentation
+from pldmlt_jax.data.datasets.records import RawRecord
+from pldmlt_jax.data.preprocessing.field_of_view import field_of_view
+from pldmlt_jax.data.preprocessing.geometry import make_geometry, read_image
+from pldmlt_jax.data.preprocessing.masks import fuse, mask_to_network, read_mask
+from pldmlt_jax.data.splits.near_duplicates import SAME_PHOTOGRAPH, difference_hash, same_photographs
 from pldmlt_jax.types import LESIONS
 
 

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from pldmlt_jax.models.encoders.vgg import VGG
 from pldmlt_jax.models.layers import normalise
-from pldmlt_jax.models.pretrained import load_weights
-from pldmlt_jax.models.vgg import VGG
+from pldmlt_jax.models.weights.load import load_weights
 
 PHOTOGRAPH = "IDRiD/A. Segmentation/1. Original Images/a. Training Set/IDRiD_01.jpg"
 

@@ -22,7 +22,7 @@ from pldmlt_jax.method.grader import Grader, grader_eval, grader_step, init_grad
 from pldmlt_jax.method.state import TrainState
 from pldmlt_jax.method.steps import eval_step, meta_step, round_step, train_step
 from pldmlt_jax.models.classifier import Classifier
-from pldmlt_jax.models.vgg import VGG
+from pldmlt_jax.models.encoders.vgg import VGG
 from pldmlt_jax.training.checkpoint import Checkpoints
 from pldmlt_jax.training.parallel import Devices, training_devices
 from pldmlt_jax.types import Batch

@@ -4,10 +4,10 @@ import json
 
 import cv2
 import numpy as np
-from event_file import written
+from training.event_file import written
 
-from pldmlt_jax.training.events import EventFile, read_events
 from pldmlt_jax.training.log import RunLog
+from pldmlt_jax.training.tensorboard import EventFile, read_events
 
 
 def test_scalars_pictures_and_the_config_are_read_back(tmp_path):

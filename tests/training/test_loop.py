@@ -9,12 +9,12 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from event_file import written
+from training.event_file import written
 
 from pldmlt_jax.config import TrainConfig
 from pldmlt_jax.errors import CheckpointError
-from pldmlt_jax.interruption import STOP, Interrupted
-from pldmlt_jax.progress import Task
+from pldmlt_jax.io.progress import Task
+from pldmlt_jax.io.signals import STOP, Interrupted
 from pldmlt_jax.training.checkpoint import Checkpoints
 from pldmlt_jax.training.log import RunLog, read_log
 from pldmlt_jax.training.loop import Rounds, Stopping, Validated, algorithm_rounds, fit

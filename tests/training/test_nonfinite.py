@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pldmlt_jax.progress import Task
+from pldmlt_jax.io.progress import Task
 from pldmlt_jax.training.checkpoint import Checkpoints
 from pldmlt_jax.training.log import RunLog, read_log
 from pldmlt_jax.training.loop import Rounds, Stopping, Validated, fit

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from pldmlt_jax.config import Config, ParallelConfig
+from pldmlt_jax.config_checks import validate
 from pldmlt_jax.errors import ConfigError, UserError
+from pldmlt_jax.io.processes import gathered, merged, own_share, summed
 from pldmlt_jax.training.parallel import Devices, own_devices, training_devices
-from pldmlt_jax.training.processes import gathered, merged, own_share, summed
-from pldmlt_jax.validation import validate
 
 ROOT = Path(__file__).parents[2]
 

@@ -1,0 +1,28 @@
+"""A fourth training after the three of the net that ships: windows of photographs at 1024 px, four lesions alone.
+
+Purpose:   the photographs' own resolution without a GPU: a window of 448 px has a fifth of the whole's pixels.
+Paper:     no row of it. It has no grades: graded photographs would have to be whole.
+Launch:    the three trainings of `shipped.py`, then
+           python main.py train --config=configs/experiments/windows.py --config.data.root=DIR --config.model.weights=FILE
+           python main.py evaluate --workdir=runs/windows; one view: --config.inference.tta=none
+Expected:  see docs/results.md.
+Hardware:  1 CPU core, 8 GiB.
+"""
+
+from dataclasses import replace
+
+from configs.experiments import shipped
+from configs.tables.rows import lesions_alone
+from pldmlt_jax.config import Config
+
+
+def get_config() -> Config:
+    config = shipped.get_config()
+    return lesions_alone(
+        replace(
+            config,
+            name="windows",
+            data=replace(config.data, size_px=1024),
+            train=replace(config.train, init_from="runs/shipped", crop_px=448, theta_units=50),
+        )
+    )

@@ -1,0 +1,82 @@
+"""The image files that `--input` names."""
+
+import glob
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from pldmlt_jax.data.preprocessing.geometry import IMAGE_SUFFIXES, PHOTOGRAPH_SUFFIXES
+from pldmlt_jax.errors import DataError, UserError, gathered, raise_all
+from pldmlt_jax.io.files import visible
+from pldmlt_jax.workflow.stages.predictions_table import ENDINGS, TABLE
+
+PATTERN_MARKS = frozenset("*?[")
+
+
+def find_images(text: str) -> list[Path]:
+    """Every image that the parts between commas name, each once: files, folders with all below them, patterns.
+
+    A pattern is glob's, where `**` stands for any folders. A file or folder whose own name has a comma, or a pattern's mark,
+    is taken as it is. Hidden files and folders are passed over; photographs that have to be converted are not: they are told
+    when they are read.
+
+    Raises:
+        DataError: Every part that names no image, at once.
+    """
+    if Path(text).exists():
+        return _in_one(text)
+    errors: list[UserError] = []
+    found: dict[Path, None] = {}
+    for part in text.split(","):
+        with gathered(errors):
+            found |= dict.fromkeys(_in_one(part.strip()))
+    raise_all(errors)
+    return list(found)
+
+
+def _in_one(text: str) -> list[Path]:
+    path = Path(text)
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        found, what = _images(_below(path)), "no images in it"
+    elif PATTERN_MARKS & set(text):
+        matches = [Path(match) for match in sorted(glob.glob(text, recursive=True))]
+        inside = (below for match in matches if match.is_dir() for below in _below(match))
+        found, what = _images(itertools.chain(matches, inside)), "a pattern that no image fits"
+    else:
+        found, what = [], "no such file or folder"
+    if not found:
+        raise DataError(text or "--input", what, "images named *" + ", *".join(IMAGE_SUFFIXES), "check --input")
+    return found
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """Everything in it, but for hidden folders: those are a computer's own, with thumbnails for instance."""
+    for path in folder.rglob("*"):
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts):
+            yield path
+
+
+def _images(paths: Iterable[Path]) -> list[Path]:
+    return visible({path for path in paths if path.suffix.lower() in PHOTOGRAPH_SUFFIXES and path.is_file()})
+
+
+def without_results(paths: Sequence[Path]) -> list[Path]:
+    """The images that are not what `predict` has left itself: its folder may lie among the photographs."""
+    return [path for path in paths if not (path.name.endswith(ENDINGS) and (path.parent / TABLE).is_file())]
+
+
+def unique_names(paths: Sequence[Path]) -> list[str]:
+    """A name for the outputs of each image: its stem, with a number where two would be the same on any file system."""
+    taken: set[str] = set()
+    counts: dict[str, int] = {}
+    names = []
+    for path in paths:
+        key, name = path.stem.lower(), path.stem
+        while name.lower() in taken:
+            counts[key] = counts.get(key, 1) + 1
+            name = f"{path.stem}_{counts[key]}"
+        taken.add(name.lower())
+        names.append(name)
+    return names

@@ -1,0 +1,60 @@
+"""Hashes of raw files' contents, kept beside the prepared sets: a set of many gigabytes is read once, not at every start."""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from pldmlt_jax.io.files import write_json
+
+HASHES = "contents.json"
+
+SETTLED_NS = 3_000_000_000
+"""A file that was changed so shortly before it was read may be changed again within the same tick of its clock, and is not
+kept."""
+
+ABSENT = "absent"
+
+
+def content_hashes(paths: Iterable[Path], cache_dir: str | Path, num_threads: int = 4) -> dict[Path, str]:
+    """SHA-256 of each file, `ABSENT` where there is none.
+
+    A file is read again when its size, its time of change or its inode is another than when it was read last.
+
+    Args:
+        paths: Any files.
+        cache_dir: Where the hashes are kept.
+        num_threads: That read.
+    """
+    table = Path(cache_dir) / HASHES
+    try:
+        known = json.loads(table.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # absent or damaged: read everything
+        known = {}
+    now = time.time_ns()
+    unique = list(dict.fromkeys(paths))
+
+    def hashed(path: Path) -> tuple[str, list]:
+        try:
+            status = os.stat(path)
+        except OSError:
+            return ABSENT, []
+        facts = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+        old = known.get(str(path.absolute()))
+        if old and old[:-1] == facts:
+            return old[-1], old
+        if not path.is_file():
+            return ABSENT, []
+        with open(path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return digest, [*facts, digest] if max(facts[1:3]) + SETTLED_NS < now else []
+
+    with ThreadPoolExecutor(num_threads) as pool:
+        results = dict(zip(unique, pool.map(hashed, unique), strict=True))
+    fresh = {str(path.absolute()): facts for path, (_, facts) in results.items() if facts}
+    if any(known.get(path) != facts for path, facts in fresh.items()):
+        write_json(table, known | fresh)
+    return {path: digest for path, (digest, _) in results.items()}

@@ -1,0 +1,203 @@
+"""Lesion masks: reading them, fusing them, and reducing them to the network's square."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Int, UInt8, UInt16
+
+from pldmlt_jax.config import DataConfig
+from pldmlt_jax.data.preprocessing.geometry import crop_to, decoded, place, read_bytes
+from pldmlt_jax.errors import DataError
+from pldmlt_jax.types import Geometry
+
+
+def read_mask(path: Path, shape: tuple[int, int], rule: str = "not_black") -> Bool[np.ndarray, "h w"]:
+    """Reads a mask; alpha is ignored.
+
+    IDRiD's masks are palette TIFFs, which OpenCV reads as {0, 76} in grey, so a threshold at 127 would lose all; one is
+    RGBA with alpha 255 everywhere.
+
+    Args:
+        path: Of the mask.
+        shape: Height and width of its image.
+        rule: Which pixels are set, a key of MASK_RULES.
+
+    Raises:
+        DataError: The file is unreadable, of another size than its image or against the rule.
+    """
+    return apply_rule(brightest(read_mask_pixels(path)), path, shape, rule)
+
+
+def read_mask_pixels(path: Path) -> np.ndarray:
+    """The pixels of a mask file as they are: grey, colour or colour with alpha, of 8 or 16 bits.
+
+    Raises:
+        DataError: The file is unreadable.
+    """
+    pixels = decoded(read_bytes(path), path, cv2.IMREAD_UNCHANGED, "mask")
+    if pixels.dtype not in (np.uint8, np.uint16):
+        raise DataError(path, "not a readable mask", "a TIFF or PNG file of 8 or 16 bits", "fetch the file again")
+    return pixels
+
+
+def brightest(pixels: np.ndarray) -> UInt8[np.ndarray, "h w"] | UInt16[np.ndarray, "h w"]:
+    """The greatest of the colours at each pixel, without alpha."""
+    return np.atleast_3d(pixels)[..., :3].max(axis=-1)
+
+
+def apply_rule(values: np.ndarray, path: Path, shape: tuple[int, int], rule: str) -> Bool[np.ndarray, "h w"]:
+    """The mask of a file's brightest values.
+
+    Raises:
+        DataError: It is of another size than its image, or against the rule.
+    """
+    if values.shape != shape:
+        found, expected = (f"{s[0]} px high, {s[1]} px wide" for s in (values.shape, shape))
+        raise DataError(path, f"a mask {found}", f"the size of its image: {expected}", "pair it with its own image")
+    return MASK_RULES[rule](values, path)
+
+
+def mask_levels(values: np.ndarray) -> Int[np.ndarray, "levels"]:
+    """The different values of a mask, ascending."""
+    return np.flatnonzero(np.bincount(values.ravel()))
+
+
+def _not_black(values: np.ndarray, path: Path) -> Bool[np.ndarray, "h w"]:
+    return values > 0
+
+
+def _two_levels(values: np.ndarray, path: Path) -> Bool[np.ndarray, "h w"]:
+    levels = mask_levels(values)
+    if len(levels) > 2:
+        found = f"{len(levels)} grey levels, {levels[0]} to {levels[-1]}"
+        raise DataError(path, found, "two at most: background and lesion", "fetch the file again, or threshold it")
+    return values > 0
+
+
+def _upper_half(values: np.ndarray, path: Path) -> Bool[np.ndarray, "h w"]:
+    levels = mask_levels(values)
+    if len(levels) > 2 and levels[-1] < SOFT_MASK_MIN:
+        found = f"{len(levels)} values, the greatest {levels[-1]}: indices of classes?"
+        raise DataError(path, found, "one lesion a file: black, and white or any other colour", "write a file a lesion")
+    return (values > 0) & (values >= levels[-1] / 2)
+
+
+MASK_RULES: dict[str, Callable[[np.ndarray, Path], np.ndarray]] = {
+    "not_black": _not_black,
+    "two_levels": _two_levels,
+    "upper_half": _upper_half,
+}
+"""Which pixels of a mask are set: all that are not black; the same, with an error where there are more than two values; or
+those of at least half the greatest value, for masks with grey edges or lossy compression."""
+
+SOFT_MASK_MIN = 32
+"""A mask of several values has to be this bright somewhere, of 255: one that is not holds indices, or noise around 0."""
+
+
+def fuse(
+    masks: dict[str, Bool[np.ndarray, "h w"]], shape: tuple[int, int], config: DataConfig
+) -> tuple[Bool[np.ndarray, "h w"], int, int]:
+    """The paper's fused mask: the union of all lesions, then a morphological operation, at the original size.
+
+    Returns:
+        The mask, and its pixels before and after the operation.
+    """
+    union = np.zeros(shape, np.uint8)
+    for mask in masks.values():
+        union |= mask
+    operations = {"close": cv2.MORPH_CLOSE, "dilate": cv2.MORPH_DILATE}
+    fused = union
+    if config.fusion in operations:
+        element = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (config.fusion_px, config.fusion_px))
+        fused = cv2.morphologyEx(union, operations[config.fusion], element)
+    return fused.astype(bool), int(union.sum()), int(fused.sum())
+
+
+def mask_to_network(mask: Bool[np.ndarray, "h w"], geometry: Geometry, reduction: str) -> Bool[np.ndarray, "s s"]:
+    """Crops, reduces and pads a mask.
+
+    Args:
+        mask: At the original size.
+        geometry: Of its image.
+        reduction: A key of REDUCTIONS. Along a side where the square is larger than the crop all of them are nearest.
+    """
+    cropped = crop_to(mask, geometry)
+    height, width = geometry.resized_height_px, geometry.resized_width_px
+    least_height, least_width = max(height, cropped.shape[0]), max(width, cropped.shape[1])
+    if (least_height, least_width) != cropped.shape:  # a stretched image may be enlarged along one side alone
+        enlarged = cv2.resize(cropped.astype(np.uint8), (least_width, least_height), interpolation=cv2.INTER_NEAREST_EXACT)
+        cropped = enlarged.astype(bool)
+    return place(cropped if cropped.shape == (height, width) else REDUCTIONS[reduction](cropped, height, width), geometry)
+
+
+def _targets(cropped: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Row and column of each set pixel, and the flat position of the target pixel that its centre falls into."""
+    rows, columns = np.nonzero(cropped)
+    down, right = (rows * 2 + 1) * height // (2 * cropped.shape[0]), (columns * 2 + 1) * width // (2 * cropped.shape[1])
+    return rows, columns, down * width + right
+
+
+def _labels(mask: np.ndarray) -> Int[np.ndarray, "h w"]:
+    """The number of each pixel's connected component, from 1; 0 for the background."""
+    return cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)[1].astype(np.int64)
+
+
+def _by_maximum(cropped: np.ndarray, height: int, width: int) -> Bool[np.ndarray, "height width"]:
+    reduced = np.zeros(height * width, bool)
+    reduced[_targets(cropped, height, width)[2]] = True
+    return reduced.reshape(height, width)
+
+
+def _by_area(cropped: np.ndarray, height: int, width: int) -> Bool[np.ndarray, "height width"]:
+    return cv2.resize(cropped.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA) >= 0.5
+
+
+def _by_area_keeping_all(cropped: np.ndarray, height: int, width: int) -> Bool[np.ndarray, "height width"]:
+    reduced = _by_area(cropped, height, width).ravel()
+    rows, columns, targets = _targets(cropped, height, width)
+    labels = _labels(cropped)[rows, columns]
+    kept = np.zeros(int(labels.max(initial=0)) + 1, bool)
+    kept[labels[reduced[targets]]] = True
+    lost = ~kept[labels]
+    pairs, covered = np.unique(np.stack([labels[lost], targets[lost]]), axis=1, return_counts=True)
+    best = {int(pairs[0, i]): int(pairs[1, i]) for i in np.argsort(covered, kind="stable")}  # the last of a label stays
+    reduced[list(best.values())] = True
+    return reduced.reshape(height, width)
+
+
+REDUCTIONS: dict[str, Callable[[np.ndarray, int, int], np.ndarray]] = {
+    "max": _by_maximum,
+    "area": _by_area,
+    "area_keep": _by_area_keeping_all,
+}
+"""How a mask is made smaller. "max": a target pixel is set when the centre of any set pixel falls into it, so that no lesion
+vanishes, and areas grow. "area": when at least half of it is covered, so that areas stay, and small lesions vanish.
+"area_keep": the same, and every lesion that would vanish keeps the pixel that it covers most of."""
+
+
+class Components(NamedTuple):
+    """Connected components (of 8 neighbours) of a mask, at its own size and reduced."""
+
+    before: int
+    after: int  # neighbours may have grown together
+    vanished: int  # of those before, without a pixel in the reduced mask
+
+
+def count_components(mask: Bool[np.ndarray, "h w"], reduced: Bool[np.ndarray, "s s"], geometry: Geometry) -> Components:
+    """What a reduction has done to the lesions of a mask.
+
+    Args:
+        mask: At the original size.
+        reduced: The same in the network's square.
+        geometry: Of their image.
+    """
+    cropped, g = crop_to(mask, geometry), geometry
+    labels = _labels(cropped)
+    inner = reduced[g.pad_top_px : g.pad_top_px + g.resized_height_px, g.pad_left_px : g.pad_left_px + g.resized_width_px]
+    rows, columns, targets = _targets(cropped, *inner.shape)
+    there = np.unique(labels[rows, columns][inner.ravel()[targets]])
+    before = int(labels.max(initial=0))
+    return Components(before, int(_labels(reduced).max(initial=0)), before - len(there))

@@ -1,0 +1,105 @@
+"""What a run records of its data: who is in which split and fold, what leaks, and what was left out."""
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from pldmlt_jax.config import DataConfig
+from pldmlt_jax.data.preprocessing.masks import Components
+from pldmlt_jax.data.splits.selection import (
+    Selection,
+    folds_of,
+    leaking_pairs,
+    official_splits,
+    repeated_images,
+    same_groups,
+    segmentation_strata,
+)
+from pldmlt_jax.types import LESIONS
+
+
+def describe(segmented: dict[str, Selection], graded: dict[str, Selection], data: DataConfig) -> dict[str, Any]:
+    """What `data.json` records: who is in which split, lesion pixels before and after fusion, leakage, what was left out."""
+    train = segmented["train"].split
+    rows = [
+        train.metadata[i]
+        for name in ("train", "val", "test")
+        if name in segmented
+        for i in segmented[name].indices
+        if segmented[name].split is train
+    ]
+    return {
+        "segmentation": {
+            "dataset": data.segmentation,
+            "size_px": data.size_px,
+            "splits": {name: selection.image_ids for name, selection in segmented.items()},
+            "inflation": {
+                lesion: float(np.mean(values))
+                for lesion in LESIONS
+                if (values := [row.inflation[lesion] for row in rows if row.inflation.get(lesion) is not None])
+            },
+            "lesions": {
+                lesion: {
+                    "area_px": int(sum(row.lesion_px[i] for row in rows)),
+                    "area_px_reduced": round(sum(row.reduced_px[i] * row.geometry.area_scale for row in rows)),
+                    "components": Components(*(int(sum(row.components[i, k] for row in rows)) for k in range(3)))._asdict(),
+                }
+                for i, lesion in enumerate(LESIONS)
+            },
+            "fused_px": {
+                "before": int(sum(row.fused_px[0] for row in rows)),
+                "after": int(sum(row.fused_px[1] for row in rows)),
+            },
+            **_left_out(segmented),
+        },
+        "grading": {
+            "dataset": data.grading,
+            "grades": {name: grade_counts(selection) for name, selection in graded.items()},
+            **_left_out(graded),
+        },
+        "leakage": leakage_report(segmented, graded, data),
+    }
+
+
+def _left_out(selections: dict[str, Selection]) -> dict[str, Any]:
+    official = official_splits(selections)
+    return {
+        "bad_files": list(dict.fromkeys(message for split in official for message in split.skipped)),
+        "ungradable": {split.name: split.num_dropped for split in official},
+    }
+
+
+def leakage_report(segmented: dict[str, Selection], graded: dict[str, Selection], data: DataConfig) -> dict[str, Any]:
+    """The same photographs and eyes in both sets, and those that stand in one of them more than once."""
+    official = official_splits(graded)
+    pairs = leaking_pairs(official, segmented, data.leakage_distance)
+    leaking, same = ({pair[:2] for pair in pairs if pair.same_photograph or eyes} for eyes in (True, False))
+    repeated = {
+        "grading": repeated_images(official, data.leakage_distance),
+        "segmentation": repeated_images(official_splits(segmented), data.leakage_distance, among_training=False),
+    }
+    return {
+        "rule": data.leakage,
+        "images": len(same),
+        "same_eye": len(leaking) - len(same),
+        "excluded": len(leaking) if data.leakage == "exclude" else 0,
+        "pairs": [pair._asdict() for pair in pairs],
+        "repeated": {key: {name: sorted(images) for name, images in found.items()} for key, found in repeated.items()},
+    }
+
+
+def grade_counts(selection: Selection) -> dict[str, int]:
+    """Number of images of each grade."""
+    counts = Counter(selection.split.metadata[i].grade for i in selection.indices)
+    return {str(grade): counts[grade] for grade in sorted(counts)}
+
+
+def fold_rows(segmented: dict[str, Selection], data: DataConfig) -> list[tuple[str, str, str, int]]:
+    """Set, name, stratum and fold of each image, as `write_folds` takes them; none where the splits are official."""
+    if data.split == "official":
+        return []
+    split = segmented["train"].split
+    strata = segmentation_strata(split)
+    folds = folds_of(split, strata, same_groups(split, data), data)
+    return [(*origin, str(stratum), int(fold)) for origin, stratum, fold in zip(split.origins, strata, folds, strict=True)]

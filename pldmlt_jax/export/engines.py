@@ -1,0 +1,81 @@
+"""What a network is computed with: XLA, or ONNX Runtime or OpenVINO on the exported network."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from pldmlt_jax.config import InferenceConfig
+from pldmlt_jax.errors import ConfigError
+from pldmlt_jax.evaluation.inference import TrainedNetwork, filled_up
+from pldmlt_jax.evaluation.tta import Forward, RawOutput
+from pldmlt_jax.export.onnx import INPUT, OUTPUTS, cached_onnx, require
+
+OPENVINO_TYPES = {"float32": "f32", "bfloat16": "bf16"}
+
+
+def onnx_session(content: str | bytes) -> Any:
+    """ONNX Runtime's session of a file, without its warnings about shapes that it infers by itself.
+
+    Raises:
+        ConfigError: ONNX Runtime is not installed.
+    """
+    onnxruntime = require("onnxruntime", "--engine=onnx")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+def _xla(network: TrainedNetwork, config: InferenceConfig, size_px: int) -> Forward:
+    return network
+
+
+def _onnx(network: TrainedNetwork, config: InferenceConfig, size_px: int) -> Forward:
+    require("onnxruntime", "--engine=onnx")  # before the export, which takes longer
+    session = onnx_session(str(cached_onnx(network, size_px)))
+
+    def forward(images: np.ndarray, batch_size: int) -> RawOutput:
+        return RawOutput(*session.run(list(OUTPUTS), {INPUT: images.astype(np.float32)}))
+
+    return forward
+
+
+def _openvino(network: TrainedNetwork, config: InferenceConfig, size_px: int) -> Forward:
+    openvino = require("openvino", "--engine=openvino")
+    core = openvino.Core()
+    if config.engine_dtype == "bfloat16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        raise ConfigError(
+            "inference.engine_dtype", "'bfloat16'", "a processor that computes in it (AMX or AVX-512 BF16)", "use float32"
+        )
+    path = str(cached_onnx(network, size_px))
+    hint = {"INFERENCE_PRECISION_HINT": OPENVINO_TYPES[config.engine_dtype], "PERFORMANCE_HINT": "LATENCY"}
+    compiled = core.compile_model(path, "CPU", hint)
+
+    def forward(images: np.ndarray, batch_size: int) -> RawOutput:
+        found = compiled({INPUT: filled_up(images, batch_size).astype(np.float32)})
+        return RawOutput(*(np.array(found[name][: len(images)], np.float32) for name in OUTPUTS))
+
+    return forward
+
+
+ENGINES: dict[str, Callable[[TrainedNetwork, InferenceConfig, int], Forward]] = {
+    "xla": _xla,
+    "onnx": _onnx,
+    "openvino": _openvino,
+}
+"""(network, config, side of what it sees at once) -> forward pass."""
+
+
+def make_forward(engine: str, network: TrainedNetwork, config: InferenceConfig) -> Forward:
+    """The network's forward pass by the named engine.
+
+    Raises:
+        ConfigError: There is no such engine, its package is not installed, or it does not know the type asked for.
+    """
+    if engine not in ENGINES:
+        raise ConfigError("--engine", f"{engine!r}", "one of " + ", ".join(ENGINES), "choose one of them")
+    if config.engine_dtype != "float32" and engine != "openvino":
+        found = f"{config.engine_dtype!r} with --engine={engine}"
+        raise ConfigError("inference.engine_dtype", found, "--engine=openvino, or float32", "set one of the two")
+    size_px = network.config.data.size_px
+    return ENGINES[engine](network, config, min(config.tile_px, size_px) if config.mode == "tiles" else size_px)

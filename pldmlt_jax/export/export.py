@@ -1,0 +1,139 @@
+"""The trained network for use without this program: weights and config, StableHLO, ONNX, and a model card."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import UInt8
+
+from pldmlt_jax.config import to_dict
+from pldmlt_jax.errors import ConfigError
+from pldmlt_jax.evaluation.inference import WEIGHTS, TrainedNetwork, answer, write_weights
+from pldmlt_jax.evaluation.operating_points import OperatingPoints, lesion_names, write_points
+from pldmlt_jax.export.engines import onnx_session
+from pldmlt_jax.export.onnx import TOLERANCE, largest_difference, write_onnx
+from pldmlt_jax.io.files import write_json, writing
+from pldmlt_jax.models.build import TARGET_CHANNELS
+from pldmlt_jax.models.multitask import MultiTask
+from pldmlt_jax.training.checkpoint import CONFIG
+from pldmlt_jax.types import LESIONS
+
+ONNX, STABLEHLO = "model.onnx", "model.stablehlo"
+PLATFORMS = ("cpu", "cuda")
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """What is exported, and where to."""
+
+    network: TrainedNetwork
+    points: OperatingPoints
+    output: Path
+    images: UInt8[np.ndarray, "b s s 3"]  # prepared, to compare the exported network's answers on
+
+    @property
+    def tile_px(self) -> int:
+        """Side of what the network sees at once: the whole prepared image, or a tile where it is asked by tiles."""
+        config = self.network.config
+        whole, tiles = config.data.size_px, config.inference.mode == "tiles"
+        return min(config.inference.tile_px, whole) if tiles else whole
+
+
+def _folder(export: Export, bits: int = 32) -> str:
+    write_weights(export.output / WEIGHTS, export.network, bits=bits)
+    write_json(export.output / CONFIG, to_dict(export.network.config))
+    write_points(export.output, export.points)
+    use = f"for pldmlt_jax.load({str(export.output)!r}) and --checkpoint={export.output}"
+    return f"{WEIGHTS} ({bits} bits a weight), {CONFIG}: {use}"
+
+
+def _stablehlo(export: Export) -> str:
+    network, path = export.network, export.output / STABLEHLO
+    write_stablehlo(network, path)
+    loaded = jax.export.deserialize(bytearray(path.read_bytes()))
+    difference = max(
+        float(np.abs(np.asarray(theirs) - ours).max())
+        for theirs, ours in zip(
+            loaded.call(jnp.asarray(export.images))[:2], network(export.images, len(export.images)), strict=False
+        )
+    )
+    return f"{STABLEHLO}: any batch and size; differs from Flax by {difference:.1e} at most"
+
+
+def write_stablehlo(network: TrainedNetwork, path: Path) -> None:
+    """Writes `jax.export`'s serialised form with the weights inside, for any batch, any height and width that the network
+    can halve as often as it does, on CPU and CUDA.
+
+    Input: uint8 [b, h, w, 3], RGB. Outputs: probabilities, grade logits and grade maps, see `views.RawOutput`. To be read
+    with `jax.export.deserialize(bytearray(path.read_bytes())).call(images)`, without this package.
+    """
+    variables, target = network.variables, network.method.loss.target
+    module = cast(MultiTask, network.method.network)
+    multiple = 2 ** len(network.config.model.encoder_filters)
+    shape = jax.export.symbolic_shape(f"b, {multiple}*h, {multiple}*w, 3")
+    images = jax.ShapeDtypeStruct(shape, jnp.uint8)
+    function = jax.jit(lambda images: answer(variables, images, network=module, target=target))
+    with writing(path, "wb") as file:
+        file.write(jax.export.export(function, platforms=PLATFORMS)(images).serialize())
+
+
+def _onnx(export: Export) -> str:
+    path, size_px = export.output / ONNX, export.tile_px
+    write_onnx(export.network, size_px, path, metadata(export))
+    try:
+        session = onnx_session(str(path))
+    except ConfigError:
+        return f"{ONNX}: any batch, {size_px} x {size_px} px; not compared with Flax: ONNX Runtime is not installed"
+    difference = largest_difference(export.network, session, export.images[:, :size_px, :size_px])
+    if not difference <= allowed_difference(export.network):
+        path.unlink()
+        raise ValueError(f"{path} differs from Flax by {difference:.1e}, more than {allowed_difference(export.network):g}")
+    return f"{ONNX}: any batch, {size_px} x {size_px} px; differs from Flax by {difference:.1e} at most, in ONNX Runtime"
+
+
+def allowed_difference(network: TrainedNetwork) -> float:
+    """Rounding of float32, or of bfloat16 where Flax itself computes in it: the file is float32 always."""
+    return TOLERANCE if network.config.model.dtype != "bfloat16" else 0.1
+
+
+def metadata(export: Export) -> Mapping[str, Any]:
+    """What the ONNX file tells of itself: all that stands between a photograph and a mask."""
+    config, points = export.network.config, export.points
+    return {
+        "image": "RGB in 0..255, cropped to the field of view, resized, padded with zeros to a square",
+        "size_px": export.network.config.data.size_px,
+        "preparation": {name: getattr(config.data, name) for name in ("fov_crop", "resize", "enhance")},
+        "target": config.loss.target,
+        "channels": channels(config.loss.target),
+        "operating_points": {
+            name: {"threshold": points.of(name).threshold, "min_area_px": points.of(name).min_area_px}
+            for name in lesion_names(config.loss.target)
+        },
+        "temperature": points.temperature or 1.0,
+        "calibrated": points.temperature is not None,
+        "warning": "a research result, not a medical device",
+    }
+
+
+def channels(target: str) -> list[str]:
+    """What each channel of `probabilities` is."""
+    names = {"fused": ["background", "lesion"], "lesions": [*LESIONS], "exclusive": ["background", *LESIONS]}[target]
+    assert len(names) == TARGET_CHANNELS[target]
+    return names
+
+
+FORMATS: dict[str, Callable[[Export], str]] = {
+    "folder": _folder,
+    "int8": partial(_folder, bits=8),
+    "stablehlo": _stablehlo,
+    "onnx": _onnx,
+}
+"""Name -> writes it, compares it with Flax where that can go wrong, and says in one line what it is."""
+
+BY_NAME_ONLY = ("int8",)
+"""Formats that are written only where they are asked for: in the place of `folder`, a quarter of its size."""

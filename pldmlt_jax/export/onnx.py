@@ -1,0 +1,186 @@
+"""The trained network as an ONNX file: any batch, one size. Needs `requirements-export.txt`."""
+
+import contextlib
+import dataclasses
+import hashlib
+import importlib
+import json
+import logging
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pldmlt_jax.errors import ConfigError
+from pldmlt_jax.evaluation.inference import TrainedNetwork, answer
+from pldmlt_jax.io.files import partial_path
+from pldmlt_jax.models.build import build_network
+
+INPUT = "image"
+METADATA = "pldmlt"
+OUTPUTS = ("probabilities", "grade_logits", "grade_maps")
+
+INSTALL = (
+    "pip install --no-deps -r requirements-export.txt (where `make` made .venv: make install EXPORT=1). It pins an old "
+    "orbax-checkpoint, which --no-deps leaves alone"
+)
+"""One line that installs jax2onnx, ONNX Runtime and OpenVINO."""
+
+UPSAMPLING = ("Reshape", "Expand", "Expand", "Reshape")
+"""jax2onnx's operators of `upsample_nearest_2x`, the last first; others only compute shapes for these."""
+
+DOUBLED = "doubled_height_and_width"
+"""Name of the factors by axis."""
+
+TOLERANCE = 1e-4
+"""How far an exported network's probabilities may be from Flax': rounding gives 1e-6 to 1e-5, a wrong operator far more."""
+
+
+def require(package: str, what_for: str) -> ModuleType:
+    """Imports a package that only export and the engines need.
+
+    Raises:
+        ConfigError: It is not installed.
+    """
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise ConfigError(what_for, f"the package {package} is not there ({error})", "it installed", INSTALL) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """jax2onnx warns of its own examples, which want packages that it does not need otherwise."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def write_onnx(network: TrainedNetwork, size_px: int, path: Path, metadata: Mapping[str, Any]) -> None:
+    """Writes the network with its weights inside, computing in float32.
+
+    Args:
+        network: Parameters and running statistics.
+        size_px: Height and width that the file is for.
+        path: Of the file; written whole or not at all.
+        metadata: Stored in the file's property METADATA, as JSON.
+
+    Input `image`: float32 [b, size, size, 3], RGB in 0..255, as `prepare_image` makes it. Outputs: `probabilities`
+    [b, size, size, k], `grade_logits` [b, 5] and `grade_maps` [b, h, w, 5], see `views.RawOutput`.
+
+    Raises:
+        ConfigError: jax2onnx is not installed.
+    """
+    with _quiet():
+        jax2onnx = require("jax2onnx", "export to ONNX")
+        module = build_network(dataclasses.replace(network.config.model, dtype="float32"), network.method.loss.target)
+        variables, target = network.variables, network.method.loss.target
+        model = jax2onnx.to_onnx(
+            lambda images: answer(variables, images, network=module, target=target),
+            inputs=[jax.ShapeDtypeStruct((*jax.export.symbolic_shape("b"), size_px, size_px, 3), jnp.float32)],
+            input_names=[INPUT],
+            output_names=list(OUTPUTS),
+            model_name="pldmlt",
+        )
+    upsample_by_resize(model.graph)
+    model = _simplified(model)
+    del model.graph.value_info[:]  # shapes in between, some of them with their axes in another order: engines infer them
+    model.metadata_props.add(key=METADATA, value=json.dumps(metadata))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = partial_path(path)
+    temporary.write_bytes(model.SerializeToString())
+    temporary.replace(path)
+
+
+def upsample_by_resize(graph: Any) -> None:
+    """Puts one Resize, channels first, in place of each `upsample_nearest_2x` of an ONNX graph, in place.
+
+    jax2onnx writes its broadcast to six axes and its reshape as ten operators, which no engine moves transposes through.
+    """
+    onnx = require("onnx", "export to ONNX")
+    made_by = {output: node for node in graph.node for output in node.output}
+    nodes: list[Any] = []
+    for node in graph.node:
+        chain = [node]
+        while len(chain) < len(UPSAMPLING) and chain[-1].input and chain[-1].input[0] in made_by:
+            chain.append(made_by[chain[-1].input[0]])
+        if tuple(link.op_type for link in chain) != UPSAMPLING:
+            nodes.append(node)
+            continue
+        (output,) = node.output
+        first, doubled = f"{output}_channels_first", f"{output}_doubled"
+        how = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+        nodes += [
+            onnx.helper.make_node("Transpose", [chain[-1].input[0]], [first], perm=[0, 3, 1, 2]),
+            onnx.helper.make_node("Resize", [first, "", DOUBLED], [doubled], **how),
+            onnx.helper.make_node("Transpose", [doubled], [output], perm=[0, 2, 3, 1]),
+        ]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    graph.initializer.append(onnx.numpy_helper.from_array(np.array([1, 1, 2, 2], np.float32), DOUBLED))
+    _remove_unused(graph)
+
+
+def _remove_unused(graph: Any) -> None:
+    """Operators whose results nothing takes any more."""
+    while True:
+        used = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
+        unused = [node for node in graph.node if not used.intersection(node.output)]
+        if not unused:
+            return
+        for node in unused:
+            graph.node.remove(node)
+
+
+def _simplified(model: Any) -> Any:
+    """By ONNX Runtime's rules that hold for every engine: most of all, without the transposes between convolutions.
+
+    OpenVINO spends more time on these than on all else. Where ONNX Runtime is not installed the model is left as it is.
+    """
+    onnx = require("onnx", "export to ONNX")
+    try:
+        onnxruntime = require("onnxruntime", "--engine=onnx")
+    except ConfigError:
+        return model
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder) / "simplified.onnx")
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        options.optimized_model_filepath, options.log_severity_level = path, 3
+        onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        simplified = onnx.load(path)
+    domains = {node.domain for node in simplified.graph.node}
+    used = [opset for opset in simplified.opset_import if opset.domain in domains]
+    del simplified.opset_import[:]
+    simplified.opset_import.extend(used)
+    return simplified
+
+
+def largest_difference(network: TrainedNetwork, session: Any, images: np.ndarray) -> float:
+    """Greatest difference of the probabilities, of lesions and grades, between ONNX Runtime and Flax on some images."""
+    from pldmlt_jax.evaluation.tta import RawOutput, softmax
+
+    ours = network(images, len(images))
+    theirs = RawOutput(*session.run(list(OUTPUTS), {INPUT: images.astype(np.float32)}))
+    grades = np.abs(softmax(ours.grade_logits) - softmax(theirs.grade_logits)).max()
+    return float(max(np.abs(ours.probabilities - theirs.probabilities).max(), grades))
+
+
+def cached_onnx(network: TrainedNetwork, size_px: int) -> Path:
+    """The file beside the checkpoint, written the first time; its name says which arrays and which size it is of."""
+    digest = hashlib.sha256(repr(network.method.network).encode())
+    for leaf in jax.tree.leaves(network.variables):
+        digest.update(np.asarray(leaf).tobytes())
+    path = network.directory / "exported" / f"{digest.hexdigest()[:16]}_{size_px}px.onnx"
+    if not path.is_file():
+        print(f"  exporting the network once, to {path}", flush=True)
+        write_onnx(network, size_px, path, {})
+    return path

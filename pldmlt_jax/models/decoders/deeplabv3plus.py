@@ -1,0 +1,62 @@
+"""The DeepLabv3+ decoder (Chen et al. 2018) of segmentation_models.pytorch: output stride 16, separable convolutions.
+
+The library drops half of the pyramid's features while training; here none are dropped, for the virtual step needs the same
+function twice.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, DTypeLike, Float
+
+from pldmlt_jax.models.decoders.layers import ConvNormReLU, Decoder, upsample_bilinear
+from pldmlt_jax.models.layers import rematerialised
+
+
+class DeepLabV3Plus(Decoder):
+    """Dilated convolutions of several rates on the last feature, enlarged and joined with the feature at stride 4.
+
+    Attributes:
+        filters: Channels throughout; the feature at stride 4 is reduced to 3/16 of them.
+        rates: Dilations, in pixels of the last feature.
+        norm: A key of DECODER_NORMS.
+        rematerialisation: Of the pyramid and of what follows it, a key of `REMATERIALISATIONS`.
+    """
+
+    filters: int = 256
+    rates: tuple[int, ...] = (12, 24, 36)
+    norm: str = "batch"
+    norm_momentum: float = 0.99
+    norm_epsilon: float = 1e-3
+    rematerialisation: str = "none"
+    dtype: DTypeLike = jnp.float32
+
+    output_kernel = 1
+    output_stride = 4
+
+    @nn.compact
+    def __call__(self, features: Sequence[Float[Array, "b ..."]], train: bool) -> Float[Array, "b h w f"]:
+        """Decodes the last feature, at stride 16, and the one at stride 4, the fourth from the end, to stride 4."""
+
+        def layer(name: str, x: Array, filters: int = self.filters, **form: Any) -> Array:
+            norm = (self.norm, self.norm_momentum, self.norm_epsilon, self.dtype)
+            return ConvNormReLU(filters, *norm, **form, name=name)(x, train)
+
+        def pyramid(mdl: nn.Module, x: Array) -> Array:
+            branches = [layer("aspp_1x1", x, kernel_size=1)]
+            branches += [
+                layer(f"aspp_rate{i}", x, form="separable", dilation=rate) for i, rate in enumerate(self.rates, start=1)
+            ]
+            pooled = layer("aspp_pooled", x.mean(axis=(1, 2), keepdims=True), kernel_size=1)
+            branches.append(jnp.broadcast_to(pooled, branches[0].shape))
+            x = layer("aspp_project", jnp.concatenate(branches, axis=-1), kernel_size=1)
+            return layer("aspp", x, form="separable")
+
+        def joined(mdl: nn.Module, x: Array, fine: Array) -> Array:
+            fine = layer("fine", fine, filters=3 * self.filters // 16, kernel_size=1)
+            return layer("join", jnp.concatenate([upsample_bilinear(x, 4), fine], axis=-1), form="separable")
+
+        x = rematerialised(pyramid, self.rematerialisation)(self, features[-1])
+        return rematerialised(joined, self.rematerialisation)(self, x, features[-4])

@@ -1,0 +1,67 @@
+"""The U-Net decoder of the library that the paper's baselines come from (segmentation_models, Keras and PyTorch alike)."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, DTypeLike, Float
+
+from pldmlt_jax.models.decoders.layers import ConvNormReLU, Decoder, upsample_nearest_2x
+from pldmlt_jax.models.layers import rematerialised
+
+
+class UNet(Decoder):
+    """Centre block, then stages of nearest upsampling, concatenation with the encoder's skip and two convolutions.
+
+    Attributes:
+        filters: Channels of the stages, deepest first; each doubles the resolution.
+        centre_filters: Channels of the two convolutions on the deepest feature; 0 leaves the centre block out.
+        full_res_skip: Whether a stride-1 feature of the encoder is used; the reference U-Net leaves it out.
+        norm: A key of DECODER_NORMS.
+        rematerialisation: Of each stage, a key of `REMATERIALISATIONS`.
+        weight_gradients: One of `WEIGHT_GRADIENTS`.
+    """
+
+    filters: tuple[int, ...] = (256, 128, 64, 32, 16)
+    centre_filters: int = 512
+    full_res_skip: bool = False
+    norm: str = "batch"
+    norm_momentum: float = 0.99
+    norm_epsilon: float = 1e-3
+    rematerialisation: str = "none"
+    weight_gradients: str = "xla"
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, features: Sequence[Float[Array, "b ..."]], train: bool) -> Float[Array, "b h w f"]:
+        """Decodes features to full resolution.
+
+        Args:
+            features: The encoder's, finest first, each half the size of the one before; the last is decoded.
+            train: Whether batch normalisation uses the batch's statistics and updates the running ones.
+        """
+
+        def two_convolutions(mdl: nn.Module, x: Array, name: str, filters: int) -> Array:
+            for i in (1, 2):
+                layer = ConvNormReLU(
+                    filters, self.norm, self.norm_momentum, self.norm_epsilon, self.dtype,
+                    weight_gradients=self.weight_gradients, name=f"{name}_{i}",
+                )  # fmt: skip
+                x = layer(x, train)
+            return x
+
+        def stage_of(mdl: nn.Module, x: Array, *skip: Array, name: str, filters: int) -> Array:
+            return two_convolutions(mdl, jnp.concatenate([upsample_nearest_2x(x), *skip], axis=-1), name, filters)
+
+        x = features[-1]
+        if self.centre_filters:
+            centre = partial(two_convolutions, name="centre", filters=self.centre_filters)
+            x = rematerialised(centre, self.rematerialisation)(self, x)
+        skips = list(reversed(features[:-1]))
+        if len(skips) >= len(self.filters) and not self.full_res_skip:
+            skips = skips[: len(self.filters) - 1]
+        for i, filters in enumerate(self.filters):
+            stage = partial(stage_of, name=f"stage{i + 1}", filters=filters)
+            x = rematerialised(stage, self.rematerialisation)(self, x, *skips[i : i + 1])
+        return x

@@ -1,0 +1,135 @@
+"""Weight files by the names under which they are published: fetched once from there, checked against their hash, kept."""
+
+import hashlib
+import http.client
+import re
+import shutil
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import NamedTuple
+
+from pldmlt_jax.errors import CheckpointError
+from pldmlt_jax.io.files import partial_path, remove_leftovers
+
+NO_WEIGHTS = ("", "none")
+"""How a config says that a network starts at random."""
+
+TIMEOUT_S = 30.0
+CHUNK_BYTES = 1 << 20
+
+
+class Published(NamedTuple):
+    url: str
+    algorithm: str
+    digest: str
+    """Beginning of the file's hash."""
+
+
+def _torchvision(*names: str) -> dict[str, Published]:
+    """Its names end with the first digits of the file's SHA-256."""
+    digests = {name: re.findall(r"-([0-9a-f]{8})\.pth$", name)[0] for name in names}
+    return {n: Published(f"https://download.pytorch.org/models/{n}", "sha256", digest) for n, digest in digests.items()}
+
+
+def _keras(folder: str, digests: dict[str, str]) -> dict[str, Published]:
+    """Its names carry no hash; the MD5 is the one that Keras itself checks."""
+    base = f"https://storage.googleapis.com/tensorflow/keras-applications/{folder}"
+    return {name: Published(f"{base}/{name}", "md5", digest) for name, digest in digests.items()}
+
+
+PUBLISHED: dict[str, Published] = {
+    **_torchvision(
+        "vgg16-397923af.pth",
+        "resnet18-f37072fd.pth",
+        "resnet34-b627a593.pth",
+        "resnet50-0676ba61.pth",
+        "resnet50-11ad3fa6.pth",
+        "resnet101-63fe2227.pth",
+        "resnet101-cd907fc2.pth",
+        "resnext50_32x4d-7cdf4587.pth",
+        "resnext50_32x4d-1a0047aa.pth",
+        "resnext101_32x8d-8ba56ff5.pth",
+        "resnext101_32x8d-110c445d.pth",
+        "densenet121-a639ec97.pth",
+        "densenet201-c1103571.pth",
+    ),
+    **_keras("vgg16", {"vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5": "6d6bbae143d832006294945121d1f1fc"}),
+    **_keras(
+        "densenet",
+        {
+            "densenet121_weights_tf_dim_ordering_tf_kernels_notop.h5": "30ee3e1110167f948a6b9946edeeb738",
+            "densenet201_weights_tf_dim_ordering_tf_kernels_notop.h5": "c13680b51ded0fb44dff2d8f86ac8bb1",
+        },
+    ),
+    **_keras(
+        "nasnet",
+        {
+            "NASNet-mobile.h5": "020fb642bf7360b370c678b08e0adf61",
+            "NASNet-mobile-no-top.h5": "1ed92395b5b598bdda52abe5c0dbfd63",
+        },
+    ),
+}
+
+
+def weights_path(name: str, cache_dir: str) -> str:
+    """Where a file of weights lies, or will: "" for none, a given path as it is, a published file in the cache."""
+    if name in NO_WEIGHTS:
+        return ""
+    return str(Path(cache_dir) / "weights" / name) if name in PUBLISHED and not Path(name).is_file() else name
+
+
+def fetch_weights(name: str, cache_dir: str) -> str:
+    """The same, and it lies there: a published file is downloaded unless it is in the cache.
+
+    Raises:
+        CheckpointError: There is no such file; or a published one can be had neither from the cache nor from its place, or
+            has another hash than it should have.
+    """
+    path = weights_path(name, cache_dir)
+    if not path or Path(path).is_file():
+        if path != name and path:
+            _require_hash(PUBLISHED[name], Path(path), Path(path))
+        return path
+    if name not in PUBLISHED:
+        raise CheckpointError(
+            name,
+            "no such file",
+            "a file of weights (.pth, .safetensors, Keras' .h5), or the name of a published one: " + ", ".join(PUBLISHED),
+            "check --config.model.weights and --config.grader.weights",
+        )
+    _download(PUBLISHED[name], Path(path))
+    return path
+
+
+def _by_hand(published: Published, path: Path) -> str:
+    return f"fetch {published.url} where there is a network, and put it at {path}"
+
+
+def _require_hash(published: Published, file: Path, path: Path) -> None:
+    """Checks a file that lies, or is to lie, at the path."""
+    with file.open("rb") as opened:
+        digest = hashlib.file_digest(opened, published.algorithm).hexdigest()
+    if not digest.startswith(published.digest):
+        found = f"its {published.algorithm} begins with {digest[: len(published.digest)]}: not the published file"
+        raise CheckpointError(path, found, published.digest, _by_hand(published, path))
+
+
+def _download(published: Published, path: Path) -> None:
+    """Through a partial file beside it, so that what stands in the cache is whole and right."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(path.parent)
+    partial = partial_path(path)
+    print(f"  fetching {published.url}", flush=True)
+    try:
+        with urllib.request.urlopen(published.url, timeout=TIMEOUT_S) as response, partial.open("wb") as file:
+            shutil.copyfileobj(response, file, CHUNK_BYTES)
+        _require_hash(published, partial, path)
+        partial.replace(path)
+    except (OSError, http.client.HTTPException) as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()  # it holds the connection
+        found, action = f"cannot be fetched: {error}", _by_hand(published, path)
+        raise CheckpointError(path.name, found, "a network, or the file in its place", action) from error
+    finally:
+        partial.unlink(missing_ok=True)

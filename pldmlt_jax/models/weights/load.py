@@ -1,0 +1,203 @@
+"""Weights of torchvision, timm and Keras -> Flax variables."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from pldmlt_jax.errors import CheckpointError
+from pldmlt_jax.models.weights.names import (
+    KERAS_LAYOUTS,
+    TORCH_LAYOUTS,
+    Layout,
+    TreePath,
+    current_keras_name,
+    current_torch_name,
+    from_keras_layout,
+    from_torch_layout,
+    modules_of,
+)
+from pldmlt_jax.models.weights.torch_pickle import read_torch_file
+
+Convert = Callable[[TreePath, np.ndarray], np.ndarray]
+"""(path of a leaf, the file's array) -> the array in our layout."""
+NameMap = Callable[[TreePath], str | None]
+"""From the path of a leaf to the tensor's name in the file, or None for a leaf that keeps its value."""
+
+_MAX_LISTED = 8
+
+
+class LoadedWeights(NamedTuple):
+    variables: dict[str, Any]
+    sha256: str
+    """Of the file."""
+    num_tensors: int
+    """Tensors taken from it."""
+    skipped: tuple[str, ...]
+    """Tensors of the file that the network has no use for: another task's head."""
+
+
+KERAS_SUFFIX = ".h5"
+
+
+def _read_keras(path: Path) -> dict[str, np.ndarray]:
+    from pldmlt_jax.models.weights.keras_h5 import read_keras_file  # with h5py, which few runs need
+
+    return read_keras_file(path)
+
+
+READERS: dict[str, Callable[[Path], dict[str, np.ndarray]]] = {
+    ".safetensors": load_file,
+    ".pth": read_torch_file,
+    ".pt": read_torch_file,
+    KERAS_SUFFIX: _read_keras,
+}
+
+
+def read_tensors(path: str | Path) -> tuple[dict[str, np.ndarray], str]:
+    """Reads a weight file without running anything in it.
+
+    Args:
+        path: A `.safetensors`, `.pth`, `.pt` or Keras `.h5` file.
+
+    Returns:
+        Name -> array in the file's own layout; the file's SHA-256.
+
+    Raises:
+        CheckpointError: The file is absent, damaged, or of another kind.
+    """
+    path = Path(path)
+    if path.suffix not in READERS:
+        raise CheckpointError(path, f"a file named *{path.suffix}", " or ".join(READERS), "give one of these")
+    try:
+        with open(path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return READERS[path.suffix](path), digest
+    except OSError as error:
+        raise CheckpointError(path, error.strerror or str(error), "a file of weights", "check the path") from error
+    except (SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:  # the others: of unknown dtypes
+        raise CheckpointError(path, str(error), "a .safetensors file", "fetch or write it again") from error
+
+
+def _listed(title: str, entries: list[str]) -> str:
+    more = f" and {len(entries) - _MAX_LISTED} more" if len(entries) > _MAX_LISTED else ""
+    return f"{len(entries)} {title}: {', '.join(sorted(entries)[:_MAX_LISTED])}{more}"
+
+
+def assign(
+    tree: dict[str, Any],
+    tensors: Mapping[str, np.ndarray],
+    name_map: NameMap,
+    source: Path,
+    convert: Convert = from_torch_layout,
+) -> dict[str, Any]:
+    """Replaces the leaves of a tree by the tensors of a file.
+
+    Args:
+        tree: Nested dictionaries of arrays (or of shapes), the network's own.
+        tensors: Name -> array in the file's layout.
+        name_map: Where each leaf stands in the file.
+        source: The file, for the message.
+        convert: From the file's layout to ours.
+
+    Returns:
+        A tree of the same structure, shapes and dtypes.
+
+    Raises:
+        CheckpointError: Lists every tensor that is missing, unexpected or of another shape.
+    """
+    leaves: dict[TreePath, Any] = traverse_util.flatten_dict(tree)
+    names = {path: name for path in leaves if (name := name_map(path)) is not None}
+    missing = [name for name in names.values() if name not in tensors]
+    unexpected = sorted(set(tensors) - set(names.values()))
+    arrays = {path: convert(path, tensors[name]) for path, name in names.items() if name in tensors}
+    other_shape = [
+        f"{names[path]} {array.shape} for {leaves[path].shape}"
+        for path, array in arrays.items()
+        if array.shape != leaves[path].shape
+    ]
+    problems = {"missing": missing, "unexpected": unexpected, "of another shape": other_shape}
+    if any(problems.values()):
+        raise CheckpointError(
+            source,
+            "; ".join(_listed(title, entries) for title, entries in problems.items() if entries),
+            f"the {len(names)} tensors of this network",
+            "give the weights of the same architecture and width, or none",
+        )
+    converted = {path: jnp.asarray(array, leaves[path].dtype) for path, array in arrays.items()}
+    return traverse_util.unflatten_dict({**leaves, **converted})
+
+
+def load_weights(path: str | Path, architecture: str, variables: dict[str, Any]) -> LoadedWeights:
+    """Loads a file of torchvision, timm or Keras into an encoder or a whole grader, running statistics included.
+
+    A grader's last layer is loaded where it has as many outputs as the file's, else left at its start.
+
+    Args:
+        path: See `read_tensors`.
+        architecture: A key of `build.ENCODERS` or `build.GRADERS`.
+        variables: `params` and, where there are norms, `batch_stats` of an encoder, or of a `Classifier` with one.
+
+    Raises:
+        CheckpointError: See `read_tensors` and `assign`; or the library has another network of this name.
+    """
+    path = Path(path)
+    layout, current_name, convert = _layout(path, architecture)
+    tensors, sha256 = read_tensors(path)
+    tensors = {current_name(name): tensor for name, tensor in tensors.items()}
+    used = {name: tensor for name, tensor in tensors.items() if not name.endswith(".num_batches_tracked")}
+    skipped = {name for name in used if name.startswith(layout.foreign)}
+    head = variables["params"].get("head")
+    in_file = {name: tensor for name, tensor in used.items() if name.startswith(layout.head)}
+    if head is None or not any(tensor.shape == head["bias"].shape for tensor in in_file.values()):
+        skipped |= in_file.keys()
+    used = {name: tensor for name, tensor in used.items() if name not in skipped}
+
+    def name_map(leaf: TreePath) -> str | None:
+        if modules_of(leaf) == ("head",) and not any(name.startswith(layout.head) for name in used):
+            return None
+        return layout.name_of(leaf)
+
+    loaded = assign(variables, used, name_map, path, convert)
+    return LoadedWeights(loaded, sha256, len(used), tuple(sorted(skipped)))
+
+
+def with_encoder(variables: dict[str, Any], path: str | Path, encoder: str) -> tuple[dict[str, Any], LoadedWeights]:
+    """A whole network's `params` and `batch_stats` with its encoder's from a file; see `load_weights`."""
+    of_encoder = {collection: tree["encoder"] for collection, tree in variables.items() if "encoder" in tree}
+    loaded = load_weights(path, encoder, of_encoder)
+    return {c: tree | ({"encoder": loaded.variables[c]} if c in of_encoder else {}) for c, tree in variables.items()}, loaded
+
+
+def _layout(path: Path, architecture: str) -> tuple[Layout, Callable[[str], str], Convert]:
+    keras = path.suffix == KERAS_SUFFIX
+    layouts = KERAS_LAYOUTS if keras else TORCH_LAYOUTS
+    if architecture not in layouts:
+        raise CheckpointError(
+            path,
+            f"{'Keras' if keras else 'PyTorch'} weights for {architecture}",
+            f"{'a .pth or .safetensors file of torchvision or timm' if keras else 'a .h5 file of Keras'}: the other "
+            "library has no network that is the same",
+            "give such a file, or none",
+        )
+    if keras:
+        return layouts[architecture], current_keras_name, from_keras_layout
+    return layouts[architecture], current_torch_name, from_torch_layout
+
+
+def preprocessing(architecture: str, weights: str) -> str:
+    """What the weights of a file expect, by who publishes them: a scheme of `layers.normalise`.
+
+    Args:
+        architecture: A key of `build.ENCODERS` or `build.GRADERS`.
+        weights: The file's name; "" for a random start, which takes what it is given.
+    """
+    if architecture == "nasnet_mobile":
+        return "tf"
+    return "caffe" if architecture == "vgg16" and weights.endswith(KERAS_SUFFIX) else "torch"

@@ -1,0 +1,202 @@
+"""What every stage of a run shares: the config, the workdir, the prepared sets and their splits."""
+
+import dataclasses
+import functools
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pldmlt_jax.cli.flags import Arguments
+from pldmlt_jax.config import Config, fields, has_stage_1, to_dict
+from pldmlt_jax.data.splits.selection import (
+    Selection,
+    known_grades,
+    require_lesion_kinds,
+    select_graded,
+    select_segmented,
+    with_true_grade,
+)
+from pldmlt_jax.errors import CheckpointError
+from pldmlt_jax.io.files import write_json
+from pldmlt_jax.io.processes import is_first
+from pldmlt_jax.io.progress import progress
+from pldmlt_jax.method.virtual_step import uses_graded_images
+from pldmlt_jax.training.checkpoint import CONFIG, Checkpoints
+
+
+@dataclasses.dataclass
+class Context:
+    """One run. Sets are opened when first asked for, and prepared then if they are not."""
+
+    arguments: Arguments
+    others: tuple[Path, ...] = ()  # workdirs of other runs, whose stage 1 is taken where it is the same
+
+    @property
+    def config(self) -> Config:
+        return self.arguments.config
+
+    @property
+    def workdir(self) -> Path:
+        return self.arguments.workdir
+
+    @cached_property
+    def segmented(self) -> dict[str, Selection]:
+        """Splits of the pixel-labelled set at the network's size."""
+        with progress(f"prepare {self.config.data.segmentation}") as task:
+            selections = select_segmented(self.config.data, task)
+        if self.config.loss.target != "fused":
+            require_lesion_kinds(selections)
+        return selections
+
+    @cached_property
+    def graded_for_graders(self) -> dict[str, Selection]:
+        """Splits of the graded set at the graders' size, without photographs that stage 2 sees; none without graders."""
+        if not has_stage_1(self.config):
+            return {}
+        with progress(f"prepare {self.config.data.grading} for the graders") as task:
+            return select_graded(self.config.data, self.config.grader.size_px, self.segmented, task)
+
+    @cached_property
+    def segmented_for_graders(self) -> dict[str, Selection]:
+        """The pixel-labelled set at the graders' size, to be given pseudo-labels.
+
+        No lesion may vanish from these masks, whatever the network is trained on: they are evidence for a grade.
+        """
+        data = dataclasses.replace(self.config.data, mask_reduction="max")
+        with progress(f"prepare {data.segmentation} for the graders") as task:
+            return select_segmented(data, task, size_px=self.config.grader.size_px)
+
+    @cached_property
+    def known_grades(self) -> dict[Path, int]:
+        """True grades of pixel-labelled photographs, where they are known: to evaluate, never to train on."""
+        return known_grades(self.segmented, self.graded_for_graders)
+
+    @cached_property
+    def graded_for_network(self) -> dict[str, Selection]:
+        """Truly graded images at the network's size, to evaluate its grades; none where it has learnt none.
+
+        Without graders these are the pixel-labelled images whose grade is given: held-out ones among them.
+        """
+        if not self.config.loss.grading:
+            return {}
+        if self.config.pseudo.source == "given":
+            return {name: with_true_grade(selection) for name, selection in self.segmented.items()}
+        return self.truly_graded
+
+    @cached_property
+    def truly_graded(self) -> dict[str, Selection]:
+        """The graded set at the network's size, whose training images may stand beside the pixel-labelled ones."""
+        with progress(f"prepare {self.config.data.grading} for the network") as task:
+            return select_graded(self.config.data, self.config.data.size_px, self.segmented, task)
+
+    @property
+    def graded_for_training(self) -> dict[str, Selection]:
+        """Truly graded images that anything is trained on: graders, or the network itself; none where nothing is."""
+        if has_stage_1(self.config) or not uses_graded_images(self.config.meta, self.config.loss):
+            return self.graded_for_graders
+        return self.truly_graded
+
+    def checkpoints(self, directory: Path, config: dict[str, Any] | None = None, *, alone: bool = False) -> Checkpoints:
+        """The checkpoints of a folder; whether damaged ones are passed over is the config's choice."""
+        return Checkpoints(directory, config, fallback=self.config.checkpoint.fallback, alone=alone)
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Writes a JSON file of the workdir, whole or not at all; of several processes the first does."""
+        if is_first():
+            write_json(self.workdir / name, value)
+
+
+def describe_run(context: Context) -> None:
+    """Writes the resolved config and the environment."""
+    from pldmlt_jax.workflow.run_metadata import describe_environment
+
+    context.write_json("config.json", to_dict(context.config))
+    context.write_json("environment.json", describe_environment())
+
+
+SPLITS = (
+    "data.split",
+    "data.grading_split",
+    "data.num_folds",
+    "data.fold",
+    "data.val_share",
+    "data.split_seed",
+    "data.folds_file",
+    "data.leakage",
+)
+"""Fields that say which images a network is trained on: under others it would be scored on images that it has seen."""
+
+SHOWS_HELD_OUT = ("evaluate", "figures")
+"""Verbs that show networks on images that these must not have seen."""
+
+SEEN_BY_NETWORK = ("data.size_px", "data.fov_crop", "data.resize", "data.enhance", "model.", "loss.target")
+"""Beginnings of the fields that a network is trained for; under others it answers something else, often in silence."""
+
+
+def with_saved_config(arguments: Arguments) -> Arguments:
+    """Without `--config`, `evaluate`, `predict`, `export` and `figures` take the config that the network was trained with,
+    the first one's where several are named; `predict`, where nothing at all is named, the network that ships.
+
+    What the command line sets of it comes on top, and results go beside the checkpoint unless it says where. With
+    `--config` the two must agree on what the network was trained for, but for what the command line sets; and on the
+    same set always on what it was trained on.
+
+    Raises:
+        CheckpointError: There is no checkpoint, or it was trained for or on something else than is asked for.
+    """
+    from pldmlt_jax.config_checks import config_errors
+    from pldmlt_jax.evaluation.inference import SHIPPED, checkpoint_directory, saved_config
+    from pldmlt_jax.evaluation.predictor import split_checkpoints
+
+    if arguments.verb not in ("evaluate", "predict", "export", "figures"):
+        return arguments
+    named = arguments.checkpoint or arguments.config_given or arguments.workdir_given
+    if arguments.verb == "predict" and not named:
+        print(f"  --checkpoint names no network: the one that ships is used, see {SHIPPED / 'model_card.md'}")
+        arguments = dataclasses.replace(arguments, checkpoint=str(SHIPPED))
+    paths = split_checkpoints(arguments.checkpoint or str(arguments.workdir))
+    directory, *others = [checkpoint_directory(path) for path in paths]
+    for trained in (directory, *others):
+        if wrong := config_errors(saved_config(trained)):
+            found = "; ".join(f"{error.where}: {error.found}" for error in wrong)
+            raise CheckpointError(trained / CONFIG, found, "the config that the network was trained with", "restore it")
+    if not arguments.config_given:
+        config = saved_config(directory)
+        config.parallel = arguments.config.parallel  # of this machine, not of the one that trained it
+        for path in arguments.overrides:
+            *parts, name = path.split(".")
+            given, target = (functools.reduce(getattr, parts, c) for c in (arguments.config, config))
+            setattr(target, name, getattr(given, name))
+        beside = Path("runs") / SHIPPED.name if directory.resolve() == SHIPPED else directory.parent
+        workdir = arguments.workdir if arguments.workdir_given else beside
+        arguments = dataclasses.replace(arguments, config=config, workdir=workdir)
+    _require_agreement(arguments, saved_config(directory), directory)
+    for other in others if arguments.verb in SHOWS_HELD_OUT else ():
+        _require_agreement(arguments, saved_config(other), other, SPLITS)
+    return arguments
+
+
+def _require_agreement(
+    arguments: Arguments, saved: Config, directory: Path, seen: tuple[str, ...] = SEEN_BY_NETWORK
+) -> None:
+    from pldmlt_jax.models.weights.load import preprocessing
+
+    given, trained = dict(fields(arguments.config)), dict(fields(saved))
+    same_set = given["data.segmentation"] == trained["data.segmentation"]
+    compared = {name for name in given if name.startswith(seen)} - {"model.weights", *arguments.overrides}
+    compared |= set(SPLITS) if same_set and arguments.verb in SHOWS_HELD_OUT else set()
+    differing = [
+        f"{name} = {trained[name]!r}, not {given[name]!r}" for name in sorted(compared) if given[name] != trained[name]
+    ]
+    prepared = [preprocessing(config.model.encoder, config.model.weights) for config in (saved, arguments.config)]
+    if prepared[0] != prepared[1]:
+        differing.append(
+            f"images prepared as {prepared[0]!r} by model.weights = {saved.model.weights!r}, not {prepared[1]!r}"
+        )
+    if differing:
+        raise CheckpointError(
+            directory,
+            f"trained with {'; '.join(differing)}",
+            "a network trained for what is asked, and not on what it is scored on",
+            "leave these fields and --config away: the checkpoint has its own config",
+        )

@@ -1,0 +1,71 @@
+"""Pictures: what is coloured, what stays, and what a map becomes."""
+
+import cv2
+import numpy as np
+
+from pldmlt_jax.reporting.overlays import (
+    LESION_COLOURS,
+    PANEL_PX,
+    cam_strip,
+    captioned,
+    heat,
+    outlined,
+    overlay,
+    write_picture,
+)
+
+
+def test_overlay_colours_the_mask_alone_and_leaves_the_photograph():
+    image = np.full((20, 30, 3), 100, np.uint8)
+    mask = np.zeros((20, 30), bool)
+    mask[5:10, 5:15] = True
+    picture = overlay(image, {"HE": mask})
+    assert (picture[~mask] == 100).all()
+    assert (picture[5, 5:15] == LESION_COLOURS["HE"]).all()  # the outline is solid
+    filled = 0.65 * 100 + 0.35 * np.array(LESION_COLOURS["HE"])
+    np.testing.assert_allclose(picture[7, 10], filled, atol=1)
+    assert (image == 100).all()
+
+
+def test_colours_of_lesions_differ():
+    assert len(set(LESION_COLOURS.values())) == len(LESION_COLOURS)
+
+
+def test_map_is_scaled_to_its_own_range_and_a_constant_one_is_dark():
+    rising = np.linspace(3.0, 4.0, 49, dtype=np.float32).reshape(7, 7)
+    ends = cv2.applyColorMap(np.array([[0, 255]], np.uint8), cv2.COLORMAP_VIRIDIS)[0, :, ::-1]
+    picture = heat(rising, (70, 70))
+    np.testing.assert_array_equal(picture[0, 0], ends[0])
+    np.testing.assert_array_equal(picture[-1, -1], ends[1])
+    assert (heat(np.full((7, 7), 5.0, np.float32), (70, 70)) == ends[0]).all()
+
+
+def test_strip_shows_photograph_mask_and_five_maps():
+    image = np.full((40, 40, 3), 90, np.uint8)
+    lesion = np.zeros((40, 40), bool)
+    lesion[10, 10] = True
+    maps = np.zeros((5, 4, 4), np.float32)
+    maps[3, 1, 1] = 1.0
+    strip = cam_strip(image, lesion, maps)
+    bar = captioned(np.zeros((PANEL_PX, PANEL_PX, 3), np.uint8), "x").shape[0] - PANEL_PX
+    assert strip.shape == (PANEL_PX + bar, 7 * PANEL_PX, 3)
+    panels = np.split(strip[bar:], 7, axis=1)
+    assert (panels[0] == 90).all()
+    assert panels[1].sum() == 3 * 255 * (PANEL_PX // 40) ** 2
+    assert (panels[2] == panels[3]).all()  # grades 0 and 1, both empty
+    assert (panels[5] != panels[2]).any()  # grade 3
+
+
+def test_outlines_are_alike_in_small_and_large_pictures():
+    for scale in (1, 16):
+        image, mask = np.full((40 * scale, 60 * scale, 3), 90, np.uint8), np.zeros((40 * scale, 60 * scale), bool)
+        mask[10 * scale : 20 * scale, 30 * scale : 40 * scale] = True
+        picture = outlined(image, {"EX": mask}, longer_side_px=240)
+        assert picture.shape == (160, 240, 3)
+        changed = (np.abs(picture.astype(int) - 90) > 8).any(axis=-1)
+        assert 38**2 <= changed.sum() <= 46**2  # the square, four times as large and less sharp, and its outline
+
+
+def test_a_picture_is_written_whole(tmp_path):
+    write_picture(tmp_path / "IDRiD.1", np.zeros((45, 90, 3), np.uint8))
+    assert cv2.imread(str(tmp_path / "IDRiD.1.jpg")).shape == (45, 90, 3)
