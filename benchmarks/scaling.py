@@ -129,7 +129,7 @@ def read_and_score(row: dict[str, Any], cache: str) -> dict[str, Any]:
     for batch in eval_batches(split, indices, labels, batch_size=batch_size):
         probabilities = rng.random((*batch.mask_bits.shape, 4), np.float32)
         scored = segmentation_counts(
-            probabilities, np.asarray(batch.mask_bits), np.asarray(batch.weight), target="lesions", threshold=0.5
+            probabilities, np.asarray(batch.mask_bits), np.asarray(batch.sample_mask), target="lesions", threshold=0.5
         )
         counts = counts.merge(scored)
     return {"images_per_s": len(split) / seconds, "growth_bytes": resident_bytes() - before}

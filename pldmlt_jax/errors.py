@@ -64,7 +64,7 @@ def nearest(name: str, known: Sequence[str], otherwise: str) -> str:
 
 
 @contextlib.contextmanager
-def gathered(errors: list[UserError]) -> Iterator[None]:
+def collect_errors(errors: list[UserError]) -> Iterator[None]:
     """Adds a user error raised inside to the list, so that what else is wrong is found too; `raise_all` ends that."""
     try:
         yield

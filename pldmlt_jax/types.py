@@ -85,6 +85,6 @@ class Batch:
     mask_bits: UInt8[Any, "b h w"]  # see MASK_BITS
     grade: Int[Any, "b"]  # int32, 0..4, UNKNOWN_GRADE where there is none
     admissible: Bool[Any, "b c"]  # grades that the masks admit (method: evidence); all True where nothing is known
-    weight: Float[Any, "b"]  # 1.0, or 0.0 for a row that only fills up the batch
+    sample_mask: Float[Any, "b"]  # 1.0, or 0.0 for a row that only fills up the batch
     index: Int[Any, "b"]  # int32, position in the split's list of images
     graded: "Batch | None" = None  # stage 2: truly graded images, whose `grade` is the true one, where the config uses them

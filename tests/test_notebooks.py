@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pldmlt_jax.evaluation.metrics.grading import grading_figures
-from pldmlt_jax.evaluation.metrics.labels import label_figures
+from pldmlt_jax.evaluation.metrics.grading import grading_metrics
+from pldmlt_jax.evaluation.metrics.labels import label_quality_metrics
 from pldmlt_jax.evaluation.metrics.segmentation import SegmentationCounts
 from pldmlt_jax.evaluation.operating_points import OperatingPoints, PointCounts
 from pldmlt_jax.evaluation.original_size import ORIGINAL
@@ -133,10 +133,10 @@ def test_page_describes_every_figure_of_a_run_and_no_other(own_data, folder):
     found = set(json.loads((run / "metrics.json").read_text()))
     for target in TARGETS:
         found |= SegmentationCounts.empty(target).compute().keys() | PointCounts(target, OperatingPoints()).compute().keys()
-    found |= grading_figures(np.eye(5), np.arange(5), 0).keys()
+    found |= grading_metrics(np.eye(5), np.arange(5), 0).keys()
     found |= {f"pseudo/{name}_{when}" for name in ("accuracy", "kappa") for when in ("before", "after")}
     found |= {"pseudo/majority"}  # where true grades are known, which are not in that folder
-    found |= label_figures(np.eye(5), np.arange(5), np.arange(5), np.ones((5, 5), bool)).keys()
+    found |= label_quality_metrics(np.eye(5), np.arange(5), np.arange(5), np.ones((5, 5), bool)).keys()
     assert {general(name) for name in found} == documented("metrics.json")
 
 

@@ -19,7 +19,7 @@ from pldmlt_jax.cli.check import nothing_left
 from pldmlt_jax.config import Config, DataConfig, to_dict
 from pldmlt_jax.data.check import Photograph, SetReport, check_set, leaking
 from pldmlt_jax.data.datasets.records import RawRecord
-from pldmlt_jax.data.image_warnings import oddities
+from pldmlt_jax.data.image_warnings import image_warnings
 from pldmlt_jax.data.preprocessing.field_of_view import field_of_view
 from pldmlt_jax.data.preprocessing.geometry import read_image
 from pldmlt_jax.data.splits.selection import require_lesion_kinds, select_segmented
@@ -147,7 +147,7 @@ def pixels(user: User, content: bytes) -> str:
 def odd(value: tuple[int, int, int]) -> str:
     image = np.zeros((90, 90, 3), np.uint8)
     cv2.circle(image, (45, 45), 40, value, -1)
-    return "\n".join(oddities(image, field_of_view(image), (1000, 2000)))
+    return "\n".join(image_warnings(image, field_of_view(image), (1000, 2000)))
 
 
 def other_config(user: User) -> str:
@@ -181,8 +181,8 @@ def moved_aside(user: User) -> str:
 
 def not_finite(user: User) -> str:
     watch = FiniteWatch(user.root, lambda batch: ["IDRiD_01"], skip=False)
-    watch.follow(1, "theta", {"image": np.zeros(1)}, {"loss": np.float32(np.nan), "finite": np.array(False)})
-    return told(lambda: watch.settle({"x": np.zeros(3)}))
+    watch.record(1, "theta", {"image": np.zeros(1)}, {"loss": np.float32(np.nan), "finite": np.array(False)})
+    return told(lambda: watch.check_pending({"x": np.zeros(3)}))
 
 
 def in_use(user: User) -> str:

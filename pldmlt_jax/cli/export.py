@@ -9,7 +9,7 @@ import numpy as np
 from pldmlt_jax.cli.flags import Arguments
 from pldmlt_jax.data.preprocessing.geometry import read_image
 from pldmlt_jax.data.preprocessing.prepare import prepare_image
-from pldmlt_jax.errors import CheckpointError, ConfigError, DataError, UserError, gathered, nearest, raise_all
+from pldmlt_jax.errors import CheckpointError, ConfigError, DataError, UserError, collect_errors, nearest, raise_all
 from pldmlt_jax.evaluation.operating_points import read_points
 from pldmlt_jax.export.export import BY_NAME_ONLY, FORMATS, Export
 from pldmlt_jax.export.model_card import model_card
@@ -62,7 +62,7 @@ def chosen_formats(text: str) -> list[str]:
         if name not in FORMATS:
             action = nearest(name, list(FORMATS), "choose one of them")
             errors.append(ConfigError("--format", f"{name!r}", "one of " + ", ".join(FORMATS), action))
-    with gathered(errors):
+    with collect_errors(errors):
         if {"folder", "int8"} <= set(names):
             expected = "one of the two, which have the same file"
             errors.append(ConfigError("--format", "both folder and int8", expected, "write them to two folders"))

@@ -18,7 +18,9 @@ FAR_FACTOR = 2.0
 """How many times larger or smaller than the training photographs a field may be."""
 
 
-def oddities(image: UInt8[np.ndarray, "h w 3"], fov: Bool[np.ndarray, "h w"], field_px: tuple[int, int] | None) -> list[str]:
+def image_warnings(
+    image: UInt8[np.ndarray, "h w 3"], fov: Bool[np.ndarray, "h w"], field_px: tuple[int, int] | None
+) -> list[str]:
     """What is unlike a fundus photograph, or far from the training photographs; empty where nothing is.
 
     Args:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from pldmlt_jax.data.preprocessing.geometry import IMAGE_SUFFIXES, PHOTOGRAPH_SUFFIXES
-from pldmlt_jax.errors import DataError, UserError, gathered, raise_all
+from pldmlt_jax.errors import DataError, UserError, collect_errors, raise_all
 from pldmlt_jax.io.files import visible
 from pldmlt_jax.workflow.stages.predictions_table import ENDINGS, TABLE
 
@@ -28,7 +28,7 @@ def find_images(text: str) -> list[Path]:
     errors: list[UserError] = []
     found: dict[Path, None] = {}
     for part in text.split(","):
-        with gathered(errors):
+        with collect_errors(errors):
             found |= dict.fromkeys(_in_one(part.strip()))
     raise_all(errors)
     return list(found)

@@ -196,7 +196,7 @@ def eval_batches(
             yield stacked(chunk, labels, batch_size)
         else:
             filler = stacked([(i := int(indices[0]), split[i])], labels, batch_size)
-            yield dataclasses.replace(filler, weight=np.zeros_like(filler.weight))
+            yield dataclasses.replace(filler, sample_mask=np.zeros_like(filler.sample_mask))
 
 
 def stacked(samples: Sequence[tuple[int, Sample]], labels: Labels, batch_size: int) -> Batch:
@@ -212,6 +212,6 @@ def stacked(samples: Sequence[tuple[int, Sample]], labels: Labels, batch_size: i
         mask_bits=padded(np.stack([sample.mask_bits for _, sample in samples])),
         grade=padded(labels.grade[positions].astype(np.int32), UNKNOWN_GRADE),
         admissible=padded(labels.admissible[positions], True),
-        weight=padded(np.ones(len(samples), np.float32)),
+        sample_mask=padded(np.ones(len(samples), np.float32)),
         index=padded(positions),
     )

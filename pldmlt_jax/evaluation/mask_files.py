@@ -24,7 +24,7 @@ from jaxtyping import Float, Int, Shaped
 from pldmlt_jax.data.preprocessing.geometry import MAX_BYTES
 from pldmlt_jax.data.preprocessing.image_headers import MAX_PIXELS
 from pldmlt_jax.data.preprocessing.masks import brightest, mask_levels, read_mask_pixels
-from pldmlt_jax.errors import DataError, UserError, gathered
+from pldmlt_jax.errors import DataError, UserError, collect_errors
 from pldmlt_jax.io.files import visible
 from pldmlt_jax.types import LESIONS
 
@@ -134,7 +134,7 @@ def read_all(paths: Mapping[Path, tuple[int, int]], errors: list[UserError], don
     unclear: list[UserError] = []
     decided, greatest, faint = False, 0, 0
     for path, shape in paths.items():
-        with gathered(errors):
+        with collect_errors(errors):
             values = _read_values(path, shape)
             if values.dtype.kind == "u":
                 levels = mask_levels(values)
@@ -142,7 +142,7 @@ def read_all(paths: Mapping[Path, tuple[int, int]], errors: list[UserError], don
                 if _only_probabilities(levels, values.dtype):
                     decided = True
                 else:
-                    with gathered(unclear):
+                    with collect_errors(unclear):
                         _whole_numbers(path, values, has_probabilities=False)
         done(path)
     if not decided:

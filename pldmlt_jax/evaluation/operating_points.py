@@ -137,10 +137,10 @@ class PointSearch:
             truth = valid & (mask_bits & MASK_BITS["fused" if name == "lesion" else name] != 0)
             marked[i] = np.count_nonzero(truth)
             for t, threshold in enumerate(THRESHOLDS):
-                area, hit = _components((scores[..., i] > threshold) & valid, truth)
+                area, true_positives = _components((scores[..., i] > threshold) & valid, truth)
                 kept = area[:, None] >= np.array(MIN_AREAS_PX)
                 predicted[i, t] = area @ kept
-                tp[i, t] = hit @ kept
+                tp[i, t] = true_positives @ kept
         for counts, one in ((self.tp, tp), (self.predicted, predicted), (self.marked, marked)):
             counts.append(one)
 
@@ -200,8 +200,8 @@ def _components(
 ) -> tuple[Int[np.ndarray, "n"], Int[np.ndarray, "n"]]:
     """Area of each component, and how many of its pixels are right."""
     number, labels, stats, _ = cv2.connectedComponentsWithStats(predicted.astype(np.uint8), connectivity=8)
-    hit = np.bincount(labels[truth], minlength=number)
-    return stats[1:, cv2.CC_STAT_AREA].astype(np.int64), hit[1:]
+    true_positives = np.bincount(labels[truth], minlength=number)
+    return stats[1:, cv2.CC_STAT_AREA].astype(np.int64), true_positives[1:]
 
 
 class PointCounts:

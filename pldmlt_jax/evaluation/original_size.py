@@ -71,7 +71,7 @@ def area_columns(counts: SegmentationCounts) -> dict[str, Any]:
     return rounded | {"truth_px": marked, "predicted_px": predicted, "overlap_px": tp, "valid_px": valid}
 
 
-def inflation_figures(reduced_px: np.ndarray, original_px: np.ndarray) -> dict[str, float | None]:
+def inflation_metrics(reduced_px: np.ndarray, original_px: np.ndarray) -> dict[str, float | None]:
     """How much larger the masks are at the network's size, in pixels of the original: fused, then each lesion."""
     names = ("seg/inflation", *(f"seg/{lesion}/inflation" for lesion in LESIONS))
     pairs = zip(reduced_px, original_px, strict=True)

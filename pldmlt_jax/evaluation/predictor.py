@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from pldmlt_jax.config import Config, InferenceConfig, ParallelConfig, fields
-from pldmlt_jax.data.image_warnings import oddities
+from pldmlt_jax.data.image_warnings import image_warnings
 from pldmlt_jax.data.preprocessing.geometry import read_image, to_original
 from pldmlt_jax.data.preprocessing.prepare import NetworkView, prepare_image
 from pldmlt_jax.errors import CheckpointError, DataError
@@ -166,7 +166,7 @@ class Predictor:
             grade_probabilities=p if graded else None,
             calibrated=graded and self.points.temperature is not None,
             grade_map=None if grade is None else _grade_map(answer.grade_maps[row], grade, view),
-            warnings=tuple(oddities(image, view.fov, self.points.field_px)),
+            warnings=tuple(image_warnings(image, view.fov, self.points.field_px)),
         )
 
 

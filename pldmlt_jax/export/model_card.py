@@ -9,7 +9,7 @@ from pldmlt_jax.evaluation.operating_points import OperatingPoints, lesion_names
 from pldmlt_jax.evaluation.original_size import ORIGINAL
 from pldmlt_jax.export.export import Export, channels
 
-GRADE_FIGURES = ("accuracy", "majority", "kappa", "ece", "n")
+GRADE_METRICS = ("accuracy", "majority", "kappa", "ece", "n")
 
 
 def model_card(export: Export, figures: Mapping[str, Any], files: Sequence[str]) -> str:
@@ -118,7 +118,7 @@ def _figures(figures: Mapping[str, Any]) -> str:
         if figures.get(name) is not None
     ]
     rows += [
-        (f"grade/{name}", _number(figures[f"grade/{name}"]), "", "") for name in GRADE_FIGURES if f"grade/{name}" in figures
+        (f"grade/{name}", _number(figures[f"grade/{name}"]), "", "") for name in GRADE_METRICS if f"grade/{name}" in figures
     ]
     scored = ", ".join(
         f"{what}: {figures[key]}" for what, key in (("lesions", "seg/split"), ("grades", "grade/split")) if key in figures

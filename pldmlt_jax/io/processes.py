@@ -55,7 +55,7 @@ def own_share(places: Sequence[int]) -> Sequence[int]:
     return places[jax.process_index() :: jax.process_count()]
 
 
-def gathered(value: T) -> list[T]:
+def all_gather(value: T) -> list[T]:
     """Every process's value (anything that pickles), in order, exactly; all of them must call this."""
     if jax.process_count() == 1:
         return [value]
@@ -69,17 +69,17 @@ def gathered(value: T) -> list[T]:
 
 def summed(tree: T) -> T:
     """Sum over the processes of trees of NumPy arrays and numbers, in their own precision."""
-    return jax.tree.map(lambda *parts: sum(parts[1:], start=parts[0]), *gathered(tree))
+    return jax.tree.map(lambda *parts: sum(parts[1:], start=parts[0]), *all_gather(tree))
 
 
-def of_first(value: T) -> T:
+def broadcast_from_first(value: T) -> T:
     """The first process's value: what all must agree on, as the time that has passed."""
-    return gathered(value)[0]
+    return all_gather(value)[0]
 
 
 def merged(rows: dict[int, T]) -> list[T]:
     """What the processes have found at each place, in the order of the places."""
-    together = {place: row for part in gathered(rows) for place, row in part.items()}
+    together = {place: row for part in all_gather(rows) for place, row in part.items()}
     return [together[place] for place in sorted(together)]
 
 
@@ -95,7 +95,7 @@ def on_first(function: Callable[[], T]) -> T:
         ocp.multihost.sync_global_processes(
             f"on_first {next(_waits)}", timeout=LONGEST_WAIT_S, processes=set(range(jax.process_count()))
         )
-        told = gathered(outcome)[0]
+        told = all_gather(outcome)[0]
     if told is None:
         raise SystemExit(1)
     return told[0]

@@ -38,7 +38,7 @@ def batch_shape(size_px: int, batch_size: int) -> Batch:
         mask_bits=array(size_px, size_px),
         grade=array(dtype=np.int32),
         admissible=array(NUM_GRADES, dtype=np.bool_),
-        weight=array(dtype=np.float32),
+        sample_mask=array(dtype=np.float32),
         index=array(dtype=np.int32),
     )
 

@@ -51,7 +51,7 @@ def _loss(logits: Array, batch: Batch, grader: Grader) -> Array:
     config = grader.config
     target = jax.nn.one_hot(batch.grade, NUM_GRADES) * jnp.asarray(grader.grade_weights)
     focal = losses.categorical_focal(logits, target, config.focal_alpha, config.focal_gamma)
-    return losses.masked_mean(focal, batch.weight, grader.axis_name)
+    return losses.masked_mean(focal, batch.sample_mask, grader.axis_name)
 
 
 @partial(jax.jit, static_argnames="grader")

@@ -178,7 +178,7 @@ class Overlap(NamedTuple):
     pixel: in batches of one image this can outweigh the images that have the lesion, until the network marks none.
     """
 
-    hit: Float[Array, "k"]
+    true_positives: Float[Array, "k"]
     predicted: Float[Array, "k"]
     true: Float[Array, "k"]
     weights: Float[Array, "k"]
@@ -192,17 +192,17 @@ def _overlap(logits: Array, target: Array, counted: Array, config: LossConfig, a
     pixels = tuple(range(target.ndim - 1))
     weights = class_weights(config, logits.shape[-1])[first:]
     sums = tuple(jnp.sum(values, axis=pixels) for values in (probabilities * target, probabilities, target))
-    hit, predicted, true = device_sum(sums, axis_name)
+    true_positives, predicted, true = device_sum(sums, axis_name)
     counts = True if config.absent_overlap else true > 0
-    return Overlap(hit, predicted, true, jnp.where(counts, weights / weights.mean(), 0.0))
+    return Overlap(true_positives, predicted, true, jnp.where(counts, weights / weights.mean(), 0.0))
 
 
 def _dice_segmentation(
     logits: Array, target: Array, counted: Array, config: LossConfig, axis_name: str | None = None
 ) -> Array:
     """1 - soft Dice of the lesion channels (Milletari et al. 2016, without squares)."""
-    hit, predicted, true, weights = _overlap(logits, target, counted, config, axis_name)
-    dice = (2.0 * hit + DICE_SMOOTH) / (predicted + true + DICE_SMOOTH)
+    true_positives, predicted, true, weights = _overlap(logits, target, counted, config, axis_name)
+    dice = (2.0 * true_positives + DICE_SMOOTH) / (predicted + true + DICE_SMOOTH)
     return jnp.mean(weights * (1.0 - dice))
 
 
@@ -223,9 +223,12 @@ def _focal_tversky_segmentation(
     logits: Array, target: Array, counted: Array, config: LossConfig, axis_name: str | None = None
 ) -> Array:
     """(1 - index)^gamma of the lesion channels (Abraham and Khan 2019); missed pixels weigh more than false ones."""
-    hit, predicted, true, weights = _overlap(logits, target, counted, config, axis_name)
-    missed, false = config.missed_weight * (true - hit), (1.0 - config.missed_weight) * (predicted - hit)
-    index = (hit + DICE_SMOOTH) / (hit + missed + false + DICE_SMOOTH)
+    true_positives, predicted, true, weights = _overlap(logits, target, counted, config, axis_name)
+    missed, false = (
+        config.missed_weight * (true - true_positives),
+        (1.0 - config.missed_weight) * (predicted - true_positives),
+    )
+    index = (true_positives + DICE_SMOOTH) / (true_positives + missed + false + DICE_SMOOTH)
     return jnp.mean(weights * jnp.power(jnp.maximum(1.0 - index, MIN_TVERSKY), config.tversky_gamma))
 
 
@@ -250,7 +253,7 @@ def segmentation_loss(
     target: Float[Array, "b h w k"] | None = None,
 ) -> Float[Array, ""]:
     """L_S over the valid pixels of the batch, against its masks or another target."""
-    counted = bit(batch.mask_bits, "valid") & (batch.weight[:, None, None] > 0)
+    counted = bit(batch.mask_bits, "valid") & (batch.sample_mask[:, None, None] > 0)
     if target is None:
         target = segmentation_target(batch.mask_bits, config.target)
     target = target.astype(logits.dtype)
@@ -266,7 +269,7 @@ def grading_loss(
 ) -> Float[Array, ""]:
     """L_C: the categorical focal loss against soft labels, linear in them."""
     loss = categorical_focal(logits, soft_labels, config.alpha, config.gamma)
-    return masked_mean(loss, batch.weight, axis_name) / reduction_divisor(config.reduction, logits.shape[-1])
+    return masked_mean(loss, batch.sample_mask, axis_name) / reduction_divisor(config.reduction, logits.shape[-1])
 
 
 def total_loss(

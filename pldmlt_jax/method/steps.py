@@ -125,12 +125,12 @@ def graded_losses(params: Params, state: MethodState, batch: Batch, method: Meth
     grading = losses.grading_loss(output.grade_logits, true, batch.graded, config, method.axis_name)
     if not config.self_training:
         return GradedLosses(grading, none)
-    masks = losses.hard_masks(own_answer(state, batch.graded, method).segmentation_logits, config.target)
+    masks = losses.hard_masks(eval_forward(state, batch.graded, method).segmentation_logits, config.target)
     loss = losses.segmentation_loss(output.segmentation_logits, batch.graded, config, method.axis_name, masks)
     return GradedLosses(grading, loss)
 
 
-def own_answer(state: MethodState, batch: Batch, method: Method) -> NetworkOutput:
+def eval_forward(state: MethodState, batch: Batch, method: Method) -> NetworkOutput:
     """The network as deployed: running statistics, averaged parameters where they are kept."""
     variables = {"params": state.network.evaluated_params(), "batch_stats": state.network.batch_stats}
     return cast(NetworkOutput, method.network.apply(variables, batch.image, False))
@@ -176,15 +176,15 @@ def label_metrics(aux: MetaAux, batch: Batch, axis_name: str | None) -> StepMetr
     chosen, of_head = jnp.argmax(aux.labels, axis=-1), jnp.argmax(aux.grade_logits, axis=-1)
     entropy = -jnp.sum(jax.scipy.special.xlogy(aux.labels, aux.labels), axis=-1)
     return {
-        "agreement/pseudo_label": losses.masked_mean(1.0 * (chosen == batch.grade), batch.weight, axis_name),
-        "agreement/head": losses.masked_mean(1.0 * (chosen == of_head), batch.weight, axis_name),
-        "label_entropy": losses.masked_mean(entropy, batch.weight, axis_name),
+        "agreement/pseudo_label": losses.masked_mean(1.0 * (chosen == batch.grade), batch.sample_mask, axis_name),
+        "agreement/head": losses.masked_mean(1.0 * (chosen == of_head), batch.sample_mask, axis_name),
+        "label_entropy": losses.masked_mean(entropy, batch.sample_mask, axis_name),
         "label_histogram": mean_label(jax.nn.one_hot(chosen, NUM_GRADES), batch, axis_name),
     }
 
 
 @partial(jax.jit, static_argnames="method")
-def label_step(state: MethodState, batch: Batch, *, method: Method) -> Float[Array, "b c"]:
+def read_labels(state: MethodState, batch: Batch, *, method: Method) -> Float[Array, "b c"]:
     """The soft labels of a batch as training uses them, with its own statistics in the norms; a pass of the encoder."""
     output, _ = apply_network(state.network.params, state.network.batch_stats, batch, method)
     return soft_labels(state.label.params, output.pooled, batch, method)
@@ -201,7 +201,7 @@ class EvalOutput(NamedTuple):
 @partial(jax.jit, static_argnames="method")
 def eval_step(state: MethodState, batch: Batch, *, method: Method) -> EvalOutput:
     """What the network as deployed answers, and the losses of it."""
-    output = own_answer(state, batch, method)
+    output = eval_forward(state, batch, method)
     labels = soft_labels(state.label.params, output.pooled, batch, method)
     fixed = jax.nn.one_hot(batch.grade, NUM_GRADES)
     return EvalOutput(

@@ -178,7 +178,7 @@ def outer_batch(batch: Batch, method: Method) -> Batch:
 
 def mean_label(labels: Float[Array, "b c"], batch: Batch, axis_name: str | None = None) -> Float[Array, "c"]:
     """Mean soft label over the images of the batch that count, on all devices."""
-    weight = batch.weight[:, None].astype(labels.dtype)
+    weight = batch.sample_mask[:, None].astype(labels.dtype)
     total, count = device_sum((jnp.sum(labels * weight, axis=0), jnp.sum(weight)), axis_name)
     return total / jnp.maximum(count, 1.0)
 

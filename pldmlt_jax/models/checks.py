@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from pldmlt_jax.config import ModelConfig
-from pldmlt_jax.errors import ConfigError, UserError, gathered
+from pldmlt_jax.errors import ConfigError, UserError, collect_errors
 from pldmlt_jax.models.build import DECODERS, DILATABLE, DILATING, ENCODERS, FIVE_FEATURES, halvings
 from pldmlt_jax.models.weights.download import NO_WEIGHTS
 
@@ -21,7 +21,7 @@ def network_errors(model: ModelConfig) -> Iterator[UserError]:
     yield from _vgg_errors(model)
     yield from _decoder_errors(model)
     errors: list[UserError] = []
-    with gathered(errors):
+    with collect_errors(errors):
         ENCODERS[model.encoder](model)
     yield from errors
 

@@ -17,12 +17,12 @@ from pldmlt_jax.types import LESIONS
 
 NOT_SCORED = '<p class="missing">Nothing to show: the split that was evaluated has no such images.</p>'
 
-GRADE_FIGURES = {
+GRADE_METRICS = {
     "accuracy": "accuracy", "accuracy_low": "95 % from", "accuracy_high": "to", "majority": "majority grade",
     "kappa": "kappa", "macro_f1": "macro F1", "auc_ovr": "AUC, one against rest", "ece": "ECE", "n": "images",
 }  # fmt: skip
 
-LESION_FIGURES = ("recall", "dice", "dice_at_operating_point", "iou", "ap", "aupr_11_exclusive", "inflation")
+LESION_METRICS = ("recall", "dice", "dice_at_operating_point", "iou", "ap", "aupr_11_exclusive", "inflation")
 
 CURVE_TITLES = {"network_size": "at the network's size", "original_size": "at the images' own size"}
 
@@ -56,8 +56,8 @@ def lesions(workdir: Path) -> str:
 
 def lesion_table(m: dict[str, Any], suffix: str, title: str) -> str:
     """Lesions by figure, those figures that any of them has."""
-    rows = {lesion: [m.get(f"seg/{lesion}/{name}{suffix}") for name in LESION_FIGURES] for lesion in (*LESIONS, "mean")}
-    columns = [i for i in range(len(LESION_FIGURES)) if any(row[i] is not None for row in rows.values())]
+    rows = {lesion: [m.get(f"seg/{lesion}/{name}{suffix}") for name in LESION_METRICS] for lesion in (*LESIONS, "mean")}
+    columns = [i for i in range(len(LESION_METRICS)) if any(row[i] is not None for row in rows.values())]
     if not columns:
         return ""
     found = [
@@ -65,7 +65,7 @@ def lesion_table(m: dict[str, Any], suffix: str, title: str) -> str:
         for lesion, row in rows.items()
         if any(value is not None for value in row)
     ]
-    names = [LESION_FIGURES[i].replace("_", " ") for i in columns]
+    names = [LESION_METRICS[i].replace("_", " ") for i in columns]
     return f"<h3>Each lesion, {title}</h3>" + table(("lesion", *names), found)
 
 
@@ -107,16 +107,16 @@ def grades(workdir: Path) -> str:
     m = optional_metrics(workdir)
     if "grade/confusion" not in m:
         return NOT_SCORED if m else missing("evaluate")
-    rows = [("multi-task network", *(m.get(f"grade/{name}") for name in GRADE_FIGURES))]
+    rows = [("multi-task network", *(m.get(f"grade/{name}") for name in GRADE_METRICS))]
     for path in sorted(workdir.glob("graders/*/metrics.json")):
         grader = read_json(path)
-        rows.append((f"grader {path.parent.name}", *(grader.get(f"grade/{name}") for name in GRADE_FIGURES)))
+        rows.append((f"grader {path.parent.name}", *(grader.get(f"grade/{name}") for name in GRADE_METRICS)))
     shown = [confusion_chart("answers of the multi-task network", m["grade/confusion"])]
     if m.get("grade/reliability"):
         title = f"calibration, ECE {number(m['grade/ece'], 3)}"
         shown.append(reliability_chart(title, m["grade/reliability"]))
     return (
-        table(("on truly graded, held-out images", *GRADE_FIGURES.values()), rows)
+        table(("on truly graded, held-out images", *GRADE_METRICS.values()), rows)
         + charts(shown)
         + "<p>On the dashed line a confidence is right as often as it says; dots grow with the number of images. ECE is the "
         "mean distance from it over ten bins, weighted by their images.</p>"

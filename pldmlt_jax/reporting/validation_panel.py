@@ -1,4 +1,4 @@
-"""A few validation images at a glance: photograph, truth and prediction side by side, small, to be watched in training."""
+"""Small panels of a few validation images for TensorBoard: photograph, truth and prediction side by side."""
 
 import cv2
 import numpy as np
@@ -12,7 +12,7 @@ SIDE_PX = 192
 """Of each of the three panels."""
 
 
-def glance(
+def validation_panel(
     image: UInt8[np.ndarray, "s s 3"],
     mask_bits: UInt8[np.ndarray, "s s"],
     probabilities: Float[np.ndarray, "s s k"],

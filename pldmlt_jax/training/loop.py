@@ -14,7 +14,7 @@ from jaxtyping import Array, UInt8
 
 from pldmlt_jax.config import GraderConfig, TrainConfig
 from pldmlt_jax.errors import CheckpointError
-from pldmlt_jax.io.processes import gathered, of_first
+from pldmlt_jax.io.processes import all_gather, broadcast_from_first
 from pldmlt_jax.io.progress import Task
 from pldmlt_jax.io.signals import STOP, Interrupted
 from pldmlt_jax.training.checkpoint import Checkpoints
@@ -139,7 +139,7 @@ class Progress:
         time_over = stopping.max_minutes > 0 and self.seconds >= 60.0 * stopping.max_minutes
         return self.round >= rounds.max_rounds or (self.round > 0 and (patience_over or time_over))
 
-    def must_look(self, rounds: Rounds, stopping: Stopping) -> bool:
+    def should_validate(self, rounds: Rounds, stopping: Stopping) -> bool:
         """Whether a round has just ended that is to be validated."""
         return not self.step and (not self.round % stopping.eval_every_rounds or self.finished(rounds, stopping))
 
@@ -194,7 +194,7 @@ def fit(
         print(f"  goes on from step {step} of {rounds.total_steps}", flush=True)
 
     def save(score: float | None) -> float:
-        watch.settle(state)
+        watch.check_pending(state)
         progress.skipped, progress.skipped_in_a_row = watch.skipped, watch.in_a_row
         log.sync()
         checkpoints.save(step, state, dataclasses.asdict(progress), score)
@@ -204,25 +204,25 @@ def fit(
         while not progress.finished(rounds, stopping):
             phase, i = plan[progress.step]
             batch, logged = next(stream), i % stopping.log_every_steps == 0
-            watch.settle(state)
+            watch.check_pending(state)
             more = diagnostics[phase](state, batch) if logged and phase in diagnostics else {}
             state, metrics = steps[phase](state, batch)
             step += 1
-            watch.follow(step, phase, batch, metrics)
+            watch.record(step, phase, batch, metrics)
             if logged:
-                watch.settle(state)
+                watch.check_pending(state)
                 figures = {name: value for name, value in metrics.items() if name != "finite"}
                 losses |= log.write(step, phase, figures | more, round=progress.round + 1)
             task.update(step, in_words(progress, losses), most_s=stopping.seconds_left(time.monotonic() - start_s))
             progress.step += 1
             if progress.step == rounds.steps_per_round:
                 progress.round, progress.step = progress.round + 1, 0
-                progress.seconds = of_first(time.monotonic() - start_s)
+                progress.seconds = broadcast_from_first(time.monotonic() - start_s)
             signum, due = asked(step, 0 < 60.0 * stopping.save_every_minutes <= time.monotonic() - saved_s)
-            if progress.must_look(rounds, stopping):
-                watch.settle(state)
+            if progress.should_validate(rounds, stopping):
+                watch.check_pending(state)
                 seen = validate(state)
-                progress.seconds = of_first(time.monotonic() - start_s)
+                progress.seconds = broadcast_from_first(time.monotonic() - start_s)
                 _require_finite(seen.score, step)
                 progress.observe(seen.score, stopping.min_delta)
                 skipped = {"skipped_steps": watch.skipped} if skip else {}
@@ -266,7 +266,7 @@ def asked(step: int, due: bool) -> tuple[int, bool]:
         return STOP.signum, due
     if step % AGREE_EVERY_STEPS:
         return 0, False
-    answers = gathered((STOP.signum, due))
+    answers = all_gather((STOP.signum, due))
     return max(signum for signum, _ in answers), answers[0][1]
 
 

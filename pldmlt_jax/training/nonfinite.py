@@ -34,7 +34,7 @@ class _Step:
 class FiniteWatch:
     """Reads whether a step was finite when the next batch is there: just before that one's step needs the state.
 
-    Steps leave a state as it was where they are not finite; so what `settle` is given is then the state from before.
+    Steps leave a state as it was where they are not finite; so what `check_pending` is given is then the state from before.
 
     Args:
         directory: Where FOLDER goes.
@@ -51,7 +51,7 @@ class FiniteWatch:
         self.skipped, self.in_a_row = skipped, in_a_row
         self._pending: _Step | None = None
 
-    def follow(self, number: int, phase: str, batch: Any, metrics: dict[str, Any]) -> None:
+    def record(self, number: int, phase: str, batch: Any, metrics: dict[str, Any]) -> None:
         """Takes note of a step that is under way.
 
         Args:
@@ -62,7 +62,7 @@ class FiniteWatch:
         """
         self._pending = _Step(number, phase, batch, metrics)
 
-    def settle(self, state: Any) -> None:
+    def check_pending(self, state: Any) -> None:
         """Looks at the last step.
 
         Args:

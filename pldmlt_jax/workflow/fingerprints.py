@@ -12,7 +12,7 @@ from pldmlt_jax.data.datasets.registry import dataset_spec, set_names
 from pldmlt_jax.data.preprocessing.hash_cache import content_hashes
 from pldmlt_jax.data.preprocessing.prepare import PREPARATION_VERSION
 from pldmlt_jax.data.synthetic.dataset import DRAWING_VERSION
-from pldmlt_jax.errors import UserError, gathered, raise_all
+from pldmlt_jax.errors import UserError, collect_errors, raise_all
 from pldmlt_jax.workflow.context import Context
 from pldmlt_jax.workflow.stage_table import Stage
 
@@ -54,13 +54,13 @@ def fingerprint_of(stage: Stage, context: Context, raw: Mapping[str, str]) -> Fi
     )
 
 
-def raw_sets(config: Config, errors: list[UserError], *, told_later: bool) -> dict[str, str]:
+def raw_sets(config: Config, errors: list[UserError], *, defer_errors: bool) -> dict[str, str]:
     """What the raw files of the pixel-labelled and of the graded sets are.
 
     Args:
         config: Names the sets.
         errors: Found before.
-        told_later: Whether bad files are left to the stage that tells them together with what is wrong inside the files.
+        defer_errors: Whether bad files are left to the stage that tells them together with what is wrong inside the files.
 
     Raises:
         UserError: What is wrong with them, together with the errors found before.
@@ -69,11 +69,11 @@ def raw_sets(config: Config, errors: list[UserError], *, told_later: bool) -> di
     bad_files: list[UserError] = []
     for field in ("segmentation", "grading") if config.data.grading != NO_SET else ("segmentation",):
         for name in set_names(getattr(config.data, field)):
-            with gathered(errors):
+            with collect_errors(errors):
                 raw[field] = raw.get(field, "") + raw_files(name, config.data, bad_files)
     if folds_file := config.data.folds_file:
         raw["segmentation"] = raw.get("segmentation", "") + described(Path(folds_file), "folds")
-    if errors or not told_later:
+    if errors or not defer_errors:
         errors += bad_files
     raise_all(errors)
     return raw

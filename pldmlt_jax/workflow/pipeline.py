@@ -12,7 +12,7 @@ import jax
 
 from pldmlt_jax.cli.flags import Arguments
 from pldmlt_jax.config import Config, has_stage_1
-from pldmlt_jax.errors import ConfigError, UserError, gathered
+from pldmlt_jax.errors import ConfigError, UserError, collect_errors
 from pldmlt_jax.io.files import partial_path, read_json, remove_leftovers
 from pldmlt_jax.io.processes import is_first, on_first
 from pldmlt_jax.models.weights.download import NO_WEIGHTS, fetch_weights
@@ -40,7 +40,7 @@ def main(arguments: Arguments) -> None:
     if not whole and stages[0].of_stage_1 and not graders:
         found = f"no graded set, or pseudo.source = 'given', and so nothing to do for {arguments.verb}"
         errors.append(ConfigError("data.grading", found, "a graded set", "name one, or run another verb"))
-    raw = on_first(lambda: raw_sets(context.config, errors, told_later=stages[0].name == "prepare"))
+    raw = on_first(lambda: raw_sets(context.config, errors, defer_errors=stages[0].name == "prepare"))
     if whole:
         print(f"{context.config.name}: {context.workdir}", flush=True)
     for stage in stages:
@@ -62,10 +62,10 @@ def missing_weights(config: Config, stages: Sequence[Stage]) -> list[UserError]:
         *([config.model.weights] if "train" in names else []),
     ]
     for name in sorted(set(named)):
-        with gathered(errors):
+        with collect_errors(errors):
             fetch_weights(name, config.data.cache_dir)
     if "train" in names:
-        with gathered(errors):
+        with collect_errors(errors):
             initial_files(config)
     if "encoder" in config.grader.weights and config.model.weights in NO_WEIGHTS and "train-grader" in names:
         found = "'encoder', the file of model.weights, which is empty"

@@ -130,7 +130,7 @@ def test_a_batch_joins_image_masks_and_labels_of_its_positions(split: PreparedSp
     np.testing.assert_array_equal(batch.image[:, 0, 0, 0], 10 * batch.index)
     np.testing.assert_array_equal(batch.grade, (batch.index + 3) % 5)
     np.testing.assert_array_equal(batch.admissible, labels.admissible[batch.index])
-    np.testing.assert_array_equal(batch.weight, 1.0)
+    np.testing.assert_array_equal(batch.sample_mask, 1.0)
     for position, image, bits in zip(batch.index, batch.image, batch.mask_bits, strict=True):
         np.testing.assert_array_equal(image, split[int(position)].image)
         np.testing.assert_array_equal(bits, split[int(position)].mask_bits)
@@ -146,7 +146,7 @@ def test_evaluation_sees_each_image_once_in_order_unchanged(split: PreparedSplit
     batches = list(eval_batches(split, INDICES, labels, batch_size=batch_size))
     assert len(batches) == steps_per_epoch(len(INDICES), batch_size)
     assert {batch.image.shape[0] for batch in batches} == {batch_size}  # one shape, so that a step compiles once
-    counted = np.concatenate([batch.weight for batch in batches]) > 0
+    counted = np.concatenate([batch.sample_mask for batch in batches]) > 0
     samples = [sample for sample, counts in zip(_samples(batches), counted, strict=True) if counts]
     expected = [(int(i), split[int(i)].image.tobytes(), split[int(i)].mask_bits.tobytes()) for i in INDICES]
     assert samples == expected
@@ -154,7 +154,7 @@ def test_evaluation_sees_each_image_once_in_order_unchanged(split: PreparedSplit
 
 def test_rows_that_fill_up_a_batch_are_not_valid_and_have_no_grade(split: PreparedSplit, labels: Labels) -> None:
     *_, last = eval_batches(split, INDICES, labels, batch_size=4)
-    np.testing.assert_array_equal(last.weight, [1, 1, 1, 0])
+    np.testing.assert_array_equal(last.sample_mask, [1, 1, 1, 0])
     assert last.grade[3] == UNKNOWN_GRADE and last.admissible[3].all()
     assert not last.mask_bits[3].any() and not last.image[3].any()
     assert last.grade.dtype == np.int32 and last.mask_bits.dtype == np.uint8
@@ -200,7 +200,7 @@ def test_shards_of_evaluation_are_disjoint_equally_long_and_cover_the_set(split,
     indices = np.arange(num)
     parts = [list(eval_batches(split, indices, labels, batch_size=batch_size, shard=Shard(i, count))) for i in range(count)]
     assert len({len(part) for part in parts}) == 1
-    seen = [int(i) for part in parts for batch in part for i, w in zip(batch.index, batch.weight, strict=True) if w]
+    seen = [int(i) for part in parts for batch in part for i, w in zip(batch.index, batch.sample_mask, strict=True) if w]
     assert sorted(seen) == list(range(num))
     assert {batch.image.shape[0] for part in parts for batch in part} == {batch_size}
 

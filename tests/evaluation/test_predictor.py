@@ -18,7 +18,7 @@ from evaluation.tiny_network import SIZE_PX, photograph, tiny_config, write_tiny
 
 import pldmlt_jax as pj
 from pldmlt_jax.config import to_dict
-from pldmlt_jax.data.image_warnings import oddities
+from pldmlt_jax.data.image_warnings import image_warnings
 from pldmlt_jax.errors import CheckpointError, DataError
 from pldmlt_jax.evaluation.operating_points import OperatingPoint, OperatingPoints, write_points
 from pldmlt_jax.evaluation.predictor import LesionArea, Prediction, load
@@ -214,7 +214,7 @@ def test_what_is_no_fundus_photograph_is_told():
     rng = np.random.default_rng(0)
     image = photograph(200, 260)
     fov = image.max(axis=-1) > 0
-    assert oddities(image, fov, (150, 250)) == []
+    assert image_warnings(image, fov, (150, 250)) == []
     everywhere = np.ones_like(fov)
     noise = rng.integers(0, 256, image.shape).astype(np.uint8)
     cases = [
@@ -225,5 +225,5 @@ def test_what_is_no_fundus_photograph_is_told():
         (image[:60], fov[:60], "no disc"),
     ]
     for picture, field, word in cases:
-        assert word in " ".join(oddities(picture, field, None)), word
-    assert "much larger than the 60 to 80 px" in oddities(image, fov, (60, 80))[0]
+        assert word in " ".join(image_warnings(picture, field, None)), word
+    assert "much larger than the 60 to 80 px" in image_warnings(image, fov, (60, 80))[0]

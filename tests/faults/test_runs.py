@@ -25,7 +25,7 @@ def test_pipeline_stopped_in_graders_and_network_leaves_what_an_uninterrupted_on
 
     It is the same seed twice on one machine as well, `metrics.json` included.
     """
-    workdir, follow = tmp_path / "parts", FiniteWatch.follow
+    workdir, follow = tmp_path / "parts", FiniteWatch.record
     plan = [
         ("grader", 3, signal.SIGTERM),
         ("theta", 2, signal.SIGINT),
@@ -40,11 +40,11 @@ def test_pipeline_stopped_in_graders_and_network_leaves_what_an_uninterrupted_on
                 os.kill(os.getpid(), signum)
                 watch_for_signal()
 
-        monkeypatch.setattr(FiniteWatch, "follow", signalled)
+        monkeypatch.setattr(FiniteWatch, "record", signalled)
         assert run(["main.py", *arguments(workdir, whole.parent / "cache")]) == 128 + signum
         message = capsys.readouterr().err
         assert f"stopped by {signum.name}: saved at step {number}; the same command goes on from there" in message
-    monkeypatch.setattr(FiniteWatch, "follow", follow)
+    monkeypatch.setattr(FiniteWatch, "record", follow)
     assert run(["main.py", *arguments(workdir, whole.parent / "cache")]) == 0
     assert "goes on from step 13 of 20" in capsys.readouterr().out
     ours, theirs = results(workdir), results(whole)

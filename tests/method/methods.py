@@ -68,7 +68,7 @@ def tiny_batch(num: int = 2) -> Batch:
         mask_bits=bits,
         grade=np.array([2, 3, 4, 1][:num], np.int32),
         admissible=np.array([[False, False, True, True, True]] * num),
-        weight=np.ones(num, np.float64),
+        sample_mask=np.ones(num, np.float64),
         index=np.arange(num, dtype=np.int32),
     )
     return jax.tree.map(jnp.asarray, batch)
@@ -82,7 +82,7 @@ def graded_beside(batch: Batch, num: int = 3) -> Batch:
         mask_bits=jnp.ones_like(other.mask_bits[:num]),
         grade=jnp.asarray([0, 4, 1][:num], jnp.int32),
         admissible=jnp.ones((num, 5), bool),
-        weight=other.weight[:num],
+        sample_mask=other.sample_mask[:num],
         index=other.index[:num],
     )
     return dataclasses.replace(batch, graded=graded)

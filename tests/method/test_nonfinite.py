@@ -23,7 +23,7 @@ BATCHES = {
     "no lesion": lambda b: dataclasses.replace(b, mask_bits=jnp.full_like(b.mask_bits, MASK_BITS["valid"])),
     "one class": lambda b: dataclasses.replace(b, mask_bits=jnp.full_like(b.mask_bits, LESIONS_EVERYWHERE)),
     "all black": lambda b: dataclasses.replace(b, mask_bits=jnp.zeros_like(b.mask_bits), image=jnp.zeros_like(b.image)),
-    "nothing counts": lambda b: dataclasses.replace(b, weight=jnp.zeros_like(b.weight)),
+    "nothing counts": lambda b: dataclasses.replace(b, sample_mask=jnp.zeros_like(b.sample_mask)),
 }
 
 
@@ -57,7 +57,7 @@ def method_of(dtype: str = "float32") -> Method:
 
 
 def float32(batch: Batch) -> Batch:
-    return dataclasses.replace(batch, weight=batch.weight.astype(jnp.float32))
+    return dataclasses.replace(batch, sample_mask=batch.sample_mask.astype(jnp.float32))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -23,7 +23,7 @@ def four_photographs() -> Batch:
         mask_bits=(MASK_BITS["valid"] + MASK_BITS["fused"] * lesion).astype(np.uint8),
         grade=GRADES,
         admissible=np.ones((4, 5), bool),
-        weight=np.ones(4, np.float32),
+        sample_mask=np.ones(4, np.float32),
         index=np.arange(4, dtype=np.int32),
     )
 

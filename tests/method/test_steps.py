@@ -87,7 +87,7 @@ def test_a_row_of_weight_zero_changes_nothing_but_the_norms(float64):
     method = tiny_method(loss=LossConfig(reduction="pixel_mean"))
     state, batch = tiny_state(method), tiny_batch(2)
     padded = jax.tree.map(lambda a: jnp.concatenate([a, a[:1]]), batch)
-    padded = dataclasses.replace(padded, weight=jnp.array([1.0, 1.0, 0.0]))
+    padded = dataclasses.replace(padded, sample_mask=jnp.array([1.0, 1.0, 0.0]))
     values = [eval_step(state, b, method=method).losses for b in (batch, padded)]
     np.testing.assert_allclose(np.array(values[0]), np.array(values[1]), rtol=1e-12)
 
@@ -168,7 +168,7 @@ def test_microbatches_equal_the_whole_batch_where_no_norm_looks_at_it(step, segm
         loss=LossConfig(segmentation=segmentation, reduction="pixel_mean"),
     )
     state, batch = tiny_state(whole), tiny_batch(4)
-    batch = dataclasses.replace(batch, weight=jnp.array([1.0, 1.0, 1.0, 0.0]))
+    batch = dataclasses.replace(batch, sample_mask=jnp.array([1.0, 1.0, 1.0, 0.0]))
     expected = step(state, batch, method=whole)
     actual = step(state, batch, method=dataclasses.replace(whole, microbatches=microbatches))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12), actual, expected)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from pldmlt_jax.evaluation.metrics.curves import SCORE_BINS, precision_recall
-from pldmlt_jax.evaluation.metrics.grading import grading_figures
+from pldmlt_jax.evaluation.metrics.grading import grading_metrics
 from pldmlt_jax.reporting.overlays import cam_strip, write_picture
 from pldmlt_jax.workflow.stages.examples import save_views
 
@@ -35,7 +35,7 @@ def write_run(folder: Path) -> Path:
     """Writes the files and returns the folder."""
     rng = np.random.default_rng(0)
     truth = np.repeat([0, 1, 2], 3)
-    figures = grading_figures(np.eye(5)[[0, 0, 2, 1, 2, 0, 2, 2, 1]] * 0.6 + 0.08, truth, 0)
+    figures = grading_metrics(np.eye(5)[[0, 0, 2, 1, 2, 0, 2, 2, 1]] * 0.6 + 0.08, truth, 0)
     curve = precision_recall(*rng.integers(0, 9, (2, SCORE_BINS)))
     values = {
         "metrics.json": METRICS | figures | {"grade/accuracy": 0.5, "grade/majority": 0.3333, "grade/kappa": None},

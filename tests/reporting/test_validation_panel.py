@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pldmlt_jax.reporting.overlays import CAPTION_PX, FILL_OPACITY, LESION_COLOURS
-from pldmlt_jax.reporting.validation_panel import SIDE_PX, glance
+from pldmlt_jax.reporting.validation_panel import SIDE_PX, validation_panel
 from pldmlt_jax.types import LESIONS, MASK_BITS
 
 GREY = 100
@@ -19,7 +19,7 @@ def panels(target: str, channels: int, bits: dict[str, slice], predicted: dict[i
         mask_bits[rows, : size // 2] |= MASK_BITS[name]
     for channel, rows in predicted.items():
         probabilities[rows, :, channel] = 0.9
-    picture = glance(np.full((size, size, 3), GREY, np.uint8), mask_bits, probabilities, target, 0.5)
+    picture = validation_panel(np.full((size, size, 3), GREY, np.uint8), mask_bits, probabilities, target, 0.5)
     assert picture.shape == (CAPTION_PX + SIDE_PX, 3 * SIDE_PX, 3)
     return np.split(picture[CAPTION_PX:], 3, axis=1)
 

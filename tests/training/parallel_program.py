@@ -43,7 +43,7 @@ def make_batch(seed: int) -> Batch:
         mask_bits=bits.astype(np.uint8),
         grade=np.array([2, 3, 4, 1, 0, 2, 2, 3], np.int32),
         admissible=np.ones((NUM, 5), bool),
-        weight=np.array([1, 1, 0, 1, 1, 1, 0, 1], np.float64),
+        sample_mask=np.array([1, 1, 0, 1, 1, 1, 0, 1], np.float64),
         index=np.arange(NUM, dtype=np.int32),
     )
 

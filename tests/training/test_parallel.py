@@ -14,7 +14,7 @@ import pytest
 from pldmlt_jax.config import Config, ParallelConfig
 from pldmlt_jax.config_checks import validate
 from pldmlt_jax.errors import ConfigError, UserError
-from pldmlt_jax.io.processes import gathered, merged, own_share, summed
+from pldmlt_jax.io.processes import all_gather, merged, own_share, summed
 from pldmlt_jax.training.parallel import Devices, own_devices, training_devices
 
 ROOT = Path(__file__).parents[2]
@@ -128,7 +128,7 @@ def test_largest_axis_that_divides_is_split():
 
 def test_one_process_has_all():
     counts = {"px": np.int64(2**40), "sums": np.ones(3)}
-    assert gathered(counts)[0] is counts and len(gathered(counts)) == 1
+    assert all_gather(counts)[0] is counts and len(all_gather(counts)) == 1
     jax.tree.map(np.testing.assert_array_equal, summed(counts), counts)
     assert merged({3: "b", 1: "a"}) == ["a", "b"]
     assert list(own_share(range(5))) == [0, 1, 2, 3, 4]

@@ -23,7 +23,7 @@ from pldmlt_jax.data.datasets.base import FundusConfig
 from pldmlt_jax.data.datasets.records import RawRecord
 from pldmlt_jax.data.datasets.registry import dataset_spec, set_names
 from pldmlt_jax.data.preprocessing.prepare import OnProgress, read_listing
-from pldmlt_jax.errors import DataError, UserError, gathered, raise_all
+from pldmlt_jax.errors import DataError, UserError, collect_errors, raise_all
 from pldmlt_jax.io.files import locked, sync_tree
 from pldmlt_jax.types import LESIONS, Geometry, Sample
 
@@ -155,7 +155,7 @@ def open_prepared(
     errors: list[UserError] = []
     sets: dict[str, dict[str, PreparedSplit]] = {}
     for part in set_names(name):
-        with gathered(errors):
+        with collect_errors(errors):
             sets[part] = _open_one(part, data, size_px, on_progress)
     raise_all(errors)
     if len(sets) == 1:

@@ -56,7 +56,7 @@ def best_threshold(histograms: Int[np.ndarray, "3 2 256"]) -> Threshold:
     return max(candidates, key=lambda threshold: dice(*threshold_counts(histograms, threshold)) or 0.0)
 
 
-def threshold_figures(threshold: Threshold, histograms: Int[np.ndarray, "3 2 256"], suffix: str = "") -> dict[str, Any]:
+def threshold_metrics(threshold: Threshold, histograms: Int[np.ndarray, "3 2 256"], suffix: str = "") -> dict[str, Any]:
     """What a threshold scores on some images; None where no pixel is marked or chosen."""
     counts = threshold_counts(histograms, threshold)
     return {

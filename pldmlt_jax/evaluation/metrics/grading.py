@@ -12,7 +12,7 @@ CALIBRATION_BINS = 10
 WILSON_Z = 1.959964  # 95 %
 
 
-def grading_figures(
+def grading_metrics(
     probabilities: Float[np.ndarray, "n c"], grades: Int[np.ndarray, "n"], majority_grade: int
 ) -> dict[str, Any]:
     """Every grading figure by name; None where one is undefined.

@@ -19,7 +19,7 @@ AT_START = ("direct_norm", "indirect_norm")
 """Those that are also told of the first meta step: once the labels have collapsed, both are zero."""
 
 
-def label_figures(
+def label_quality_metrics(
     labels: Float[np.ndarray, "n c"],
     given: Int[np.ndarray, "n"],
     true: Int[np.ndarray, "n"],
@@ -60,7 +60,7 @@ def label_figures(
     }
 
 
-def training_figures(log: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def label_training_metrics(log: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Medians of what was logged in the second half of training, by name, `train/` in front; see also AT_START.
 
     The gradients' norms on the encoder tell whether the tasks are balanced, those over theta_1 what moves the labels.

@@ -85,7 +85,7 @@ class SegmentationCounts(clu.metrics.Metric):
         return SegmentationCounts(**added, target=self.target)
 
     @property
-    def marked_px(self) -> np.ndarray:
+    def target_px(self) -> np.ndarray:
         """int64 [5]: pixels of the fused truth, then of each lesion's."""
         return np.array([self.foreground[2], *self.lesions[:, 2]])
 
@@ -159,7 +159,7 @@ class SegmentationCounts(clu.metrics.Metric):
 def segmentation_counts(
     probabilities: Float[np.ndarray, "b h w k"],
     mask_bits: UInt8[np.ndarray, "b h w"],
-    weight: Float[np.ndarray, "b"],
+    sample_mask: Float[np.ndarray, "b"],
     *,
     target: str,
     threshold: float,
@@ -169,12 +169,12 @@ def segmentation_counts(
     Args:
         probabilities: `fused`: background and lesion; `lesions`: one a lesion; `exclusive`: background and one a lesion.
         mask_bits: The truth; only pixels with the `valid` bit count.
-        weight: Images of weight 0 do not count.
+        sample_mask: Images whose entry is 0 do not count.
         target: Which of the three.
         threshold: A pixel is predicted where its lesion probability is above it.
     """
     counts = SegmentationCounts.empty(target)
-    for image_probabilities, bits, w in zip(probabilities, mask_bits, weight, strict=True):
+    for image_probabilities, bits, w in zip(probabilities, mask_bits, sample_mask, strict=True):
         if w > 0:
             valid = bits & MASK_BITS["valid"] != 0
             counts = counts.merge(_count_image(image_probabilities[valid], bits[valid], target, threshold))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pldmlt_jax.cli.flags import Arguments
-from pldmlt_jax.errors import ConfigError, ErrorGroup, UserError, gathered, raise_all
+from pldmlt_jax.errors import ConfigError, ErrorGroup, UserError, collect_errors, raise_all
 from pldmlt_jax.io.files import read_json, read_rows, write_json, write_rows, writing
 from pldmlt_jax.reporting.comparison_page import write_comparison
 from pldmlt_jax.reporting.comparison_tables import FIGURES, baseline_of, to_markdown, to_rows
@@ -74,7 +74,7 @@ def require_inputs(wanted: list[Cell], raw: RawSets) -> None:
     errors: list[UserError] = []
     for cell in {cell.row.name: cell for cell in wanted}.values():
         found: list[UserError] = []
-        with gathered(found):
+        with collect_errors(found):
             raw.of(cell.row.config, [*missing_weights(cell.row.config, cell_stages(cell))])
         errors += (
             ConfigError(f"{error.where} (row {cell.row.name})", error.found, error.expected, error.action)

@@ -65,7 +65,7 @@ class RawSets:
         """See `pipeline.raw_sets`; bad files are left to `prepare`."""
         key = frozen(Config(data=dataclasses.replace(config.data, fold=0)))
         if key not in self._found:
-            self._found[key] = raw_sets(key, [] if errors is None else errors, told_later=True)
+            self._found[key] = raw_sets(key, [] if errors is None else errors, defer_errors=True)
         return self._found[key]
 
 

@@ -49,7 +49,7 @@ def aggregated(runs: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, float |
     }
 
 
-def overlap_figures(counts: Float[np.ndarray, "r 4"]) -> dict[str, Float[np.ndarray, "r"]]:
+def overlap_metrics(counts: Float[np.ndarray, "r 4"]) -> dict[str, Float[np.ndarray, "r"]]:
     """Figures of pooled pixels, by the names and definitions of `SegmentationCounts`; NaN where undefined.
 
     Args:
@@ -78,7 +78,7 @@ def overlap_figures(counts: Float[np.ndarray, "r 4"]) -> dict[str, Float[np.ndar
     }
 
 
-def grading_counts_figures(counts: Float[np.ndarray, "r c c"]) -> dict[str, Float[np.ndarray, "r"]]:
+def grading_count_metrics(counts: Float[np.ndarray, "r c c"]) -> dict[str, Float[np.ndarray, "r"]]:
     """Accuracy and quadratic weighted kappa of confusion matrices; NaN where undefined."""
     grades = np.arange(NUM_GRADES)
     distance = (grades[:, None] - grades) ** 2
@@ -110,9 +110,9 @@ def paired_differences(ours: Sequence[Cell], theirs: Sequence[Cell], *, seed: in
             x, y = (np.array([part[key] for key in images]) for part in (first, second))
             weights = _weights(len(images), seed)
             differences = {
-                name: value - overlap_figures(weights @ y)[name] for name, value in overlap_figures(weights @ x).items()
+                name: value - overlap_metrics(weights @ y)[name] for name, value in overlap_metrics(weights @ x).items()
             }
-            per_image = overlap_figures(x)["seg/foreground/dice"] - overlap_figures(y)["seg/foreground/dice"]
+            per_image = overlap_metrics(x)["seg/foreground/dice"] - overlap_metrics(y)["seg/foreground/dice"]
             defined = np.isfinite(per_image)
             with np.errstate(invalid="ignore"):
                 mean = weights[:, defined] @ per_image[defined] / weights[:, defined].sum(axis=1)
@@ -123,7 +123,7 @@ def paired_differences(ours: Sequence[Cell], theirs: Sequence[Cell], *, seed: in
     if images:
         x, y = (np.array([part[key] for key in images]).reshape(len(images), -1) for part in (first, second))
         weights, shape = _weights(len(images), seed), (-1, NUM_GRADES, NUM_GRADES)
-        before, after = (grading_counts_figures((weights @ part).reshape(shape)) for part in (y, x))
+        before, after = (grading_count_metrics((weights @ part).reshape(shape)) for part in (y, x))
         found |= {name: _interval(after[name] - before[name], len(images)) for name in after}
     return {name: values for name, values in found.items() if values["difference"] is not None}
 
@@ -143,7 +143,7 @@ def _interval(values: Float[np.ndarray, "r"], images: int) -> dict[str, Any]:
 
 
 def _pixels(cells: Sequence[Cell], suffix: str) -> dict[Key, np.ndarray]:
-    """Pixels of each image (see `overlap_figures`), over the seeds."""
+    """Pixels of each image (see `overlap_metrics`), over the seeds."""
     columns = [f"{name}{suffix}" for name in ("overlap_px", "predicted_px", "truth_px", "valid_px")]
     found: dict[Key, np.ndarray] = {}
     for cell in cells:

@@ -14,11 +14,11 @@ from pldmlt_jax.evaluation.metrics.baselines import (
     channel_histograms,
     pixel_histograms,
     rule,
-    threshold_figures,
+    threshold_metrics,
 )
 from pldmlt_jax.evaluation.metrics.curves import FILE as CURVES
-from pldmlt_jax.evaluation.metrics.grading import grade_rows, grading_figures
-from pldmlt_jax.evaluation.metrics.labels import training_figures
+from pldmlt_jax.evaluation.metrics.grading import grade_rows, grading_metrics
+from pldmlt_jax.evaluation.metrics.labels import label_training_metrics
 from pldmlt_jax.evaluation.metrics.segmentation import SegmentationCounts
 from pldmlt_jax.evaluation.operating_points import PointCounts
 from pldmlt_jax.evaluation.original_size import (
@@ -26,7 +26,7 @@ from pldmlt_jax.evaluation.original_size import (
     area_columns,
     count_one,
     image_row,
-    inflation_figures,
+    inflation_metrics,
     read_original,
     to_original_pixels,
 )
@@ -80,8 +80,8 @@ def evaluate(context: Context) -> None:
     member = network.networks[0]
     if len(network.networks) == 1 and context.config.loss.grading:
         figures |= score_labels(context, member)
-    figures |= training_figures(read_log(member.directory.parent / "log.jsonl"))
-    figures |= stage_1_figures(context.workdir) | leakage_figures(context)
+    figures |= label_training_metrics(read_log(member.directory.parent / "log.jsonl"))
+    figures |= stage_1_metrics(context.workdir) | leakage_metrics(context)
     context.write_json("metrics.json", figures)
     if is_first():
         for name, lines in (("per_image.csv", rows), (GRADED_IMAGES, graded)):
@@ -93,7 +93,7 @@ def evaluate(context: Context) -> None:
             (context.workdir / CURVES).unlink(missing_ok=True)
 
 
-def leakage_figures(context: Context) -> dict[str, Any]:
+def leakage_metrics(context: Context) -> dict[str, Any]:
     """How many photographs stand in both sets or in one more than once, and how many of the former were left out."""
     graded = {} if context.config.pseudo.source == "given" else context.graded_for_network
     report = leakage_report(context.segmented, graded, context.config.data)
@@ -145,7 +145,7 @@ def score_segmentation(
             graded = grades[row] if config.loss.grading else None
             values = image_row(sample, counted, graded, context.known_grades.get(record.image))
             if config.evaluation.original_size:
-                reduced_px += counted.marked_px * sample.geometry.area_scale
+                reduced_px += counted.target_px * sample.geometry.area_scale
                 image, bits = read_original(record, config.data)
                 enlarged = to_original_pixels(p, sample, target)
                 counted = count_one(enlarged, bits, target, threshold)
@@ -163,14 +163,14 @@ def score_segmentation(
     points.counts, points_original.counts = summed((points.counts, points_original.counts))
     figures = at_network.compute() | points.compute()
     figures |= {"seg/threshold": threshold, "baseline/channel_threshold/rule": rule(baseline)}
-    figures |= threshold_figures(baseline, channel_histograms(selection))
-    figures |= threshold_figures(baseline, train_pixels, "_train")
+    figures |= threshold_metrics(baseline, channel_histograms(selection))
+    figures |= threshold_metrics(baseline, train_pixels, "_train")
     if config.evaluation.original_size:
         figures |= {
             f"{name}{ORIGINAL}": value for name, value in (at_original.compute() | points_original.compute()).items()
         }
-        figures |= threshold_figures(baseline, original_pixels, ORIGINAL)
-        figures |= inflation_figures(reduced_px, at_original.marked_px)
+        figures |= threshold_metrics(baseline, original_pixels, ORIGINAL)
+        figures |= inflation_metrics(reduced_px, at_original.target_px)
     return figures, table
 
 
@@ -186,10 +186,10 @@ def score_grading(
         probabilities |= zip(chunk, answers, strict=True)
         task.update(task.done + len(samples))
     answers, truth = np.stack(merged(probabilities)), true_grades(selection)
-    return grading_figures(answers, truth, majority_grade(reference)), grade_rows(selection.image_ids, answers, truth)
+    return grading_metrics(answers, truth, majority_grade(reference)), grade_rows(selection.image_ids, answers, truth)
 
 
-def stage_1_figures(workdir: Path) -> dict[str, Any]:
+def stage_1_metrics(workdir: Path) -> dict[str, Any]:
     """Figures of the graders and the pseudo-labels, where those stages have run."""
     figures: dict[str, Any] = {}
     for path in sorted((workdir / "graders").glob("*/metrics.json")):

@@ -8,9 +8,9 @@ import numpy as np
 from pldmlt_jax.config import has_stage_1
 from pldmlt_jax.data.loader import stacked
 from pldmlt_jax.evaluation.inference import TrainedNetwork
-from pldmlt_jax.evaluation.metrics.labels import label_figures
+from pldmlt_jax.evaluation.metrics.labels import label_quality_metrics
 from pldmlt_jax.io.processes import merged, own_share
-from pldmlt_jax.method.steps import label_step
+from pldmlt_jax.method.steps import read_labels
 from pldmlt_jax.models.label_update import HIERARCHIES
 from pldmlt_jax.types import UNKNOWN_GRADE
 from pldmlt_jax.workflow.context import Context
@@ -30,7 +30,7 @@ def score_labels(context: Context, network: TrainedNetwork) -> dict[str, Any]:
     labels = labels_of(train.split, config, table)
     true = {int(i): context.known_grades.get(train.split.records[i].image, UNKNOWN_GRADE) for i in train.indices}
     known = [i for i, grade in sorted(true.items()) if UNKNOWN_GRADE not in (grade, labels.grade[i])]
-    ask = network.devices.evaluation(label_step, method=network.method)
+    ask = network.devices.evaluation(read_labels, method=network.method)
     batch_size = network.devices.own_batch_size(config.train.batch_size)
     soft: dict[int, np.ndarray] = {}
     own = own_share(known)
@@ -44,4 +44,4 @@ def score_labels(context: Context, network: TrainedNetwork) -> dict[str, Any]:
     given = labels.grade[known]
     hierarchy = HIERARCHIES[config.meta.hierarchy if config.meta.enabled else "full"]
     allowed = np.asarray(hierarchy(jnp.asarray(given), jnp.asarray(labels.admissible[known])))
-    return label_figures(np.stack(merged(soft)), given, np.array([true[i] for i in known]), allowed)
+    return label_quality_metrics(np.stack(merged(soft)), given, np.array([true[i] for i in known]), allowed)

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from pldmlt_jax.data.preprocessing.store import PreparedSplit
 from pldmlt_jax.data.splits.selection import Selection, official_splits
 from pldmlt_jax.errors import DataError, raise_all
-from pldmlt_jax.evaluation.metrics.grading import grading_figures
+from pldmlt_jax.evaluation.metrics.grading import grading_metrics
 from pldmlt_jax.io.files import read_json, read_rows, write_rows
 from pldmlt_jax.io.progress import progress
 from pldmlt_jax.method.gradcam import grad_cam
@@ -131,7 +131,7 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     majority = int(np.bincount(truth, minlength=NUM_GRADES).argmax())
     for when in ("before", "after"):
         one_hot = np.eye(NUM_GRADES)[[int(row[when]) for row in known]]
-        measured = grading_figures(one_hot, truth, majority)
+        measured = grading_metrics(one_hot, truth, majority)
         figures[f"pseudo/accuracy_{when}"] = measured["grade/accuracy"]
         figures[f"pseudo/kappa_{when}"] = measured["grade/kappa"]
         figures["pseudo/majority"] = measured["grade/majority"]

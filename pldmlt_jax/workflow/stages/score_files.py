@@ -16,7 +16,7 @@ from pldmlt_jax.evaluation.metrics.baselines import (
     channel_histograms,
     pixel_histograms,
     rule,
-    threshold_figures,
+    threshold_metrics,
 )
 from pldmlt_jax.evaluation.metrics.curves import FILE as CURVES
 from pldmlt_jax.evaluation.metrics.segmentation import SegmentationCounts
@@ -112,7 +112,7 @@ def score(
     figures = {f"{key}{ORIGINAL}": value for key, value in counts.compute().items() if _is_predicted(key, files)}
     figures |= {"seg/threshold": config.evaluation.threshold, "baseline/channel_threshold/rule": rule(baseline)}
     curves = {name: curve for name, curve in counts.curves().items() if name in ("lesion", *files.lesions)}
-    return figures | threshold_figures(baseline, pixels, ORIGINAL), curves, rows
+    return figures | threshold_metrics(baseline, pixels, ORIGINAL), curves, rows
 
 
 def _is_predicted(figure: str, files: MaskFiles) -> bool:

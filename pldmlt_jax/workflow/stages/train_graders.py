@@ -10,7 +10,7 @@ from pldmlt_jax.cli.config_listing import config_text
 from pldmlt_jax.config import Config, GraderConfig, to_dict
 from pldmlt_jax.data.loader import eval_batches, given_labels, oversampled, steps_per_epoch, train_batches
 from pldmlt_jax.data.splits.selection import Selection, held_out
-from pldmlt_jax.evaluation.metrics.grading import grade_rows, grading_figures
+from pldmlt_jax.evaluation.metrics.grading import grade_rows, grading_metrics
 from pldmlt_jax.io.files import write_json, write_rows
 from pldmlt_jax.io.processes import merged, on_first, summed
 from pldmlt_jax.io.progress import progress
@@ -49,7 +49,7 @@ def train_one(context: Context, name: str) -> None:
 
     def validate(state: TrainState) -> Validated:
         logits, loss = predict(state, grader, selections["val"], devices)
-        figures = grading_figures(softmax(logits), given_grades(selections["val"]), majority_grade(selections["train"]))
+        figures = grading_metrics(softmax(logits), given_grades(selections["val"]), majority_grade(selections["train"]))
         values = {"val/loss": loss, "val/accuracy": figures["grade/accuracy"], "val/kappa": figures["grade/kappa"]}
         return Validated(values["val/kappa"] or 0.0, values)
 
@@ -84,7 +84,7 @@ def _write_figures(context: Context, grader: Grader, name: str, weights: dict) -
     split = held_out(selections)
     logits, _ = predict(state, grader, selections[split], devices)
     answers, truth = softmax(logits), true_grades(selections[split])
-    figures = grading_figures(answers, truth, majority_grade(selections["train"]))
+    figures = grading_metrics(answers, truth, majority_grade(selections["train"]))
     figures["grade/split"] = split
     val_logits, _ = predict(state, grader, selections["val"], devices)
     figures["temperature"] = fit_temperature(val_logits, given_grades(selections["val"]))
@@ -167,7 +167,7 @@ def predict(state: TrainState, grader: Grader, selection: Selection, devices: De
     evaluated = devices.evaluation(grader_eval, grader=grader)
     for batch in eval_batches(selection.split, selection.indices, labels, batch_size=own, shard=shard):
         batch_logits, batch_loss = evaluated(state, devices.put_batch(batch))
-        counted = batch.weight > 0
+        counted = batch.sample_mask > 0
         logits += list(batch_logits[counted])
         loss, count = loss + float(batch_loss) * counted.sum(), count + counted.sum()
     if devices.num_processes > 1:

@@ -8,7 +8,7 @@ import pytest
 from sklearn.metrics import f1_score, jaccard_score
 
 from pldmlt_jax.data.splits.selection import Selection
-from pldmlt_jax.evaluation.metrics.baselines import CHANNELS, best_threshold, channel_histograms, rule, threshold_figures
+from pldmlt_jax.evaluation.metrics.baselines import CHANNELS, best_threshold, channel_histograms, rule, threshold_metrics
 from pldmlt_jax.types import MASK_BITS
 
 VALID, FUSED = MASK_BITS["valid"], MASK_BITS["fused"]
@@ -49,8 +49,8 @@ def _figures(train: Selection, test: Selection) -> dict[str, Any]:
     threshold, pixels = best_threshold(channel_histograms(train)), channel_histograms(train)
     return {
         "rule": rule(threshold),
-        **threshold_figures(threshold, pixels, "_train"),
-        **threshold_figures(threshold, channel_histograms(test)),
+        **threshold_metrics(threshold, pixels, "_train"),
+        **threshold_metrics(threshold, channel_histograms(test)),
     }
 
 

@@ -11,7 +11,7 @@ from pldmlt_jax.evaluation.metrics.grading import (
     auc_one_vs_rest,
     binary_auc,
     calibration_error,
-    grading_figures,
+    grading_metrics,
     quadratic_kappa,
     reliability,
     wilson_interval,
@@ -31,7 +31,7 @@ def _graded(seed: int, n: int = 83, *, grades: tuple[int, ...] = (0, 1, 2, 3, 4)
 def test_every_figure_is_scikit_learns(seed: int) -> None:
     probabilities, truth = _graded(seed)
     answers = probabilities.argmax(axis=1)
-    figures = grading_figures(probabilities, truth, majority_grade=2)
+    figures = grading_metrics(probabilities, truth, majority_grade=2)
     probabilities = probabilities / probabilities.sum(axis=1, keepdims=True)
     expected = {
         "grade/n": len(truth),
@@ -49,7 +49,7 @@ def test_grades_that_do_not_occur_are_left_out_as_in_scikit_learn() -> None:
     probabilities, truth = _graded(3, grades=(2, 3))
     probabilities[:, 4] = 0.0  # neither true nor answered
     answers = probabilities.argmax(axis=1)
-    figures = grading_figures(probabilities, truth, majority_grade=2)
+    figures = grading_metrics(probabilities, truth, majority_grade=2)
     assert figures["grade/macro_f1"] == pytest.approx(oracle.f1_score(truth, answers, average="macro"))
     areas = [oracle.roc_auc_score(truth == grade, probabilities[:, grade]) for grade in (2, 3)]
     assert figures["grade/auc_ovr"] == pytest.approx(np.mean(areas))
@@ -63,10 +63,10 @@ def test_ties_count_half_in_the_area_under_the_curve() -> None:
 
 def test_undefined_is_none_and_never_nan() -> None:
     truth = np.full(6, 2)
-    figures = grading_figures(np.tile(np.eye(5)[2], (6, 1)), truth, majority_grade=2)
+    figures = grading_metrics(np.tile(np.eye(5)[2], (6, 1)), truth, majority_grade=2)
     assert figures["grade/accuracy"] == 1.0 and figures["grade/macro_f1"] == 1.0
     assert figures["grade/kappa"] is None and figures["grade/auc_ovr"] is None
-    none = grading_figures(np.zeros((0, 5)), np.zeros(0, int), majority_grade=2)
+    none = grading_metrics(np.zeros((0, 5)), np.zeros(0, int), majority_grade=2)
     assert {name for name, value in none.items() if value is not None} == {
         "grade/n", "grade/majority_grade", "grade/confusion", "grade/reliability"
     }  # fmt: skip

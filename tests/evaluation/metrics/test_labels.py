@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pldmlt_jax.evaluation.metrics.labels import label_figures, training_figures
+from pldmlt_jax.evaluation.metrics.labels import label_quality_metrics, label_training_metrics
 
 EVERY = np.ones((4, 5), bool)
 
@@ -14,7 +14,7 @@ def test_repaired_and_spoilt_labels_are_counted_by_hand():
     labels = np.array(
         [[0.6, 0.4, 0, 0, 0], [0.1, 0.2, 0.7, 0, 0], [0, 0, 0.8, 0.2, 0], [0, 0.5, 0, 0.3, 0.2]],
     )
-    figures = label_figures(labels, given, true, EVERY)
+    figures = label_quality_metrics(labels, given, true, EVERY)
     assert (figures["labels/n"], figures["labels/n_wrong"]) == (4, 2)
     assert (figures["labels/repaired"], figures["labels/spoilt"]) == (0.5, 0.5)
     assert (figures["labels/accuracy_before"], figures["labels/accuracy_after"]) == (0.5, 0.5)
@@ -25,9 +25,9 @@ def test_repaired_and_spoilt_labels_are_counted_by_hand():
 
 def test_labels_that_stay_repair_and_spoil_nothing():
     given, true = np.array([1, 4, 2, 3]), np.array([0, 0, 2, 3])
-    figures = label_figures(np.eye(5)[given], given, true, EVERY)
+    figures = label_quality_metrics(np.eye(5)[given], given, true, EVERY)
     assert (figures["labels/repaired"], figures["labels/spoilt"]) == (0.0, 0.0)
-    clean = label_figures(np.eye(5)[true], true, true, EVERY)
+    clean = label_quality_metrics(np.eye(5)[true], true, true, EVERY)
     assert clean["labels/repaired"] is None and clean["labels/spoilt"] == 0.0
 
 
@@ -35,7 +35,7 @@ def test_what_the_hierarchy_does_alone():
     """A label that it excludes becomes each of the allowed grades with equal chance; one that it allows stays."""
     given, true = np.array([1, 1, 2, 3]), np.array([0, 3, 2, 3])
     allowed = np.array([[1, 0, 0, 0, 0], [0, 0, 1, 1, 1], [0, 0, 1, 1, 1], [1, 1, 0, 0, 0]], bool)
-    figures = label_figures(np.eye(5)[given], given, true, allowed)
+    figures = label_quality_metrics(np.eye(5)[given], given, true, allowed)
     assert figures["labels/repaired_by_hierarchy"] == pytest.approx((1 + 1 / 3) / 2)
     assert figures["labels/spoilt_by_hierarchy"] == pytest.approx(0.5)  # the last: its true grade is excluded
 
@@ -44,7 +44,7 @@ def test_training_is_summed_up_by_medians_of_its_second_half():
     log = [{"step": step, "phase": "theta", "grad_norm/seg_encoder": value} for step, value in ((5, 9), (6, 1), (10, 3))]
     log += [{"step": 8, "phase": "label", "direct_norm": 0.5, "label_histogram": [1.0]}, {"step": 9, "direct_norm": None}]
     log.insert(0, {"step": 4, "phase": "label", "direct_norm": 7.0})
-    assert training_figures(log) == {
+    assert label_training_metrics(log) == {
         "train/grad_norm/seg_encoder": 2.0, "train/direct_norm": 0.5, "train/direct_norm_at_start": 7.0,
     }  # fmt: skip
-    assert training_figures([]) == {}
+    assert label_training_metrics([]) == {}

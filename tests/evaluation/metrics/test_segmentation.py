@@ -50,10 +50,15 @@ def _probabilities(bits: np.ndarray, target: str, seed: int = 1) -> np.ndarray:
 
 
 def _count(
-    probabilities: np.ndarray, bits: np.ndarray, target: str, *, weight: np.ndarray | None = None, threshold: float = 0.5
+    probabilities: np.ndarray,
+    bits: np.ndarray,
+    sample_mask = np.ones(len(bits), np.float32) if sample_mask is None else sample_mask
+    *,
+    sample_mask: np.ndarray | None = None,
+    threshold: float = 0.5,
 ) -> SegmentationCounts:
-    weight = np.ones(len(bits), np.float32) if weight is None else weight
-    return segmentation_counts(probabilities, bits, weight, target=target, threshold=threshold)
+    sample_mask = np.ones(len(bits), np.float32) if weight is None else weight
+    return segmentation_counts(probabilities, bits, sample_mask, target=target, threshold=threshold)
 
 
 def _figures(target: str) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
@@ -262,11 +267,11 @@ def test_counters_merged_over_batches_are_those_of_the_whole_set(target: str, ba
 def test_rows_of_weight_0_and_pixels_outside_the_field_of_view_change_nothing(target: str) -> None:
     bits = _masks()
     probabilities = _probabilities(bits, target)
-    weight = np.array([1, 0, 1, 0], np.float32)
+    sample_mask = np.array([1, 0, 1, 0], np.float32)
     changed, changed_bits = probabilities.copy(), bits.copy()
     outside = bits & MASK_BITS["valid"] == 0
     changed[outside], changed_bits[outside] = 0.5, MASK_BITS["fused"]
-    padded = _count(changed, changed_bits, target, weight=weight)
+    padded = _count(changed, changed_bits, target, sample_mask=sample_mask)
     _assert_same(padded, _count(probabilities[::2], bits[::2], target))
 
 

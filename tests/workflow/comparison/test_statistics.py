@@ -13,8 +13,8 @@ from pldmlt_jax.types import MASK_BITS
 from pldmlt_jax.workflow.comparison.statistics import (
     Cell,
     aggregated,
-    grading_counts_figures,
-    overlap_figures,
+    grading_count_metrics,
+    overlap_metrics,
     paired_differences,
 )
 
@@ -62,7 +62,7 @@ def test_figures_of_pooled_pixels_are_those_that_evaluate_writes() -> None:
         p, truth = RNG.random((20, 20)), RNG.random((20, 20)) < share
         bits = np.where(RNG.random((20, 20)) < 0.9, MASK_BITS["valid"], 0) | np.where(truth, MASK_BITS["fused"], 0)
         counted = counts_of(p, bits.astype(np.uint8))
-        ours, theirs = overlap_figures(counted.foreground[None].astype(float)), counted.compute()
+        ours, theirs = overlap_metrics(counted.foreground[None].astype(float)), counted.compute()
         for name, value in ours.items():
             expected = np.nan if theirs[name] is None else theirs[name]
             np.testing.assert_allclose(value[0], expected, rtol=1e-12, err_msg=name)
@@ -72,7 +72,7 @@ def test_accuracy_and_kappa_of_confusion_matrices_are_scikit_learns() -> None:
     truth, answers = RNG.integers(0, 5, 40), RNG.integers(0, 5, 40)
     counts = np.zeros((1, 5, 5))
     np.add.at(counts[0], (truth, answers), 1)
-    found = grading_counts_figures(counts)
+    found = grading_count_metrics(counts)
     assert found["grade/accuracy"][0] == pytest.approx(accuracy_score(truth, answers))
     assert found["grade/kappa"][0] == pytest.approx(cohen_kappa_score(truth, answers, weights="quadratic"))
 
