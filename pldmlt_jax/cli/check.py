@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from pldmlt_jax.cli.flags import Arguments
 from pldmlt_jax.config import NO_SET, Config
 from pldmlt_jax.data.check import SEVERITIES, Finding, SetReport, check_set, leaking
 from pldmlt_jax.data.datasets.registry import DATASETS, set_names
@@ -22,6 +21,7 @@ from pldmlt_jax.io.progress import progress
 from pldmlt_jax.method.cost import state_bytes, step_cost
 from pldmlt_jax.method.steps import meta_step, train_step
 from pldmlt_jax.models.build import halvings
+from pldmlt_jax.workflow.options import RunOptions
 from pldmlt_jax.workflow.stages.train import make_method
 
 SHOWN_OF_A_KIND = 12
@@ -30,13 +30,13 @@ SHOWN_OF_A_KIND = 12
 GIB = 2**30
 
 
-def main(arguments: Arguments) -> None:
+def main(options: RunOptions) -> None:
     """Checks every set of the config.
 
     Raises:
         DataError: There is an error, something that `prepare` would stop at.
     """
-    config, data = arguments.config, arguments.config.data
+    config, data = options.config, options.config.data
     reports = {}
     for name in [*set_names(data.segmentation), *(set_names(data.grading) if data.grading != NO_SET else [])]:
         with progress(f"check {name}") as task:
@@ -48,7 +48,7 @@ def main(arguments: Arguments) -> None:
     findings = list(dict.fromkeys([*(found for report in reports.values() for found in report.findings), *pairs]))
     findings.sort(key=lambda found: (SEVERITIES.index(found.severity), found.kind, found.file))
     show(findings)
-    path = arguments.workdir / "data_report.json"
+    path = options.workdir / "data_report.json"
     content = {
         "counts": Counter(found.severity for found in findings),
         "sets": {name: describe_set(report) for name, report in reports.items()},

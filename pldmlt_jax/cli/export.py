@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from pldmlt_jax.cli.flags import Arguments
 from pldmlt_jax.data.preprocessing.geometry import read_image
 from pldmlt_jax.data.preprocessing.prepare import prepare_image
 from pldmlt_jax.errors import CheckpointError, ConfigError, DataError, UserError, collect_errors, nearest, raise_all
@@ -17,6 +16,7 @@ from pldmlt_jax.export.onnx import INSTALL, require
 from pldmlt_jax.io.files import read_json, read_rows, writing
 from pldmlt_jax.io.progress import progress
 from pldmlt_jax.workflow.context import Context
+from pldmlt_jax.workflow.options import RunOptions
 from pldmlt_jax.workflow.stages.load_checkpoint import load_networks
 from pldmlt_jax.workflow.stages.predict import EXAMPLES
 from pldmlt_jax.workflow.stages.predictions_table import TABLE
@@ -26,15 +26,15 @@ MAX_COMPARED = 4
 """Images that the exported network is compared with Flax on."""
 
 
-def main(arguments: Arguments) -> None:
-    context = Context(arguments)
-    formats = chosen_formats(arguments.format)
+def main(options: RunOptions) -> None:
+    context = Context(options)
+    formats = chosen_formats(options.format)
     networks = load_networks(context)
     if len(networks) > 1:
         found = f"{len(networks)} networks"
         raise CheckpointError("--checkpoint", found, "one: the mean of several is no network", "export each by itself")
     network = networks[0]
-    output = Path(arguments.output or context.workdir / "export")
+    output = Path(options.output or context.workdir / "export")
     output.mkdir(parents=True, exist_ok=True)
     export = Export(network, read_points(network.directory, network.step), output, images_to_compare(context))
     files = []

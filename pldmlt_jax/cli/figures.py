@@ -7,7 +7,6 @@ import numpy as np
 from jaxtyping import Bool, Int, UInt8
 from matplotlib.figure import Figure
 
-from pldmlt_jax.cli.flags import Arguments
 from pldmlt_jax.config import has_stage_1
 from pldmlt_jax.data.splits.selection import choose_splits, selected
 from pldmlt_jax.errors import ConfigError
@@ -27,6 +26,7 @@ from pldmlt_jax.reporting.paper_figures import (
 )
 from pldmlt_jax.types import LESIONS, MASK_BITS
 from pldmlt_jax.workflow.context import Context
+from pldmlt_jax.workflow.options import RunOptions
 from pldmlt_jax.workflow.stages.load_checkpoint import load_networks
 from pldmlt_jax.workflow.stages.pseudo_label import asked, load_graders
 
@@ -34,16 +34,16 @@ COMPARED = ("EX", "SE")
 """Lesions of Fig. 7."""
 
 
-def main(arguments: Arguments) -> None:
-    context = Context(arguments)
+def main(options: RunOptions) -> None:
+    context = Context(options)
     networks = load_networks(context)
     predictors = [make_predictor([network], network.config) for network in networks]
     titles = names_of([network.directory for network in networks])
-    split = choose_splits({"segmentation": context.segmented}, arguments.split)["segmentation"]
+    split = choose_splits({"segmentation": context.segmented}, options.split)["segmentation"]
     photographs = Photographs(context, split)
-    named = [photographs.place(name) for name in arguments.images.split(",") if name]
+    named = [photographs.place(name) for name in options.images.split(",") if name]
     shown = named[0] if named else most_kinds(photographs.areas_px)
-    output = Path(arguments.output or context.workdir / "figures")
+    output = Path(options.output or context.workdir / "figures")
     made: dict[str, Callable[[], Figure | None]] = {
         "figure1": lambda: single_lesions(photographs.image(shown), photographs.truth(shown)),
         "figure6": lambda: figure_6(context, photographs, shown),

@@ -42,8 +42,8 @@ def fingerprint_of(stage: Stage, context: Context, raw: Mapping[str, str]) -> Fi
         *(raw[name] for name in stage.sets(config)),
         *(described(path, str(path.relative_to(workdir))) for path in read),
         *(described(Path(name), "weights") if name else "no weights" for name in stage.weights(config)),
-        context.arguments.split if stage.describes else "",
-        context.arguments.checkpoint if stage.describes else "",
+        context.options.split if stage.describes else "",
+        context.options.checkpoint if stage.describes else "",
     ]
     without = WITHOUT_EFFECT + stage.without + stage.without_in(config)
     values = {name: value for name, value in fields(config) if name.startswith(stage.parts) and name not in without}

@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import jax
 
-from pldmlt_jax.cli.flags import Arguments
 from pldmlt_jax.config import Config, has_stage_1
 from pldmlt_jax.errors import ConfigError, UserError, collect_errors
 from pldmlt_jax.io.files import partial_path, read_json, remove_leftovers
@@ -18,6 +17,7 @@ from pldmlt_jax.io.processes import is_first, on_first
 from pldmlt_jax.models.weights.download import NO_WEIGHTS, fetch_weights
 from pldmlt_jax.workflow.context import Context, describe_run
 from pldmlt_jax.workflow.fingerprints import Fingerprint, fingerprint_of, raw_sets
+from pldmlt_jax.workflow.options import RunOptions
 from pldmlt_jax.workflow.stage_table import STAGES, Stage, stages_of
 from pldmlt_jax.workflow.stages.train import initial_files
 from pldmlt_jax.workflow.stages.train_graders import named_weights
@@ -28,17 +28,17 @@ RECORD = "stages.json"
 SET_ASIDE = "set_aside"
 
 
-def main(arguments: Arguments) -> None:
+def main(options: RunOptions) -> None:
     """Runs every stage, or the one that the verb names, and says what came out."""
     started = time.monotonic()
-    context = Context(arguments)
-    whole = arguments.verb == "run"
+    context = Context(options)
+    whole = options.verb == "run"
     graders = has_stage_1(context.config)
     names = [stage.name for stage in STAGES]
-    stages = stages_of(context.config, names) if whole else [stage for stage in STAGES if stage.name == arguments.verb]
+    stages = stages_of(context.config, names) if whole else [stage for stage in STAGES if stage.name == options.verb]
     errors: list[UserError] = missing_weights(context.config, stages)
     if not whole and stages[0].of_stage_1 and not graders:
-        found = f"no graded set, or pseudo.source = 'given', and so nothing to do for {arguments.verb}"
+        found = f"no graded set, or pseudo.source = 'given', and so nothing to do for {options.verb}"
         errors.append(ConfigError("data.grading", found, "a graded set", "name one, or run another verb"))
     raw = on_first(lambda: raw_sets(context.config, errors, defer_errors=stages[0].name == "prepare"))
     if whole:
@@ -47,7 +47,7 @@ def main(arguments: Arguments) -> None:
         run_stage(stage, context, raw, may_skip=whole)
     if not is_first():
         return
-    if whole or arguments.verb == "evaluate":
+    if whole or options.verb == "evaluate":
         print(closing_lines(context.workdir))
     if whole:
         print(f"done in {time.monotonic() - started:.0f} s; open {context.workdir / 'report.html'}")

@@ -48,7 +48,7 @@ def evaluate(context: Context) -> None:
     """Scores the best checkpoint on a split of both sets, or of the one that has it, with every baseline beside it."""
     network = load_predictor(context)
     sets = {"seg": context.segmented, "grade": context.graded_for_network}
-    chosen = choose_splits(sets, context.arguments.split)
+    chosen = choose_splits(sets, context.options.split)
     if ALL in chosen.values():
         print("  all images of the set: those that the network has learnt from, if it has, are among them")
     selections = {key: selected(sets[key], split) for key, split in chosen.items()}
@@ -74,7 +74,7 @@ def evaluate(context: Context) -> None:
         if key in chosen and key not in selections:
             print(f"  {what} are not scored: no image of split {chosen[key]!r} is left")
         elif key not in chosen and sets[key]:
-            print(f"  {what} are not scored: their set has no split {context.arguments.split!r} on disk")
+            print(f"  {what} are not scored: their set has no split {context.options.split!r} on disk")
         elif key not in chosen:
             print(f"  {what} are not scored: the network has not learnt them")
     member = network.networks[0]

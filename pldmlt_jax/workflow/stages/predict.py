@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from pldmlt_jax.cli.flags import Arguments
 from pldmlt_jax.data.input_images import find_images, unique_names, without_results
 from pldmlt_jax.data.preprocessing.geometry import read_image
 from pldmlt_jax.data.preprocessing.prepare import NetworkView
@@ -22,6 +21,7 @@ from pldmlt_jax.io.files import write_rows
 from pldmlt_jax.io.progress import Task, progress
 from pldmlt_jax.io.signals import Interrupted
 from pldmlt_jax.workflow.context import Context
+from pldmlt_jax.workflow.options import RunOptions
 from pldmlt_jax.workflow.stages.load_checkpoint import load_predictor
 from pldmlt_jax.workflow.stages.predictions_table import TABLE, write_prediction
 
@@ -37,29 +37,29 @@ MAX_THREADS = 4
 """Each holds a photograph and its probabilities at their own size: half a gigabyte for 12 megapixels."""
 
 
-def main(arguments: Arguments) -> None:
-    context = Context(arguments)
-    if not arguments.input:
+def main(options: RunOptions) -> None:
+    context = Context(options)
+    if not options.input:
         expected = "image files, folders or patterns, with commas between them"
         raise ConfigError("--input", "nothing given", expected, "add --input=PATH")
-    found = find_images(arguments.input)
+    found = find_images(options.input)
     paths = without_results(found)
     if len(paths) < len(found):
         print(f"  {len(found) - len(paths)} pictures of an earlier prediction are passed over")
     if not paths:
-        raise DataError(arguments.input, f"only what {TABLE} lists", "photographs, not what was predicted", "check --input")
-    output = Path(arguments.output or context.workdir / "predictions")
+        raise DataError(options.input, f"only what {TABLE} lists", "photographs, not what was predicted", "check --input")
+    output = Path(options.output or context.workdir / "predictions")
     predictor = load_predictor(context)
     num_threads = context.config.data.num_threads
     with progress("predict", len(paths)) as task:
         try:
-            outcome = predict_files(predictor, paths, output, task, num_threads, arguments.probabilities)
+            outcome = predict_files(predictor, paths, output, task, num_threads, options.probabilities)
         except Interrupted as stop:
             done = f"{task.done} of {len(paths)} images are done, see {output}"
             raise Interrupted(stop.signum, done, "the same command begins with the first one") from stop
     tell(outcome, output)
     if outcome.unreadable:
-        raise DataError(arguments.input, f"{len(outcome.unreadable)} of {len(paths)} images not read", "whole images",
+        raise DataError(options.input, f"{len(outcome.unreadable)} of {len(paths)} images not read", "whole images",
                         "see the list above; the others are done")  # fmt: skip
 
 
@@ -69,7 +69,7 @@ def predict_examples(context: Context) -> None:
     They have a folder of their own, for a user's predictions are in `predictions` unless the command line says where.
     """
     sets = {"segmentation": context.segmented, "grading": context.graded_for_network}
-    key, split = next(iter(choose_splits(sets, context.arguments.split).items()))
+    key, split = next(iter(choose_splits(sets, context.options.split).items()))
     selection = sets[key][split]
     paths = [selection.split.records[int(i)].image for i in selection.indices][: context.config.evaluation.num_examples]
     with progress("predict", len(paths)) as task:

@@ -37,10 +37,10 @@ def prepare(context: Context) -> None:
             open_prepared(data.grading, data, context.config.grader.size_px, task)
     raise_all(errors)
     sets = {data.segmentation: context.segmented, data.grading: context.graded_for_training}
-    choose_splits(sets, context.arguments.split)  # a split that is not there is told now, not after training
+    choose_splits(sets, context.options.split)  # a split that is not there is told now, not after training
     facts = describe(context.segmented, context.graded_for_training, data)
     context.write_json("data.json", facts)
-    if context.arguments.augmented:
+    if context.options.augmented:
         write_picture(context.workdir / "augmented", augmented_sheet(context))
         print(f"  training images as training sees them: {context.workdir / 'augmented.jpg'}")
     folds_file = context.workdir / "folds.csv"
@@ -57,7 +57,7 @@ def augmented_sheet(context: Context) -> np.ndarray:
     config, training = context.config, context.segmented["train"]
     window = training_window(config.train)
     rows = []
-    for index in map(int, training.indices[: context.arguments.augmented]):
+    for index in map(int, training.indices[: context.options.augmented]):
         sample = training.split[index]
         panels = [captioned(_with_lesions(sample.image, sample.mask_bits), sample.image_id)]
         for epoch in range(AUGMENTED_COLUMNS):

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from pldmlt_jax.cli.flags import Arguments
 from pldmlt_jax.data.splits.selection import Selection, choose_splits, official_splits, selected
 from pldmlt_jax.errors import DataError, UserError, raise_all
 from pldmlt_jax.evaluation.mask_files import MaskFiles, Meaning, find_mask_files, read_all, read_probabilities
@@ -25,6 +24,7 @@ from pldmlt_jax.io.files import write_json, write_rows
 from pldmlt_jax.io.progress import Task, progress
 from pldmlt_jax.types import LESIONS
 from pldmlt_jax.workflow.context import Context
+from pldmlt_jax.workflow.options import RunOptions
 
 SHOWN = (
     ("lesions, foreground Dice", "seg/foreground/dice", "baseline/channel_threshold/dice"),
@@ -32,17 +32,17 @@ SHOWN = (
 )
 
 
-def output_folder(arguments: Arguments) -> Path:
+def output_folder(options: RunOptions) -> Path:
     """Where the figures go."""
-    return Path(arguments.output or arguments.workdir / "scored" / (Path(arguments.predictions).resolve().name or "masks"))
+    return Path(options.output or options.workdir / "scored" / (Path(options.predictions).resolve().name or "masks"))
 
 
-def main(arguments: Arguments) -> None:
+def main(options: RunOptions) -> None:
     """Writes `metrics.json`, `curves.json` and `per_image.csv`, as `evaluate` does, of what masks alone give."""
-    context, folder = Context(arguments), Path(arguments.predictions)
+    context, folder = Context(options), Path(options.predictions)
     if not folder.is_dir():
         raise DataError(folder, "no such folder", "a folder of mask files", "check --predictions")
-    split = choose_splits({"seg": context.segmented}, arguments.split)["seg"]
+    split = choose_splits({"seg": context.segmented}, options.split)["seg"]
     selection = selected(context.segmented, split)
     errors: list[UserError] = []
     files = find_mask_files(folder, selection.image_ids, other_images(context, selection), errors)
@@ -52,7 +52,7 @@ def main(arguments: Arguments) -> None:
     raise_all(errors)
     with progress("score masks", len(selection)) as task:
         figures, curves, rows = score(context, files, selection, meaning, task)
-    output = output_folder(arguments)
+    output = output_folder(options)
     about = {"seg/split": split, "predictions": str(folder), "predictions/lesions": list(files.lesions)}
     write_json(output / "metrics.json", about | figures)
     write_json(output / CURVES, {"network_size": {}, "original_size": curves})
