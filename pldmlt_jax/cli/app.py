@@ -144,12 +144,12 @@ def run_config(config: Config, verb: str = "run", *, workdir: str | Path = "") -
 def _run_verb(arguments: Arguments) -> int:
     if arguments.table is not None:
         return _run_table(arguments)
-    from pldmlt_jax.config_checks import validate
+    from pldmlt_jax.config_checks import validate_config
     from pldmlt_jax.workflow.context import with_saved_config
 
     scores_files = bool(arguments.predictions)
     arguments = arguments if scores_files else with_saved_config(arguments)
-    validate(arguments.config)
+    validate_config(arguments.config)
     arguments = dataclasses.replace(arguments, config=frozen(arguments.config))
     configure_libraries()
     from pldmlt_jax.io.processes import is_first, join, on_first
