@@ -250,6 +250,6 @@ def config_errors(config: Config) -> list[UserError]:
     return [*alone, *network, *relation_errors(config)]
 
 
-def validate(config: Config) -> None:
+def validate_config(config: Config) -> None:
     """Raises every error of the config at once, as one `ConfigError` or an `ErrorGroup`."""
     raise_all(config_errors(config))

@@ -145,12 +145,12 @@ def run_config(config: Config, verb: str = "run", *, workdir: str | Path = "") -
 def _run_verb(options: RunOptions) -> int:
     if options.table is not None:
         return _run_table(options)
-    from pldmlt_jax.config_checks import validate
+    from pldmlt_jax.config_checks import validate_config
     from pldmlt_jax.workflow.context import with_saved_config
 
     scores_files = bool(options.predictions)
     options = options if scores_files else with_saved_config(options)
-    validate(options.config)
+    validate_config(options.config)
     options = dataclasses.replace(options, config=frozen(options.config))
     configure_libraries()
     from pldmlt_jax.io.processes import is_first, join, on_first

@@ -193,7 +193,7 @@ def parse(argv: list[str], verbs: tuple[str, ...]) -> RunOptions | None:
 
     Raises:
         ConfigError: Or a group of them: every wrong flag, field, value or verb, at once. Where all could be read, the
-            values' ranges are left to `validation.validate`, which sees the config that the verb will use.
+            values' ranges are left to `config_checks.validate_config`, which sees the config that the verb will use.
     """
     argv = [argv[0], *map(_with_home, argv[1:])]
     config_file, config_given, rest = _config_file(argv[1:])

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 import pldmlt_jax as pj
 from pldmlt_jax.cli.app import run
 from pldmlt_jax.config import from_dict
-from pldmlt_jax.config_checks import validate
+from pldmlt_jax.config_checks import validate_config
 from pldmlt_jax.evaluation import inference
 from pldmlt_jax.evaluation.inference import SHIPPED, WEIGHTS
 from pldmlt_jax.evaluation.operating_points import read_points
@@ -35,7 +35,7 @@ def test_weights_are_small_and_of_8_bits():
 
 
 def test_folder_is_whole_and_names_no_place_of_its_training(config):
-    validate(config)
+    validate_config(config)
     assert not any(Path(text).is_absolute() for text in (config.data.root, config.model.weights, config.train.init_from))
     points = read_points(SHIPPED, read_points_step())
     assert set(points.lesions) == set(LESIONS) and points.temperature

@@ -17,7 +17,7 @@ from data.idrid_files import HEADER, photograph
 
 from pldmlt_jax.cli.flags import parse
 from pldmlt_jax.config import Config, DataConfig, to_dict
-from pldmlt_jax.config_checks import validate
+from pldmlt_jax.config_checks import validate_config
 from pldmlt_jax.data.datasets import ddr, diaretdb1, folder, idrid
 from pldmlt_jax.data.datasets.diaretdb1_xml import PLANES, read_markings, votes
 from pldmlt_jax.data.preprocessing.geometry import read_image
@@ -129,7 +129,7 @@ def in_folder(name: str, files: dict[str, bytes], read: Callable[[Path], Any]) -
 def read_config_file(path: Path) -> None:
     arguments = parse(["main.py", f"--config={path}"], ("run",))
     assert arguments is not None
-    validate(arguments.config)
+    validate_config(arguments.config)
 
 
 PLAIN = (b"..", b"\0", b"'", b'"', b"\xff\xfe", b"9" * 400, b"-1", b"1e999", b"nan", b"\r", b"A" * 5000)
@@ -238,7 +238,7 @@ KINDS: dict[str, Kind] = {
     "config_json": Kind(
         "config.json",
         lambda: [json.dumps(to_dict(Config())).encode()],
-        lambda path: validate(saved_config(path.parent)),
+        lambda path: validate_config(saved_config(path.parent)),
         (b"{}", b"[]", b"null", b"[" * 3000, b"1e999", b"NaN", b"-1", b'"seed"', b"true"),
     ),
     "json": Kind("stages.json", lambda: [b'{"train": {"begun": "1", "complete": "2"}}'], read_json, (b"[" * 9000, b"NaN")),

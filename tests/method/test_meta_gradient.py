@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from pldmlt_jax.config import Config, LossConfig, MetaConfig, OptimConfig, TrainConfig
-from pldmlt_jax.config_checks import validate
+from pldmlt_jax.config_checks import validate_config
 from pldmlt_jax.errors import UserError
 from pldmlt_jax.method import meta_gradient
 from pldmlt_jax.method.meta_gradient import META_GRADIENTS, WITHOUT_DIRECT_PATH
@@ -118,4 +118,4 @@ def test_a_round_on_one_batch_is_one_phase():
 )
 def test_what_makes_no_sense_is_refused(config):
     with pytest.raises(UserError, match=r"meta\.gradient|train\.same_batch|loss\.beta|meta\.inner_learning_rate"):
-        validate(config)
+        validate_config(config)

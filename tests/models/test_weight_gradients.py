@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pldmlt_jax.config import Config, MetaConfig, ModelConfig
-from pldmlt_jax.config_checks import validate
+from pldmlt_jax.config_checks import validate_config
 from pldmlt_jax.errors import ConfigError
 from pldmlt_jax.models.build import build_network
 from pldmlt_jax.models.weight_gradients import fast_weight_gradients
@@ -106,5 +106,5 @@ def test_network_learns_by_nearly_the_same_gradient_and_answers_the_same():
 def test_forward_mode_is_refused():
     model = ModelConfig(weight_gradients="bfloat16")
     with pytest.raises(ConfigError, match="reverse mode"):
-        validate(Config(model=model, meta=MetaConfig(gradient="forward")))
-    validate(Config(model=model))
+        validate_config(Config(model=model, meta=MetaConfig(gradient="forward")))
+    validate_config(Config(model=model))

@@ -11,7 +11,7 @@ from pldmlt_jax.errors import ConfigError, ErrorGroup, UserError, collect_errors
 from pldmlt_jax.io.files import read_json, read_rows, write_json, write_rows, writing
 from pldmlt_jax.reporting.comparison_page import write_comparison
 from pldmlt_jax.reporting.comparison_tables import FIGURES, baseline_of, to_markdown, to_rows
-from pldmlt_jax.table_config import PUBLISHED, Cell, Table, cells
+from pldmlt_jax.table_config import PUBLISHED, Run, Table, list_runs
 from pldmlt_jax.workflow.comparison import statistics as comparison
 from pldmlt_jax.workflow.comparison.runs import COST, FAILURE, RawSets, cell_is_complete, cell_stages, run_cell
 from pldmlt_jax.workflow.comparison.statistics import aggregated, paired_differences
@@ -35,7 +35,7 @@ def main(options: RunOptions) -> int:
     """
     table = options.table
     assert table is not None
-    every, raw = list(cells(table, options.workdir)), RawSets()
+    every, raw = list_runs(table, options.workdir), RawSets()
     wanted = [cell for cell in every if cell.row.name in options.rows]
     require_inputs(wanted, raw)
     print(f"{table.name}: {len(wanted)} runs in {options.workdir}", flush=True)
@@ -65,7 +65,7 @@ def main(options: RunOptions) -> int:
     return 1 if failed else 0
 
 
-def require_inputs(wanted: list[Cell], raw: RawSets) -> None:
+def require_inputs(wanted: list[Run], raw: RawSets) -> None:
     """What is missing for any of the runs, before the first one.
 
     Raises:
@@ -85,7 +85,7 @@ def require_inputs(wanted: list[Cell], raw: RawSets) -> None:
     raise_all(errors)
 
 
-def write_table(options: RunOptions, every: list[Cell], raw: RawSets) -> None:
+def write_table(options: RunOptions, every: list[Run], raw: RawSets) -> None:
     """Gathers what the runs have left, and writes the three files and the page."""
     assert options.table is not None
     gathered_table = gather(options.table, every, raw, options)
@@ -100,7 +100,7 @@ def write_table(options: RunOptions, every: list[Cell], raw: RawSets) -> None:
         (options.workdir / "table.csv").unlink(missing_ok=True)
 
 
-def gather(table: Table, every: list[Cell], raw: RawSets, options: RunOptions) -> dict[str, Any]:
+def gather(table: Table, every: list[Run], raw: RawSets, options: RunOptions) -> dict[str, Any]:
     """What `table.json` holds; see docs/compare.md."""
     complete = [cell for cell in every if cell_is_complete(cell, raw, options.split)]
     images = {row.name: [per_image(cell) for cell in complete if cell.row is row] for row in table.rows}
@@ -146,7 +146,7 @@ def command(options: RunOptions) -> str:
     return " ".join(["python main.py", *words])
 
 
-def describe(cell: Cell, is_complete: bool, root: Path) -> dict[str, Any]:
+def describe(cell: Run, is_complete: bool, root: Path) -> dict[str, Any]:
     """One run of `table.json`."""
     failure = cell.workdir / FAILURE
     why = str(read_json(failure)["message"]) if failure.is_file() and not is_complete else ""
@@ -164,16 +164,16 @@ def describe(cell: Cell, is_complete: bool, root: Path) -> dict[str, Any]:
     }
 
 
-def grader_folder(cell: Cell) -> Path:
+def grader_folder(cell: Run) -> Path:
     return cell.workdir / "graders" / cell.row.config.grader.architectures[0]
 
 
-def metrics_file(cell: Cell) -> Path:
+def metrics_file(cell: Run) -> Path:
     """The figures of what the row trains."""
     return (grader_folder(cell) if cell.row.part == "graders" else cell.workdir) / "metrics.json"
 
 
-def per_image(cell: Cell) -> comparison.Cell:
+def per_image(cell: Run) -> comparison.Cell:
     """What a complete run says of each image."""
     folder = grader_folder(cell) if cell.row.part == "graders" else cell.workdir
 
@@ -183,7 +183,7 @@ def per_image(cell: Cell) -> comparison.Cell:
     return comparison.Cell(cell.fold, cell.seed, lines("per_image.csv"), lines(GRADED_IMAGES))
 
 
-def cost(cell: Cell) -> dict[str, float]:
+def cost(cell: Run) -> dict[str, float]:
     """Seconds of training, all sessions together, and the peak of memory."""
     found = dict(read_json(cell.workdir / COST)) if (cell.workdir / COST).is_file() else {}
     graders = [trained_s(folder) for folder in sorted((cell.workdir / "graders").glob("*/checkpoints"))]
@@ -198,7 +198,7 @@ def trained_s(checkpoints: Path) -> float | None:
     return float(json.loads(path.read_text(encoding="utf-8"))["seconds"]) if path.is_file() else None
 
 
-def numbers_of_images(cell: Cell, metrics: dict[str, Any]) -> dict[str, int]:
+def numbers_of_images(cell: Run, metrics: dict[str, Any]) -> dict[str, int]:
     """Pixel-labelled images that the row has trained on, has chosen its checkpoint by, and is scored on; and truly graded
     ones that it has trained on, stage 1 included, and that its grades are scored on.
     """

@@ -19,11 +19,11 @@ from typing import NamedTuple
 
 from pldmlt_jax.cli.app import configure_libraries, guarded, own_folder
 from pldmlt_jax.config import Config, frozen
-from pldmlt_jax.config_checks import validate
+from pldmlt_jax.config_checks import validate_config
 from pldmlt_jax.errors import UserError
 from pldmlt_jax.io.files import read_json, write_json
 from pldmlt_jax.io.signals import STOP
-from pldmlt_jax.table_config import Cell
+from pldmlt_jax.table_config import Run
 from pldmlt_jax.workflow.context import Context
 from pldmlt_jax.workflow.fingerprints import raw_sets
 from pldmlt_jax.workflow.options import RunOptions
@@ -69,16 +69,16 @@ class RawSets:
         return self._found[key]
 
 
-def cell_arguments(cell: Cell, split: str = "") -> RunOptions:
+def cell_arguments(cell: Run, split: str = "") -> RunOptions:
     """The command line that the cell's run would have."""
     return RunOptions(frozen(cell.config), cell.workdir, split=split)
 
 
-def cell_stages(cell: Cell) -> list[Stage]:
+def cell_stages(cell: Run) -> list[Stage]:
     return stages_of(cell.row.config, STAGES_OF[cell.row.part])
 
 
-def cell_is_complete(cell: Cell, raw: RawSets, split: str = "") -> bool:
+def cell_is_complete(cell: Run, raw: RawSets, split: str = "") -> bool:
     """Whether every stage of the cell is, for its inputs as they are now."""
     try:
         return is_complete(Context(cell_arguments(cell, split)), cell_stages(cell), raw.of(cell.config))
@@ -86,7 +86,7 @@ def cell_is_complete(cell: Cell, raw: RawSets, split: str = "") -> bool:
         return False
 
 
-def run_cell(cell: Cell, others: tuple[Path, ...], split: str = "", *, debug: bool = False) -> str:
+def run_cell(cell: Run, others: tuple[Path, ...], split: str = "", *, debug: bool = False) -> str:
     """Runs a cell in a process of its own; a signal is passed on to it.
 
     Args:
@@ -145,7 +145,7 @@ def _end_with(parent: int) -> None:
 
 
 def _work(order: Order) -> int:
-    validate(order.options.config)
+    validate_config(order.options.config)
     configure_libraries()
     config = order.options.config
     context = Context(dataclasses.replace(order.options, config=frozen(config)), order.others)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pldmlt_jax.config import NO_SET, Config, DataConfig, LossConfig, MetaConfig, PseudoLabelConfig, SyntheticConfig
-from pldmlt_jax.config_checks import validate
+from pldmlt_jax.config_checks import validate_config
 from pldmlt_jax.data.loader import true_labels
 from pldmlt_jax.errors import ConfigError
 from pldmlt_jax.workflow.context import Context
@@ -31,7 +31,7 @@ def context(tmp_path_factory) -> Context:
     )
     config.pseudo.source = "given"
     config.meta.hierarchy = "evidence"
-    validate(config)
+    validate_config(config)
     return Context(RunOptions(config, folder, "evaluate"))
 
 
@@ -68,6 +68,6 @@ def test_a_label_network_that_has_learnt_nothing_does_what_its_hierarchy_does(co
 )
 def test_truly_graded_photographs_beside_given_grades_need_a_set(loss, meta):
     config = Config(loss=loss, meta=meta, pseudo=PseudoLabelConfig(source="given"), data=DataConfig(grading="synthetic_d"))
-    validate(config)
+    validate_config(config)
     with pytest.raises(ConfigError, match="a graded set"):
-        validate(dataclasses.replace(config, data=DataConfig(grading=NO_SET)))
+        validate_config(dataclasses.replace(config, data=DataConfig(grading=NO_SET)))
