@@ -17,7 +17,7 @@ from pldmlt_jax.config import Config, ParallelConfig, from_dict
 from pldmlt_jax.data.preprocessing.geometry import to_original
 from pldmlt_jax.errors import CheckpointError, DataError
 from pldmlt_jax.evaluation.tta import RawOutput
-from pldmlt_jax.export.quantisation import with_8_bits, with_32_bits
+from pldmlt_jax.export.quantisation import dequantise_kernels, quantise_kernels
 from pldmlt_jax.io.files import read_json, writing
 from pldmlt_jax.method import losses
 from pldmlt_jax.method.gradcam import grade_maps, head_slopes
@@ -158,7 +158,7 @@ def write_weights(path: Path, network: TrainedNetwork, *, bits: int = 32) -> Non
     # safetensors writes the memory as it lies: that of a transposed view would be another array.
     arrays = {"/".join(key): np.asarray(value, order="C") for key, value in traverse_util.flatten_dict(tree).items()}
     if bits == 8:
-        arrays = with_8_bits(arrays)
+        arrays = quantise_kernels(arrays)
     with writing(path, "wb") as file:
         file.write(save(arrays, metadata={STEP: str(network.step)}))
 
@@ -210,7 +210,7 @@ def _read_arrays(path: Path) -> tuple[dict[str, np.ndarray], int]:
     from safetensors import safe_open
 
     try:
-        arrays = with_32_bits(load_file(path))
+        arrays = dequantise_kernels(load_file(path))
         with safe_open(path, "numpy") as file:
             return arrays, int((file.metadata() or {}).get(STEP, 0))
     except (OSError, SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:

@@ -9,14 +9,14 @@ import numpy as np
 from pldmlt_jax.data.splits.selection import ALL, Selection, choose_splits, selected, with_known_grade
 from pldmlt_jax.data.splits.summary import leakage_report
 from pldmlt_jax.evaluation.metrics.baselines import (
-    NO_PIXELS,
+    EMPTY_HISTOGRAMS,
     best_threshold,
     channel_histograms,
+    format_threshold,
     pixel_histograms,
-    rule,
     threshold_metrics,
 )
-from pldmlt_jax.evaluation.metrics.curves import FILE as CURVES
+from pldmlt_jax.evaluation.metrics.curves import CURVES_FILE
 from pldmlt_jax.evaluation.metrics.grading import grade_rows, grading_metrics
 from pldmlt_jax.evaluation.metrics.labels import label_training_metrics
 from pldmlt_jax.evaluation.metrics.segmentation import SegmentationCounts
@@ -90,7 +90,7 @@ def evaluate(context: Context) -> None:
             if lines:
                 write_rows(table, lines)
         if "seg" not in selections:  # what is there is of another split
-            (context.workdir / CURVES).unlink(missing_ok=True)
+            (context.workdir / CURVES_FILE).unlink(missing_ok=True)
 
 
 def leakage_metrics(context: Context) -> dict[str, Any]:
@@ -131,7 +131,7 @@ def score_segmentation(
     baseline = best_threshold(train_pixels)
     at_network, at_original = SegmentationCounts.empty(target), SegmentationCounts.empty(target)
     points, points_original = PointCounts(target, network.points), PointCounts(target, network.points)
-    original_pixels, reduced_px = NO_PIXELS, np.zeros(1 + len(LESIONS))
+    original_pixels, reduced_px = EMPTY_HISTOGRAMS, np.zeros(1 + len(LESIONS))
     rows: dict[int, dict[str, Any]] = {}
     for chunk in chunks(own_share(range(len(selection))), config.evaluation.batch_size):
         indices = [int(selection.indices[place]) for place in chunk]
@@ -157,12 +157,12 @@ def score_segmentation(
             task.advance(sample.image_id)
     at_network, at_original, original_pixels, reduced_px = summed((at_network, at_original, original_pixels, reduced_px))
     table = merged(rows)
-    context.write_json(CURVES, {"network_size": at_network.curves(), "original_size": at_original.curves()})
+    context.write_json(CURVES_FILE, {"network_size": at_network.curves(), "original_size": at_original.curves()})
     if is_first():
         save_examples(context, network, selection, table)
     points.counts, points_original.counts = summed((points.counts, points_original.counts))
     figures = at_network.compute() | points.compute()
-    figures |= {"seg/threshold": threshold, "baseline/channel_threshold/rule": rule(baseline)}
+    figures |= {"seg/threshold": threshold, "baseline/channel_threshold/rule": format_threshold(baseline)}
     figures |= threshold_metrics(baseline, channel_histograms(selection))
     figures |= threshold_metrics(baseline, train_pixels, "_train")
     if config.evaluation.original_size:

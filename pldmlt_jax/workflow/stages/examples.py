@@ -12,7 +12,7 @@ from pldmlt_jax.data.splits.selection import Selection
 from pldmlt_jax.evaluation.operating_points import lesion_masks
 from pldmlt_jax.evaluation.original_size import read_original, to_original_pixels
 from pldmlt_jax.evaluation.predictor import Predictor
-from pldmlt_jax.reporting.overlays import outlined, write_picture
+from pldmlt_jax.reporting.overlays import overlay_at_size, write_picture
 from pldmlt_jax.types import Sample
 from pldmlt_jax.workflow.context import Context
 
@@ -65,4 +65,4 @@ def save_views(
 ) -> None:
     """One image's pictures: as it is, with the truth, and with the prediction."""
     for view, masks in {"image": {}, "truth": truth, "prediction": predicted}.items():
-        write_picture(folder / f"{name}_{view}", outlined(image, masks, PICTURE_PX))
+        write_picture(folder / f"{name}_{view}", overlay_at_size(image, masks, PICTURE_PX))

@@ -11,14 +11,14 @@ from pldmlt_jax.data.splits.selection import Selection, choose_splits, official_
 from pldmlt_jax.errors import DataError, UserError, raise_all
 from pldmlt_jax.evaluation.mask_files import MaskFiles, Meaning, find_mask_files, read_all, read_probabilities
 from pldmlt_jax.evaluation.metrics.baselines import (
-    NO_PIXELS,
+    EMPTY_HISTOGRAMS,
     best_threshold,
     channel_histograms,
+    format_threshold,
     pixel_histograms,
-    rule,
     threshold_metrics,
 )
-from pldmlt_jax.evaluation.metrics.curves import FILE as CURVES
+from pldmlt_jax.evaluation.metrics.curves import CURVES_FILE
 from pldmlt_jax.evaluation.metrics.segmentation import SegmentationCounts
 from pldmlt_jax.evaluation.original_size import ORIGINAL, area_columns, count_one, read_original
 from pldmlt_jax.io.files import write_json, write_rows
@@ -55,7 +55,7 @@ def main(arguments: Arguments) -> None:
     output = output_folder(arguments)
     about = {"seg/split": split, "predictions": str(folder), "predictions/lesions": list(files.lesions)}
     write_json(output / "metrics.json", about | figures)
-    write_json(output / CURVES, {"network_size": {}, "original_size": curves})
+    write_json(output / CURVES_FILE, {"network_size": {}, "original_size": curves})
     write_rows(output / "per_image.csv", rows)
     if meaning.probabilities and meaning.faint:
         print(f"  {meaning.faint} files hold 0 and 1 alone: probabilities next to nothing, for other files have more values")
@@ -65,7 +65,7 @@ def main(arguments: Arguments) -> None:
         shown = [figures.get(f"{each}{ORIGINAL}") for each in (name, baseline)]
         values = ["undefined" if value is None else f"{value:.3f}" for value in shown]
         print(f"{what:<34}{values[0]}   (baseline {values[1]}), at the photographs' own size")
-    print(f"all figures: {output / 'metrics.json'}, {CURVES} and per_image.csv beside it")
+    print(f"all figures: {output / 'metrics.json'}, {CURVES_FILE} and per_image.csv beside it")
 
 
 def other_images(context: Context, selection: Selection) -> set[str]:
@@ -92,7 +92,7 @@ def score(
     """The figures of all images, pooled, each named as at the original size, their curves, and a row for each image."""
     config = context.config
     baseline = best_threshold(channel_histograms(context.segmented["train"]))
-    counts, pixels, rows = SegmentationCounts.empty(files.target), NO_PIXELS, []
+    counts, pixels, rows = SegmentationCounts.empty(files.target), EMPTY_HISTOGRAMS, []
     for name, index, shape in originals(selection):
         image, bits = read_original(selection.split.records[index], config.data)
         found = {
@@ -110,7 +110,7 @@ def score(
         rows.append({"image": name} | {f"{key}{ORIGINAL}": value for key, value in area_columns(counted).items()})
         task.advance(name)
     figures = {f"{key}{ORIGINAL}": value for key, value in counts.compute().items() if _is_predicted(key, files)}
-    figures |= {"seg/threshold": config.evaluation.threshold, "baseline/channel_threshold/rule": rule(baseline)}
+    figures |= {"seg/threshold": config.evaluation.threshold, "baseline/channel_threshold/rule": format_threshold(baseline)}
     curves = {name: curve for name, curve in counts.curves().items() if name in ("lesion", *files.lesions)}
     return figures | threshold_metrics(baseline, pixels, ORIGINAL), curves, rows
 

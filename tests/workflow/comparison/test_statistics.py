@@ -11,8 +11,8 @@ from pldmlt_jax.evaluation.metrics.segmentation import SegmentationCounts, segme
 from pldmlt_jax.evaluation.original_size import area_columns
 from pldmlt_jax.types import MASK_BITS
 from pldmlt_jax.workflow.comparison.statistics import (
-    Cell,
-    aggregated,
+    PerImageResults,
+    aggregate_runs,
     grading_count_metrics,
     overlap_metrics,
     paired_differences,
@@ -37,8 +37,10 @@ def drawn(number: int, shift: float, seed: int) -> list[dict[str, str]]:
     return rows
 
 
-def cell(rows: list[dict[str, str]], fold: int = 0, seed: int = 0, graded: list[dict[str, str]] | None = None) -> Cell:
-    return Cell(fold, seed, rows, graded or [])
+def cell(
+    rows: list[dict[str, str]], fold: int = 0, seed: int = 0, graded: list[dict[str, str]] | None = None
+) -> PerImageResults:
+    return PerImageResults(fold, seed, rows, graded or [])
 
 
 def graded(answers: np.ndarray, truth: np.ndarray) -> list[dict[str, str]]:
@@ -50,7 +52,7 @@ def graded(answers: np.ndarray, truth: np.ndarray) -> list[dict[str, str]]:
 
 def test_mean_and_standard_deviation_are_pythons() -> None:
     values = [0.3, 0.7, 0.9]
-    found = aggregated([{"a": value, "b": None, "c": "text", "d": True} for value in values] + [{"e": 1}])
+    found = aggregate_runs([{"a": value, "b": None, "c": "text", "d": True} for value in values] + [{"e": 1}])
     assert found == {
         "a": {"mean": pytest.approx(statistics.mean(values)), "sd": pytest.approx(statistics.stdev(values)), "n": 3},
         "e": {"mean": 1.0, "sd": None, "n": 1},
