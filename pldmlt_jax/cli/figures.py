@@ -28,7 +28,7 @@ from pldmlt_jax.reporting.paper_figures import (
 from pldmlt_jax.types import LESIONS, MASK_BITS
 from pldmlt_jax.workflow.context import Context
 from pldmlt_jax.workflow.stages.load_checkpoint import load_networks
-from pldmlt_jax.workflow.stages.pseudo_label import asked, load_graders
+from pldmlt_jax.workflow.stages.pseudo_label import grade_with_graders, load_graders
 
 COMPARED = ("EX", "SE")
 """Lesions of Fig. 7."""
@@ -125,7 +125,7 @@ def figure_6(context: Context, photographs: Photographs, place: int) -> Figure |
         return None
     selection = context.segmented_for_graders[photographs.split]
     sample = selection.split[int(selection.indices[place])]
-    _, choice, maps = asked(context, load_graders(context), sample)
+    _, choice, maps = grade_with_graders(context, load_graders(context), sample)
     return plot_grade_maps(sample.image, sample.mask_bits & MASK_BITS["fused"] != 0, maps, choice.probabilities)
 
 

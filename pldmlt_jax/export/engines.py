@@ -7,7 +7,7 @@ import numpy as np
 
 from pldmlt_jax.config import InferenceConfig
 from pldmlt_jax.errors import ConfigError
-from pldmlt_jax.evaluation.inference import TrainedNetwork, filled_up
+from pldmlt_jax.evaluation.inference import TrainedNetwork, pad_batch
 from pldmlt_jax.evaluation.tta import Forward, RawOutput
 from pldmlt_jax.export.onnx import INPUT, OUTPUTS, cached_onnx, import_optional
 
@@ -52,7 +52,7 @@ def _openvino(network: TrainedNetwork, config: InferenceConfig, size_px: int) ->
     compiled = core.compile_model(path, "CPU", hint)
 
     def forward(images: np.ndarray, batch_size: int) -> RawOutput:
-        found = compiled({INPUT: filled_up(images, batch_size).astype(np.float32)})
+        found = compiled({INPUT: pad_batch(images, batch_size).astype(np.float32)})
         return RawOutput(*(np.array(found[name][: len(images)], np.float32) for name in OUTPUTS))
 
     return forward

@@ -9,7 +9,7 @@ import numpy as np
 from pldmlt_jax.cli.flags import Arguments
 from pldmlt_jax.data.splits.selection import Selection, choose_splits, official_splits, selected
 from pldmlt_jax.errors import DataError, UserError, raise_all
-from pldmlt_jax.evaluation.mask_files import MaskFiles, Meaning, find_mask_files, read_all, read_probabilities
+from pldmlt_jax.evaluation.mask_files import MaskEncoding, MaskFiles, find_mask_files, read_probabilities, scan_mask_files
 from pldmlt_jax.evaluation.metrics.baselines import (
     EMPTY_HISTOGRAMS,
     best_threshold,
@@ -20,7 +20,7 @@ from pldmlt_jax.evaluation.metrics.baselines import (
 )
 from pldmlt_jax.evaluation.metrics.curves import CURVES_FILE
 from pldmlt_jax.evaluation.metrics.segmentation import SegmentationCounts
-from pldmlt_jax.evaluation.original_size import ORIGINAL, area_columns, count_one, read_original
+from pldmlt_jax.evaluation.original_size import ORIGINAL, compute_area_columns, count_image, read_original
 from pldmlt_jax.io.files import write_json, write_rows
 from pldmlt_jax.io.progress import Task, progress
 from pldmlt_jax.types import LESIONS
@@ -48,17 +48,19 @@ def main(arguments: Arguments) -> None:
     files = find_mask_files(folder, selection.image_ids, other_images(context, selection), errors)
     paths = paths_of(files, selection)
     with progress("read masks", len(paths)) as task:
-        meaning = read_all(paths, errors, lambda path: task.advance(path.name))
+        encoding = scan_mask_files(paths, errors, lambda path: task.advance(path.name))
     raise_all(errors)
     with progress("score masks", len(selection)) as task:
-        figures, curves, rows = score(context, files, selection, meaning, task)
+        figures, curves, rows = score(context, files, selection, encoding, task)
     output = output_folder(arguments)
     about = {"seg/split": split, "predictions": str(folder), "predictions/lesions": list(files.lesions)}
     write_json(output / "metrics.json", about | figures)
     write_json(output / CURVES_FILE, {"network_size": {}, "original_size": curves})
     write_rows(output / "per_image.csv", rows)
-    if meaning.probabilities and meaning.faint:
-        print(f"  {meaning.faint} files hold 0 and 1 alone: probabilities next to nothing, for other files have more values")
+    if encoding.probabilities and encoding.num_binary:
+        print(
+            f"  {encoding.num_binary} files hold only 0 and 1, read as near-zero probabilities: other files have more values"
+        )
     if files.others:
         print(f"  {files.others} files are of images that are not in split {split!r}, and were left alone")
     for what, name, baseline in SHOWN:
@@ -87,7 +89,7 @@ def paths_of(files: MaskFiles, selection: Selection) -> dict[Path, tuple[int, in
 
 
 def score(
-    context: Context, files: MaskFiles, selection: Selection, meaning: Meaning, task: Task
+    context: Context, files: MaskFiles, selection: Selection, encoding: MaskEncoding, task: Task
 ) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
     """The figures of all images, pooled, each named as at the original size, their curves, and a row for each image."""
     config = context.config
@@ -96,7 +98,7 @@ def score(
     for name, index, shape in originals(selection):
         image, bits = read_original(selection.split.records[index], config.data)
         found = {
-            lesion: read_probabilities(path, shape, has_probabilities=meaning.probabilities)
+            lesion: read_probabilities(path, shape, has_probabilities=encoding.probabilities)
             for lesion, path in files.files[name].items()
         }
         if files.target == "fused":
@@ -105,9 +107,9 @@ def score(
         else:
             nothing = np.zeros(shape, np.float32)
             probabilities = np.stack([found.get(lesion, nothing) for lesion in LESIONS], axis=-1)
-        counted = count_one(probabilities, bits, files.target, config.evaluation.threshold)
+        counted = count_image(probabilities, bits, files.target, config.evaluation.threshold)
         counts, pixels = counts.merge(counted), pixels + pixel_histograms(image, bits)
-        rows.append({"image": name} | {f"{key}{ORIGINAL}": value for key, value in area_columns(counted).items()})
+        rows.append({"image": name} | {f"{key}{ORIGINAL}": value for key, value in compute_area_columns(counted).items()})
         task.advance(name)
     figures = {f"{key}{ORIGINAL}": value for key, value in counts.compute().items() if _is_predicted(key, files)}
     figures |= {"seg/threshold": config.evaluation.threshold, "baseline/channel_threshold/rule": format_threshold(baseline)}

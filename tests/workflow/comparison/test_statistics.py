@@ -8,7 +8,7 @@ from scipy.stats import bootstrap
 from sklearn.metrics import accuracy_score, cohen_kappa_score
 
 from pldmlt_jax.evaluation.metrics.segmentation import SegmentationCounts, segmentation_counts
-from pldmlt_jax.evaluation.original_size import area_columns
+from pldmlt_jax.evaluation.original_size import compute_area_columns
 from pldmlt_jax.types import MASK_BITS
 from pldmlt_jax.workflow.comparison.statistics import (
     PerImageResults,
@@ -33,7 +33,9 @@ def drawn(number: int, shift: float, seed: int) -> list[dict[str, str]]:
         truth = np.random.default_rng(i).random((16, 16)) < 0.2
         bits = np.full(truth.shape, MASK_BITS["valid"], np.uint8) | np.where(truth, MASK_BITS["fused"], 0).astype(np.uint8)
         p = np.clip(0.4 * truth + rng.random(truth.shape) * 0.6 + shift, 0, 1)
-        rows.append({"image": f"i{i}"} | {name: str(value) for name, value in area_columns(counts_of(p, bits)).items()})
+        rows.append(
+            {"image": f"i{i}"} | {name: str(value) for name, value in compute_area_columns(counts_of(p, bits)).items()}
+        )
     return rows
 
 
