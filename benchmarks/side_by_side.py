@@ -32,7 +32,7 @@ from pldmlt_jax.training.checkpoint import CONFIG
 from pldmlt_jax.types import LESIONS, MASK_BITS, Batch
 from pldmlt_jax.workflow.context import Context
 from pldmlt_jax.workflow.options import RunOptions
-from pldmlt_jax.workflow.stages.train import make_rounds, start_state
+from pldmlt_jax.workflow.stages.train import make_rounds, make_start_state
 
 
 def main() -> None:
@@ -43,7 +43,7 @@ def main() -> None:
     training = context.segmented["train"]
     steps = make_rounds(config, len(training.indices)).theta_steps
     method = make_method(config, steps)
-    state = start_state(context, method)
+    state = make_start_state(context, method)
     variables = {"params": state.network.params, "batch_stats": state.network.batch_stats}
     batches = train_batches(
         training.split,

@@ -24,7 +24,7 @@ from pldmlt_jax.data.preprocessing.field_of_view import field_of_view
 from pldmlt_jax.data.preprocessing.geometry import read_image
 from pldmlt_jax.data.splits.selection import require_lesion_kinds, select_segmented
 from pldmlt_jax.errors import UserError
-from pldmlt_jax.export.onnx import require
+from pldmlt_jax.export.onnx import import_optional
 from pldmlt_jax.io.files import locked
 from pldmlt_jax.io.signals import Interrupted
 from pldmlt_jax.models.weights.load import assign
@@ -247,7 +247,9 @@ MESSAGES: dict[str, Callable[[User], str]] = {
     "stopped by SIGTERM": lambda user: user.meets(Interrupted(15), 143),
     "much smaller than the": lambda user: odd((200, 90, 40)),
     "not red or orange as a fundus is": lambda user: odd((40, 90, 200)),
-    "the package no_such_package is not there": lambda user: told(lambda: require("no_such_package", "--engine=onnx")),
+    "the package no_such_package is not there": lambda user: told(
+        lambda: import_optional("no_such_package", "--engine=onnx")
+    ),
 }
 """What the page quotes -> what brings it about and returns what is then told."""
 

@@ -10,9 +10,9 @@ from pldmlt_jax.data.preprocessing.geometry import read_image
 from pldmlt_jax.data.preprocessing.prepare import prepare_image
 from pldmlt_jax.errors import CheckpointError, ConfigError, DataError, UserError, collect_errors, nearest, raise_all
 from pldmlt_jax.evaluation.operating_points import read_points
-from pldmlt_jax.export.export import BY_NAME_ONLY, FORMATS, Export
+from pldmlt_jax.export.export import FORMATS, OPT_IN_FORMATS, Export
 from pldmlt_jax.export.model_card import model_card
-from pldmlt_jax.export.onnx import INSTALL, require
+from pldmlt_jax.export.onnx import INSTALL, import_optional
 from pldmlt_jax.io.files import read_json, read_rows, writing
 from pldmlt_jax.io.progress import progress
 from pldmlt_jax.workflow.context import Context
@@ -67,13 +67,13 @@ def chosen_formats(text: str) -> list[str]:
             expected = "one of the two, which have the same file"
             errors.append(ConfigError("--format", "both folder and int8", expected, "write them to two folders"))
         if "onnx" in names:
-            require("jax2onnx", "--format=onnx")
+            import_optional("jax2onnx", "--format=onnx")
     raise_all(errors)
     if names:
         return list(dict.fromkeys(names))
-    usual = [name for name in FORMATS if name not in BY_NAME_ONLY]
+    usual = [name for name in FORMATS if name not in OPT_IN_FORMATS]
     try:
-        require("jax2onnx", "--format=onnx")
+        import_optional("jax2onnx", "--format=onnx")
     except ConfigError:
         print(f"  ONNX is left out, for jax2onnx is not installed: {INSTALL}")
         usual.remove("onnx")

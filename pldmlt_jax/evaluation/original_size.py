@@ -19,14 +19,16 @@ ORIGINAL = "_original_size"
 """Suffix of the figures that are computed at the image's own size against its own masks."""
 
 
-def count_one(
+def count_image(
     probabilities: Float[np.ndarray, "h w k"], mask_bits: UInt8[np.ndarray, "h w"], target: str, threshold: float
 ) -> SegmentationCounts:
     """The counters of one image."""
     return segmentation_counts(probabilities[None], mask_bits[None], np.ones(1), target=target, threshold=threshold)
 
 
-def to_original_pixels(probabilities: Float[np.ndarray, "s s k"], sample: Sample, target: str) -> Float[np.ndarray, "h w k"]:
+def restore_original_size(
+    probabilities: Float[np.ndarray, "s s k"], sample: Sample, target: str
+) -> Float[np.ndarray, "h w k"]:
     """A prediction written back to the image's own pixels; outside the field of view all is background."""
     valid = sample.mask_bits & MASK_BITS["valid"] != 0
     enlarged = at_original_size(probabilities, valid, sample.geometry)
@@ -48,14 +50,14 @@ def read_original(record: RawRecord, data: DataConfig) -> tuple[UInt8[np.ndarray
     return image, bits
 
 
-def image_row(
+def compute_image_row(
     sample: Sample, counts: SegmentationCounts, grade_probabilities: np.ndarray | None, true_grade: int | None
 ) -> dict[str, Any]:
     """One line of `per_image.csv`; without probabilities the network has not learnt grades."""
     p = grade_probabilities
     return {
         "image": sample.image_id,
-        **area_columns(counts),
+        **compute_area_columns(counts),
         **{f"{lesion}_truth_px": int(counts.lesions[i, 2]) for i, lesion in enumerate(LESIONS)},
         "predicted_grade": "" if p is None else int(p.argmax()),
         "confidence": "" if p is None else round(float(p.max()), 4),
@@ -63,7 +65,7 @@ def image_row(
     }
 
 
-def area_columns(counts: SegmentationCounts) -> dict[str, Any]:
+def compute_area_columns(counts: SegmentationCounts) -> dict[str, Any]:
     """Foreground Dice, IoU and areas, of what prediction and truth have in common as well; empty where undefined."""
     tp, predicted, marked, valid = (int(v) for v in counts.foreground)
     values = {"dice": dice(tp, predicted, marked), "iou": iou(tp, predicted, marked)}

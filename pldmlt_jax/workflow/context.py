@@ -145,15 +145,15 @@ def with_saved_config(options: RunOptions) -> RunOptions:
         CheckpointError: There is no checkpoint, or it was trained for or on something else than is asked for.
     """
     from pldmlt_jax.config_checks import config_errors
-    from pldmlt_jax.evaluation.inference import SHIPPED, checkpoint_directory, saved_config
+    from pldmlt_jax.evaluation.inference import BUNDLED_MODEL, checkpoint_directory, saved_config
     from pldmlt_jax.evaluation.predictor import split_checkpoints
 
     if options.verb not in ("evaluate", "predict", "export", "figures"):
         return options
     named = options.checkpoint or options.config_given or options.workdir_given
     if options.verb == "predict" and not named:
-        print(f"  --checkpoint names no network: the one that ships is used, see {SHIPPED / 'model_card.md'}")
-        options = dataclasses.replace(options, checkpoint=str(SHIPPED))
+        print(f"  --checkpoint names no network: the one that ships is used, see {BUNDLED_MODEL / 'model_card.md'}")
+        options = dataclasses.replace(options, checkpoint=str(BUNDLED_MODEL))
     paths = split_checkpoints(options.checkpoint or str(options.workdir))
     directory, *others = [checkpoint_directory(path) for path in paths]
     for trained in (directory, *others):
@@ -167,7 +167,7 @@ def with_saved_config(options: RunOptions) -> RunOptions:
             *parts, name = path.split(".")
             given, target = (functools.reduce(getattr, parts, c) for c in (options.config, config))
             setattr(target, name, getattr(given, name))
-        beside = Path("runs") / SHIPPED.name if directory.resolve() == SHIPPED else directory.parent
+        beside = Path("runs") / BUNDLED_MODEL.name if directory.resolve() == BUNDLED_MODEL else directory.parent
         workdir = options.workdir if options.workdir_given else beside
         options = dataclasses.replace(options, config=config, workdir=workdir)
     _require_agreement(options, saved_config(directory), directory)

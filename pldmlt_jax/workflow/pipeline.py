@@ -19,8 +19,8 @@ from pldmlt_jax.workflow.context import Context, describe_run
 from pldmlt_jax.workflow.fingerprints import Fingerprint, fingerprint_of, raw_sets
 from pldmlt_jax.workflow.options import RunOptions
 from pldmlt_jax.workflow.stage_table import STAGES, Stage, stages_of
-from pldmlt_jax.workflow.stages.train import initial_files
-from pldmlt_jax.workflow.stages.train_graders import named_weights
+from pldmlt_jax.workflow.stages.train import list_initial_files
+from pldmlt_jax.workflow.stages.train_graders import grader_weight_names
 
 RECORD = "stages.json"
 """Stage -> the fingerprint that it was begun with, and the one that it was completed with."""
@@ -58,7 +58,7 @@ def missing_weights(config: Config, stages: Sequence[Stage]) -> list[UserError]:
     errors: list[UserError] = []
     names = {stage.name for stage in stages}
     named = [
-        *(named_weights(config) if "train-grader" in names else []),
+        *(grader_weight_names(config) if "train-grader" in names else []),
         *([config.model.weights] if "train" in names else []),
     ]
     for name in sorted(set(named)):
@@ -66,7 +66,7 @@ def missing_weights(config: Config, stages: Sequence[Stage]) -> list[UserError]:
             fetch_weights(name, config.data.cache_dir)
     if "train" in names:
         with collect_errors(errors):
-            initial_files(config)
+            list_initial_files(config)
     if "encoder" in config.grader.weights and config.model.weights in NO_WEIGHTS and "train-grader" in names:
         found = "'encoder', the file of model.weights, which is empty"
         action = "name torchvision's vgg16-397923af.pth, or start graders at random with --config.grader.weights='(\"\",)'"

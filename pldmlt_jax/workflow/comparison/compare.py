@@ -10,11 +10,11 @@ from typing import Any
 from pldmlt_jax.errors import ConfigError, ErrorGroup, UserError, collect_errors, raise_all
 from pldmlt_jax.io.files import read_json, read_rows, write_json, write_rows, writing
 from pldmlt_jax.reporting.comparison_page import write_comparison
-from pldmlt_jax.reporting.comparison_tables import FIGURES, baseline_of, to_markdown, to_rows
+from pldmlt_jax.reporting.comparison_tables import METRIC_DEFINITIONS, baseline_of, to_markdown, to_rows
 from pldmlt_jax.table_config import PUBLISHED, Run, Table, list_runs
 from pldmlt_jax.workflow.comparison import statistics as comparison
 from pldmlt_jax.workflow.comparison.runs import COST, FAILURE, RawSets, cell_is_complete, cell_stages, run_cell
-from pldmlt_jax.workflow.comparison.statistics import aggregated, paired_differences
+from pldmlt_jax.workflow.comparison.statistics import aggregate_runs, paired_differences
 from pldmlt_jax.workflow.options import RunOptions
 from pldmlt_jax.workflow.pipeline import missing_weights
 from pldmlt_jax.workflow.run_metadata import describe_versions
@@ -116,11 +116,11 @@ def gather(table: Table, every: list[Run], raw: RawSets, options: RunOptions) ->
                 "part": row.part,
                 "published": dict(row.published),
                 "cells": runs,
-                "figures": aggregated(run["metrics"] for run in done),
+                "figures": aggregate_runs(run["metrics"] for run in done),
                 "differences": paired_differences(images[row.name], images[table.reference_row]) if against else {},
                 "parameters": done[0]["parameters"] if done else None,
                 "images": done[0]["images"] if done else {},
-                "cost": aggregated(run["cost"] for run in done),
+                "cost": aggregate_runs(run["cost"] for run in done),
             }
         )
     return {
@@ -134,7 +134,7 @@ def gather(table: Table, every: list[Run], raw: RawSets, options: RunOptions) ->
         "published_in": table.published_in,
         "published_as": PUBLISHED,
         "interval": {"percentiles": list(comparison.INTERVAL), "resamples": comparison.RESAMPLES, "over": "images"},
-        "figures": [{"name": name, "baseline": baseline_of(name), "what": what} for name, _, what in FIGURES],
+        "figures": [{"name": name, "baseline": baseline_of(name), "what": what} for name, _, what in METRIC_DEFINITIONS],
         "rows": rows,
     }
 
@@ -173,14 +173,14 @@ def metrics_file(cell: Run) -> Path:
     return (grader_folder(cell) if cell.row.part == "graders" else cell.workdir) / "metrics.json"
 
 
-def per_image(cell: Run) -> comparison.Cell:
+def per_image(cell: Run) -> comparison.PerImageResults:
     """What a complete run says of each image."""
     folder = grader_folder(cell) if cell.row.part == "graders" else cell.workdir
 
     def lines(name: str) -> list[dict[str, str]]:
         return [row for _, row in read_rows(folder / name, ("image",))] if (folder / name).is_file() else []
 
-    return comparison.Cell(cell.fold, cell.seed, lines("per_image.csv"), lines(GRADED_IMAGES))
+    return comparison.PerImageResults(cell.fold, cell.seed, lines("per_image.csv"), lines(GRADED_IMAGES))
 
 
 def cost(cell: Run) -> dict[str, float]:

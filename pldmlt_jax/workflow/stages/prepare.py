@@ -13,7 +13,7 @@ from pldmlt_jax.data.splits.summary import describe, fold_rows
 from pldmlt_jax.data.synthetic.dataset import draw_fundus, ensure_written
 from pldmlt_jax.errors import UserError, collect_errors, raise_all
 from pldmlt_jax.io.progress import progress
-from pldmlt_jax.reporting.overlays import captioned, overlay, write_picture
+from pldmlt_jax.reporting.overlays import add_caption, overlay, write_picture
 from pldmlt_jax.types import LESIONS, MASK_BITS, NUM_GRADES
 from pldmlt_jax.workflow.context import Context
 
@@ -59,11 +59,11 @@ def augmented_sheet(context: Context) -> np.ndarray:
     rows = []
     for index in map(int, training.indices[: context.options.augmented]):
         sample = training.split[index]
-        panels = [captioned(_with_lesions(sample.image, sample.mask_bits), sample.image_id)]
+        panels = [add_caption(_with_lesions(sample.image, sample.mask_bits), sample.image_id)]
         for epoch in range(AUGMENTED_COLUMNS):
             rng = sample_rng(config.seed, epoch, index)
             drawn = augment(sample.image, sample.mask_bits, config.data.augment, rng, window)
-            panels.append(captioned(_with_lesions(*drawn), f"epoch {epoch}"))
+            panels.append(add_caption(_with_lesions(*drawn), f"epoch {epoch}"))
         rows.append(np.concatenate(panels, axis=1))
     return np.concatenate(rows)
 
@@ -82,6 +82,6 @@ def contact_sheet(config: SyntheticConfig) -> np.ndarray:
         panels = []
         for i in range(SHEET_COLUMNS):
             fundus = draw_fundus((config.seed, 5, grade, i), grade, config.height_px)
-            panels += [captioned(fundus.image, f"grade {grade}"), captioned(overlay(fundus.image, fundus.masks), "")]
+            panels += [add_caption(fundus.image, f"grade {grade}"), add_caption(overlay(fundus.image, fundus.masks), "")]
         rows.append(np.concatenate(panels, axis=1))
     return np.concatenate(rows)

@@ -12,7 +12,7 @@ from pldmlt_jax.errors import ConfigError
 from pldmlt_jax.workflow.context import Context
 from pldmlt_jax.workflow.options import RunOptions
 from pldmlt_jax.workflow.stages.label_scores import score_labels
-from pldmlt_jax.workflow.stages.train import labels_of
+from pldmlt_jax.workflow.stages.train import training_labels
 from tests.evaluation.tiny_network import tiny_config, tiny_network
 
 SHARE = 0.5
@@ -37,7 +37,7 @@ def context(tmp_path_factory) -> Context:
 
 def test_wrong_grades_are_learnt_from_and_the_true_ones_are_admitted_by_the_masks(context):
     train = context.segmented["train"].split
-    labels, true = labels_of(train, context.config, context.workdir / "none"), true_labels(train).grade
+    labels, true = training_labels(train, context.config, context.workdir / "none"), true_labels(train).grade
     assert (labels.grade != true).sum() == round(SHARE * 12)
     assert labels.admissible[np.arange(12), true].all()
     graded = context.truly_graded["train"].split
