@@ -13,7 +13,7 @@ import numpy as np
 
 from pldmlt_jax.config import NO_SET, Config
 from pldmlt_jax.data.check import SEVERITIES, Finding, SetReport, check_set, leaking
-from pldmlt_jax.data.datasets.registry import DATASETS, set_names
+from pldmlt_jax.data.datasets.registry import DATASETS, parse_set_names
 from pldmlt_jax.data.plan import lesion_sizes, suggest
 from pldmlt_jax.errors import DataError
 from pldmlt_jax.io.files import write_json
@@ -38,7 +38,7 @@ def main(options: RunOptions) -> None:
     """
     config, data = options.config, options.config.data
     reports = {}
-    for name in [*set_names(data.segmentation), *(set_names(data.grading) if data.grading != NO_SET else [])]:
+    for name in [*parse_set_names(data.segmentation), *(parse_set_names(data.grading) if data.grading != NO_SET else [])]:
         with progress(f"check {name}") as task:
             reports[name] = check_set(name, data, task)
     segmented = [report for name, report in reports.items() if DATASETS[name].has_masks]

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Int, UInt8
 from matplotlib.figure import Figure
 
 from pldmlt_jax.config import has_stage_1
-from pldmlt_jax.data.splits.selection import choose_splits, selected
+from pldmlt_jax.data.splits.selection import choose_splits, select_split
 from pldmlt_jax.errors import ConfigError
 from pldmlt_jax.evaluation.metrics.segmentation import dice
 from pldmlt_jax.evaluation.original_size import read_original
@@ -93,7 +93,7 @@ class Photographs:
     """The images of a split of the pixel-labelled set, by their place in it, at their own size."""
 
     def __init__(self, context: Context, split: str):
-        self.context, self.split, self.selection = context, split, selected(context.segmented, split)
+        self.context, self.split, self.selection = context, split, select_split(context.segmented, split)
         of = [int(i) for i in self.selection.indices]
         self.names = [self.selection.split.image_ids[i] for i in of]
         self.areas_px = np.array([self.selection.split.metadata[i].lesion_px for i in of])  # [n, 4], by LESIONS

@@ -23,7 +23,7 @@ from jaxtyping import Float, Int, Shaped
 
 from pldmlt_jax.data.preprocessing.geometry import MAX_BYTES
 from pldmlt_jax.data.preprocessing.image_headers import MAX_PIXELS
-from pldmlt_jax.data.preprocessing.masks import brightest, mask_levels, read_mask_pixels
+from pldmlt_jax.data.preprocessing.masks import brightest_channel, mask_levels, read_mask_pixels
 from pldmlt_jax.errors import DataError, UserError, collect_errors
 from pldmlt_jax.io.files import visible
 from pldmlt_jax.types import LESIONS
@@ -170,7 +170,7 @@ def _png(path: Path) -> np.ndarray:
     grey = pixels.shape[-1] == 1 or bool((pixels == pixels[..., :1]).all())
     if grey:
         return pixels[..., 0]
-    values = brightest(pixels)
+    values = brightest_channel(pixels)
     if len(np.unique(pixels.reshape(-1, pixels.shape[-1]), axis=0)) > 2 or values.min() > 0:
         raise DataError(path, "a picture in several colours", "grey, or black and one colour", "write a file a lesion")
     return (values > 0).astype(np.float32)

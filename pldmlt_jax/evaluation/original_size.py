@@ -7,10 +7,9 @@ from jaxtyping import Float, UInt8
 
 from pldmlt_jax.config import DataConfig
 from pldmlt_jax.data.datasets.records import RawRecord
-from pldmlt_jax.data.preprocessing.annotation import read_annotation
 from pldmlt_jax.data.preprocessing.field_of_view import field_of_view
 from pldmlt_jax.data.preprocessing.geometry import read_image
-from pldmlt_jax.data.preprocessing.masks import fuse
+from pldmlt_jax.data.preprocessing.masks import fuse_lesions, read_annotation
 from pldmlt_jax.evaluation.inference import at_original_size
 from pldmlt_jax.evaluation.metrics.segmentation import SegmentationCounts, dice, iou, segmentation_counts
 from pldmlt_jax.types import LESIONS, MASK_BITS, Sample
@@ -43,7 +42,7 @@ def read_original(record: RawRecord, data: DataConfig) -> tuple[UInt8[np.ndarray
     shape = image.shape[:2]
     masks = read_annotation(record, shape, data).masks
     planes = {lesion: masks[lesion] for lesion in LESIONS if lesion in masks}
-    planes |= {"valid": field_of_view(image), "fused": fuse(masks, shape, data)[0]}
+    planes |= {"valid": field_of_view(image), "fused": fuse_lesions(masks, shape, data)[0]}
     bits = np.zeros(shape, np.uint8)
     for name, plane in planes.items():
         bits[plane] |= MASK_BITS[name]

@@ -9,11 +9,11 @@ from typing import Any
 from pldmlt_jax.config import Config, fields, has_stage_1, to_dict
 from pldmlt_jax.data.splits.selection import (
     Selection,
+    keep_truly_graded,
     known_grades,
-    require_lesion_kinds,
+    require_lesion_types,
     select_graded,
     select_segmented,
-    with_true_grade,
 )
 from pldmlt_jax.errors import CheckpointError
 from pldmlt_jax.io.files import write_json
@@ -45,7 +45,7 @@ class Context:
         with progress(f"prepare {self.config.data.segmentation}") as task:
             selections = select_segmented(self.config.data, task)
         if self.config.loss.target != "fused":
-            require_lesion_kinds(selections)
+            require_lesion_types(selections)
         return selections
 
     @cached_property
@@ -80,7 +80,7 @@ class Context:
         if not self.config.loss.grading:
             return {}
         if self.config.pseudo.source == "given":
-            return {name: with_true_grade(selection) for name, selection in self.segmented.items()}
+            return {name: keep_truly_graded(selection) for name, selection in self.segmented.items()}
         return self.truly_graded
 
     @cached_property

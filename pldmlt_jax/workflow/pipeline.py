@@ -16,7 +16,7 @@ from pldmlt_jax.io.files import partial_path, read_json, remove_leftovers
 from pldmlt_jax.io.processes import is_first, on_first
 from pldmlt_jax.models.weights.download import NO_WEIGHTS, fetch_weights
 from pldmlt_jax.workflow.context import Context, describe_run
-from pldmlt_jax.workflow.fingerprints import Fingerprint, fingerprint_of, raw_sets
+from pldmlt_jax.workflow.fingerprints import Fingerprint, compute_fingerprint, describe_raw_sets
 from pldmlt_jax.workflow.options import RunOptions
 from pldmlt_jax.workflow.stage_table import STAGES, Stage, stages_of
 from pldmlt_jax.workflow.stages.train import list_initial_files
@@ -40,7 +40,7 @@ def main(options: RunOptions) -> None:
     if not whole and stages[0].of_stage_1 and not graders:
         found = f"no graded set, or pseudo.source = 'given', and so nothing to do for {options.verb}"
         errors.append(ConfigError("data.grading", found, "a graded set", "name one, or run another verb"))
-    raw = on_first(lambda: raw_sets(context.config, errors, defer_errors=stages[0].name == "prepare"))
+    raw = on_first(lambda: describe_raw_sets(context.config, errors, defer_errors=stages[0].name == "prepare"))
     if whole:
         print(f"{context.config.name}: {context.workdir}", flush=True)
     for stage in stages:
@@ -78,7 +78,7 @@ def missing_weights(config: Config, stages: Sequence[Stage]) -> list[UserError]:
 
 def is_complete(context: Context, stages: Sequence[Stage], raw: Mapping[str, str]) -> bool:
     """Whether none of the stages has anything to do; opens no set and asks no device."""
-    return all(has_completed(stage, context.workdir, fingerprint_of(stage, context, raw)) for stage in stages)
+    return all(has_completed(stage, context.workdir, compute_fingerprint(stage, context, raw)) for stage in stages)
 
 
 class Begun(NamedTuple):
@@ -126,7 +126,7 @@ def prepare_for_all(stage: Stage, context: Context) -> None:
 
 def begin_stage(stage: Stage, context: Context, raw: Mapping[str, str], *, may_skip: bool) -> Begun | None:
     """Records that a stage begins, with what it cannot go on from out of the way; None where it is skipped."""
-    fingerprint = fingerprint_of(stage, context, raw)
+    fingerprint = compute_fingerprint(stage, context, raw)
     recorded = read_record(context.workdir).get(stage.name, {})
     if may_skip and has_completed(stage, context.workdir, fingerprint):
         print(f"{stage.name}: complete and unchanged, skipped", flush=True)

@@ -25,7 +25,7 @@ from pldmlt_jax.io.files import read_json, write_json
 from pldmlt_jax.io.signals import STOP
 from pldmlt_jax.table_config import Run
 from pldmlt_jax.workflow.context import Context
-from pldmlt_jax.workflow.fingerprints import raw_sets
+from pldmlt_jax.workflow.fingerprints import describe_raw_sets
 from pldmlt_jax.workflow.options import RunOptions
 from pldmlt_jax.workflow.pipeline import is_complete, run_stage
 from pldmlt_jax.workflow.stage_table import Stage, stages_of
@@ -62,10 +62,10 @@ class RawSets:
         self._found: dict[Config, dict[str, str]] = {}
 
     def of(self, config: Config, errors: list[UserError] | None = None) -> dict[str, str]:
-        """See `pipeline.raw_sets`; bad files are left to `prepare`."""
+        """See `pipeline.describe_raw_sets`; bad files are left to `prepare`."""
         key = frozen(Config(data=dataclasses.replace(config.data, fold=0)))
         if key not in self._found:
-            self._found[key] = raw_sets(key, [] if errors is None else errors, defer_errors=True)
+            self._found[key] = describe_raw_sets(key, [] if errors is None else errors, defer_errors=True)
         return self._found[key]
 
 

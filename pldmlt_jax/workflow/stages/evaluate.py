@@ -6,8 +6,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from pldmlt_jax.data.splits.selection import ALL, Selection, choose_splits, selected, with_known_grade
-from pldmlt_jax.data.splits.summary import leakage_report
+from pldmlt_jax.data.splits.selection import ALL, Selection, choose_splits, keep_graded, select_split
+from pldmlt_jax.data.splits.summary import near_duplicate_summary
 from pldmlt_jax.evaluation.metrics.baselines import (
     EMPTY_HISTOGRAMS,
     best_threshold,
@@ -51,9 +51,9 @@ def evaluate(context: Context) -> None:
     chosen = choose_splits(sets, context.options.split)
     if ALL in chosen.values():
         print("  all images of the set: those that the network has learnt from, if it has, are among them")
-    selections = {key: selected(sets[key], split) for key, split in chosen.items()}
+    selections = {key: select_split(sets[key], split) for key, split in chosen.items()}
     if "grade" in selections:
-        selections["grade"] = with_known_grade(selections["grade"])
+        selections["grade"] = keep_graded(selections["grade"])
     selections = {key: selection for key, selection in selections.items() if len(selection)}
     # The baselines are chosen on training images; where all are scored on these, which is in their favour.
     references = {key: found if chosen[key] == ALL else sets[key]["train"] for key, found in selections.items()}
@@ -96,7 +96,7 @@ def evaluate(context: Context) -> None:
 def leakage_metrics(context: Context) -> dict[str, Any]:
     """How many photographs stand in both sets or in one more than once, and how many of the former were left out."""
     graded = {} if context.config.pseudo.source == "given" else context.graded_for_network
-    report = leakage_report(context.segmented, graded, context.config.data)
+    report = near_duplicate_summary(context.segmented, graded, context.config.data)
     repeated = {
         f"leakage/repeated_in_{key}": sum(len(images) for images in found.values())
         for key, found in report["repeated"].items()

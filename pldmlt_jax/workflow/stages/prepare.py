@@ -9,7 +9,7 @@ from pldmlt_jax.data.loader import sample_rng
 from pldmlt_jax.data.preprocessing.store import open_prepared
 from pldmlt_jax.data.splits.folds import write_folds
 from pldmlt_jax.data.splits.selection import choose_splits
-from pldmlt_jax.data.splits.summary import describe, fold_rows
+from pldmlt_jax.data.splits.summary import dataset_summary, fold_rows
 from pldmlt_jax.data.synthetic.dataset import draw_fundus, ensure_written
 from pldmlt_jax.errors import UserError, collect_errors, raise_all
 from pldmlt_jax.io.progress import progress
@@ -38,7 +38,7 @@ def prepare(context: Context) -> None:
     raise_all(errors)
     sets = {data.segmentation: context.segmented, data.grading: context.graded_for_training}
     choose_splits(sets, context.options.split)  # a split that is not there is told now, not after training
-    facts = describe(context.segmented, context.graded_for_training, data)
+    facts = dataset_summary(context.segmented, context.graded_for_training, data)
     context.write_json("data.json", facts)
     if context.options.augmented:
         write_picture(context.workdir / "augmented", augmented_sheet(context))

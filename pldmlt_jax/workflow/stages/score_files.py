@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from pldmlt_jax.data.splits.selection import Selection, choose_splits, official_splits, selected
+from pldmlt_jax.data.splits.selection import Selection, choose_splits, official_splits, select_split
 from pldmlt_jax.errors import DataError, UserError, raise_all
 from pldmlt_jax.evaluation.mask_files import MaskEncoding, MaskFiles, find_mask_files, read_probabilities, scan_mask_files
 from pldmlt_jax.evaluation.metrics.baselines import (
@@ -43,7 +43,7 @@ def main(options: RunOptions) -> None:
     if not folder.is_dir():
         raise DataError(folder, "no such folder", "a folder of mask files", "check --predictions")
     split = choose_splits({"seg": context.segmented}, options.split)["seg"]
-    selection = selected(context.segmented, split)
+    selection = select_split(context.segmented, split)
     errors: list[UserError] = []
     files = find_mask_files(folder, selection.image_ids, other_images(context, selection), errors)
     paths = paths_of(files, selection)

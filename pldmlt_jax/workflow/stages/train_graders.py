@@ -9,7 +9,7 @@ import numpy as np
 from pldmlt_jax.config import Config, GraderConfig, to_dict
 from pldmlt_jax.config_text import config_text
 from pldmlt_jax.data.loader import eval_batches, given_labels, oversampled, steps_per_epoch, train_batches
-from pldmlt_jax.data.splits.selection import Selection, held_out
+from pldmlt_jax.data.splits.selection import Selection, held_out_split
 from pldmlt_jax.evaluation.metrics.grading import grade_rows, grading_metrics
 from pldmlt_jax.io.files import write_json, write_rows
 from pldmlt_jax.io.processes import merged, on_first, summed
@@ -81,7 +81,7 @@ def train_grader(context: Context, name: str) -> None:
 def _write_figures(context: Context, grader: Grader, name: str, weights: dict) -> None:
     selections, devices = context.graded_for_graders, own_devices(context.config.parallel)
     state = devices.put_state(restore_best(context, grader, name))
-    split = held_out(selections)
+    split = held_out_split(selections)
     logits, _ = predict(state, grader, selections[split], devices)
     answers, truth = softmax(logits), true_grades(selections[split])
     figures = grading_metrics(answers, truth, majority_grade(selections["train"]))
