@@ -20,7 +20,7 @@ from pldmlt_jax.io.files import write_json
 from pldmlt_jax.io.progress import progress
 from pldmlt_jax.method.cost import state_bytes, step_cost
 from pldmlt_jax.method.steps import meta_step, train_step
-from pldmlt_jax.models.build import halvings
+from pldmlt_jax.models.build import encoder_depth
 from pldmlt_jax.workflow.options import RunOptions
 from pldmlt_jax.workflow.stages.train import make_method
 
@@ -128,7 +128,7 @@ def plan(config: Config, segmented: Sequence[SetReport]) -> dict[str, Any]:
     print(f"at {size_px} px and batch {batch_size}: {needs}; {available / GIB:.1f} GiB are there ({device.device_kind})")
     field_px = int(np.median([px for report in segmented for px in report.longer_sides_px]))
     per_pixel = max(temporary.values()) / (batch_size * size_px**2)
-    chosen = suggest(diameters, field_px, state, per_pixel, available, 2 ** halvings(config.model))
+    chosen = suggest(diameters, field_px, state, per_pixel, available, 2 ** encoder_depth(config.model))
     why = "nine of ten lesions are at least 2 px wide then" if chosen.wide_enough else "the largest that fits"
     print(f"suggested: --config.data.size_px={chosen.size_px} --config.train.batch_size={chosen.batch_size}, {why}")
     if device.platform == "cpu" and chosen.size_px > size_px:

@@ -20,7 +20,7 @@ from pldmlt_jax.evaluation.tta import RawOutput
 from pldmlt_jax.export.quantisation import dequantise_kernels, quantise_kernels
 from pldmlt_jax.io.files import read_json, writing
 from pldmlt_jax.method import losses
-from pldmlt_jax.method.gradcam import grade_maps, head_slopes
+from pldmlt_jax.method.gradcam import grade_maps, head_jacobian
 from pldmlt_jax.method.state import Method, MethodState, TrainState, init_method_state
 from pldmlt_jax.models.multitask import MultiTask, NetworkOutput
 from pldmlt_jax.training.checkpoint import CONFIG, Checkpoints
@@ -91,7 +91,7 @@ def answer(
         ),
     )
     features = kept["intermediates"]["encoder"]["__call__"][0][-1].astype(output.pooled.dtype)
-    maps = grade_maps(features, head_slopes(variables["params"]["head"], network.grade_head, output.pooled))
+    maps = grade_maps(features, head_jacobian(variables["params"]["head"], network.grade_head, output.pooled))
     return losses.segmentation_probabilities(output.segmentation_logits, target), output.grade_logits, maps
 
 

@@ -78,7 +78,7 @@ def label_image(context: Context, graders: list, sample: Sample) -> tuple[dict[s
     agreement = map_agreement(maps, masks["fused"], masks["OD"], masks["valid"], config)
     admissible = admissible_grades(sample.evidence_px, sample.least_grade)
     refined = refine(choice, admissible, agreement, config)
-    after, why = (refined.grade, refined.why) if config.refine else (choice.grade, "refinement is off")
+    after, why = (refined.grade, refined.reason) if config.refine else (choice.grade, "refinement is off")
     row: dict[str, Any] = {"image": sample.image_id}
     for (name, *_), p in zip(graders, probabilities, strict=True):
         row |= {f"{name}/grade": int(p.argmax()), f"{name}/confidence": round(float(p.max()), 4)}
