@@ -14,7 +14,7 @@ from pldmlt_jax.evaluation.operating_points import read_points
 from pldmlt_jax.export.export import BY_NAME_ONLY, FORMATS, Export
 from pldmlt_jax.export.model_card import model_card
 from pldmlt_jax.export.onnx import INSTALL, require
-from pldmlt_jax.io.files import read_json, read_rows, writing
+from pldmlt_jax.io.files import read_json_if_present, read_rows, writing
 from pldmlt_jax.io.progress import progress
 from pldmlt_jax.workflow.context import Context
 from pldmlt_jax.workflow.stages.load_checkpoint import load_networks
@@ -95,5 +95,4 @@ def images_to_compare(context: Context) -> np.ndarray:
 
 def figures_of(context: Context) -> dict[str, Any]:
     """Of `metrics.json` in the workdir, empty where there is none."""
-    path = context.workdir / "metrics.json"
-    return read_json(path) if path.is_file() else {}
+    return read_json_if_present(context.workdir / "metrics.json")

@@ -5,7 +5,7 @@ others read wrongly. Of each photograph only its hash, its grade and some counte
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +24,7 @@ from pldmlt_jax.data.preprocessing.hash_cache import content_hashes
 from pldmlt_jax.data.preprocessing.masks import apply_rule, brightest, mask_levels, read_mask_pixels
 from pldmlt_jax.data.splits.near_duplicates import SAME_PHOTOGRAPH, difference_hash, same_photographs
 from pldmlt_jax.errors import ErrorGroup, UserError
+from pldmlt_jax.io.progress import OnProgress
 from pldmlt_jax.types import EVIDENCE
 
 SEVERITIES = ("error", "warning", "note")
@@ -39,8 +40,6 @@ MOST_OF_THE_FIELD = 0.5
 
 MUCH_OUTSIDE = 0.02
 """Share of a mask that may lie outside the field of view, for outlines are drawn coarsely."""
-
-OnProgress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)

@@ -121,6 +121,11 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def read_json_if_present(path: Path) -> dict[str, Any]:
+    """Reads a JSON file as `read_json` does; returns an empty dictionary if there is no file."""
+    return read_json(path) if path.exists() else {}
+
+
 def read_bounded(path: Path, max_bytes: int, expected: str) -> bytes:
     """A file's content.
 
@@ -156,6 +161,15 @@ def read_text(path: Path, *, otherwise: str = "") -> str:
         if otherwise:
             return content.decode(otherwise, errors="replace")
         raise DataError(path, str(error), "text in UTF-8", "save it as UTF-8") from error
+
+
+FOLDER_NAME = "a folder name: a letter, digit or _, then up to 99 letters, digits, spaces or . + - _"
+"""What `is_folder_name` accepts, for messages."""
+
+
+def is_folder_name(name: str) -> bool:
+    """Tells whether a name of a run or a table can be used as a folder name on any system."""
+    return re.fullmatch(r"\w[\w.+ -]{0,99}", name) is not None
 
 
 FORMULA = re.compile(r"'*[=+\-@\t\r]")

@@ -4,12 +4,15 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column
+
+OnProgress = Callable[[int, int, str], None]
+"""Reports progress: called with the units done, the total, and a short note ("" for none)."""
 
 PLAIN_INTERVAL_S = 15.0
 """Least time between two lines of one stage where the output is not a terminal."""

@@ -13,7 +13,7 @@ import jax
 from pldmlt_jax.cli.flags import Arguments
 from pldmlt_jax.config import Config, has_stage_1
 from pldmlt_jax.errors import ConfigError, UserError, collect_errors
-from pldmlt_jax.io.files import partial_path, read_json, remove_leftovers
+from pldmlt_jax.io.files import partial_path, read_json, read_json_if_present, remove_leftovers
 from pldmlt_jax.io.processes import is_first, on_first
 from pldmlt_jax.models.weights.download import NO_WEIGHTS, fetch_weights
 from pldmlt_jax.workflow.context import Context, describe_run
@@ -203,8 +203,7 @@ def put_back(moved: Mapping[Path, Path]) -> bool:
 
 
 def read_record(workdir: Path) -> dict[str, dict[str, str]]:
-    path = workdir / RECORD
-    return read_json(path) if path.exists() else {}
+    return read_json_if_present(workdir / RECORD)
 
 
 def write_record(context: Context, stage: Stage, prints: dict[str, str]) -> None:

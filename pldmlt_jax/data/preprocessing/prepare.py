@@ -6,7 +6,7 @@ parallel; the TFDS builder packs them. A run that was interrupted goes on where 
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +26,7 @@ from pldmlt_jax.data.preprocessing.masks import Components, count_components, fu
 from pldmlt_jax.data.splits.near_duplicates import difference_hash
 from pldmlt_jax.errors import UserError, raise_all
 from pldmlt_jax.io.files import remove_leftovers, writing
+from pldmlt_jax.io.progress import OnProgress
 from pldmlt_jax.types import LESIONS, MASK_BITS, Geometry
 
 PREPARATION_VERSION = 6
@@ -34,8 +35,6 @@ PREPARATION_VERSION = 6
 JPEG_QUALITY = 95
 
 PREPARATION_FIELDS = ("fov_crop", "resize", "enhance", "mask_reduction", "fusion", "fusion_px", "image_format")
-
-OnProgress = Callable[[int, int, str], None]
 
 
 class NetworkView(NamedTuple):

@@ -22,9 +22,10 @@ from pldmlt_jax.config import DataConfig
 from pldmlt_jax.data.datasets.base import FundusConfig
 from pldmlt_jax.data.datasets.records import RawRecord
 from pldmlt_jax.data.datasets.registry import dataset_spec, set_names
-from pldmlt_jax.data.preprocessing.prepare import OnProgress, read_listing
+from pldmlt_jax.data.preprocessing.prepare import read_listing
 from pldmlt_jax.errors import DataError, UserError, collect_errors, raise_all
 from pldmlt_jax.io.files import locked, sync_tree
+from pldmlt_jax.io.progress import OnProgress
 from pldmlt_jax.types import LESIONS, Geometry, Sample
 
 

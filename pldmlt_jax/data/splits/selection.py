@@ -14,10 +14,8 @@ from pldmlt_jax.data.preprocessing.store import Metadata, PreparedSplit, joined,
 from pldmlt_jax.data.splits.folds import read_folds, split_indices, stratified_folds
 from pldmlt_jax.data.splits.near_duplicates import SAME_PHOTOGRAPH, photograph_groups, same_photographs
 from pldmlt_jax.errors import ConfigError, DataError
+from pldmlt_jax.io.progress import OnProgress
 from pldmlt_jax.types import EVIDENCE, UNKNOWN_GRADE
-
-OnProgress = Callable[[int, int, str], None]
-
 
 HELD_OUT_FIRST = ("test", "val", "train")
 """Official splits, in the order in which they keep a photograph that several of them hold."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from pldmlt_jax.cli.flags import Arguments
 from pldmlt_jax.errors import ConfigError, ErrorGroup, UserError, collect_errors, raise_all
-from pldmlt_jax.io.files import read_json, read_rows, write_json, write_rows, writing
+from pldmlt_jax.io.files import read_json, read_json_if_present, read_rows, write_json, write_rows, writing
 from pldmlt_jax.reporting.comparison_page import write_comparison
 from pldmlt_jax.reporting.comparison_tables import FIGURES, baseline_of, to_markdown, to_rows
 from pldmlt_jax.table_config import PUBLISHED, Cell, Table, cells
@@ -185,7 +185,7 @@ def per_image(cell: Cell) -> comparison.Cell:
 
 def cost(cell: Cell) -> dict[str, float]:
     """Seconds of training, all sessions together, and the peak of memory."""
-    found = dict(read_json(cell.workdir / COST)) if (cell.workdir / COST).is_file() else {}
+    found = read_json_if_present(cell.workdir / COST)
     graders = [trained_s(folder) for folder in sorted((cell.workdir / "graders").glob("*/checkpoints"))]
     seconds = {"training_s": [trained_s(cell.workdir / "checkpoints")], "graders_s": graders}
     return found | {name: sum(s for s in parts if s is not None) for name, parts in seconds.items() if any(parts)}

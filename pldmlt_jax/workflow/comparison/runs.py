@@ -22,7 +22,7 @@ from pldmlt_jax.cli.flags import Arguments
 from pldmlt_jax.config import Config, frozen
 from pldmlt_jax.config_checks import validate
 from pldmlt_jax.errors import UserError
-from pldmlt_jax.io.files import read_json, write_json
+from pldmlt_jax.io.files import read_json, read_json_if_present, write_json
 from pldmlt_jax.io.signals import STOP
 from pldmlt_jax.table_config import Cell
 from pldmlt_jax.workflow.context import Context
@@ -163,7 +163,7 @@ def _record_peak(path: Path) -> None:
     """The most memory that any process of this cell has had, in bytes; on the first device where it says so."""
     import jax
 
-    before: Mapping[str, int] = read_json(path) if path.exists() else {}
+    before: Mapping[str, int] = read_json_if_present(path)
     now = {"peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
     stats = jax.local_devices()[0].memory_stats() or {}
     if "peak_bytes_in_use" in stats:
