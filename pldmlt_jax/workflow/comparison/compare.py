@@ -9,7 +9,7 @@ from typing import Any
 
 from pldmlt_jax.cli.flags import Arguments
 from pldmlt_jax.errors import ConfigError, ErrorGroup, UserError, collect_errors, raise_all
-from pldmlt_jax.io.files import read_json, read_json_if_present, read_rows, write_json, write_rows, writing
+from pldmlt_jax.io.files import atomic_write, read_json, read_json_if_present, read_rows, write_json, write_rows
 from pldmlt_jax.reporting.comparison_page import write_comparison
 from pldmlt_jax.reporting.comparison_tables import FIGURES, baseline_of, to_markdown, to_rows
 from pldmlt_jax.table_config import PUBLISHED, Cell, Table, cells
@@ -90,7 +90,7 @@ def write_table(arguments: Arguments, every: list[Cell], raw: RawSets) -> None:
     assert arguments.table is not None
     gathered_table = gather(arguments.table, every, raw, arguments)
     write_json(arguments.workdir / "table.json", gathered_table)
-    with writing(arguments.workdir / "table.md") as file:
+    with atomic_write(arguments.workdir / "table.md") as file:
         file.write(to_markdown(gathered_table))
     write_comparison(arguments.workdir / "compare.html", gathered_table)
     lines = to_rows(gathered_table)

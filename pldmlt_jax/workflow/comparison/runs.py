@@ -105,7 +105,7 @@ def run_cell(cell: Cell, others: tuple[Path, ...], split: str = "", *, debug: bo
     failure.unlink(missing_ok=True)
     order = Order(cell_arguments(cell, split), cell.row.part, others, debug, os.getpid())
     process = multiprocessing.get_context("spawn").Process(target=_main, args=(order,), name=cell.label)
-    with STOP.postponing():
+    with STOP.deferred():
         process.start()
         told = False
         while process.is_alive():

@@ -2,7 +2,7 @@
 
 from pldmlt_jax.cli.flags import Arguments
 from pldmlt_jax.errors import ConfigError
-from pldmlt_jax.io.progress import progress
+from pldmlt_jax.io.progress import show_progress
 from pldmlt_jax.reporting.run_report import write_report
 from pldmlt_jax.workflow.context import Context
 
@@ -14,5 +14,5 @@ def main(arguments: Arguments) -> None:
 
 
 def report(context: Context) -> None:
-    with progress("report", images=0) as task:
+    with show_progress("report", images=0) as task:
         task.advance(str(write_report(context.workdir)))

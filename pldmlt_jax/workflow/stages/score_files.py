@@ -22,7 +22,7 @@ from pldmlt_jax.evaluation.metrics.curves import FILE as CURVES
 from pldmlt_jax.evaluation.metrics.segmentation import SegmentationCounts
 from pldmlt_jax.evaluation.original_size import ORIGINAL, area_columns, count_one, read_original
 from pldmlt_jax.io.files import write_json, write_rows
-from pldmlt_jax.io.progress import Task, progress
+from pldmlt_jax.io.progress import ProgressTask, show_progress
 from pldmlt_jax.types import LESIONS
 from pldmlt_jax.workflow.context import Context
 
@@ -47,10 +47,10 @@ def main(arguments: Arguments) -> None:
     errors: list[UserError] = []
     files = find_mask_files(folder, selection.image_ids, other_images(context, selection), errors)
     paths = paths_of(files, selection)
-    with progress("read masks", len(paths)) as task:
+    with show_progress("read masks", len(paths)) as task:
         meaning = read_all(paths, errors, lambda path: task.advance(path.name))
     raise_all(errors)
-    with progress("score masks", len(selection)) as task:
+    with show_progress("score masks", len(selection)) as task:
         figures, curves, rows = score(context, files, selection, meaning, task)
     output = output_folder(arguments)
     about = {"seg/split": split, "predictions": str(folder), "predictions/lesions": list(files.lesions)}
@@ -87,7 +87,7 @@ def paths_of(files: MaskFiles, selection: Selection) -> dict[Path, tuple[int, in
 
 
 def score(
-    context: Context, files: MaskFiles, selection: Selection, meaning: Meaning, task: Task
+    context: Context, files: MaskFiles, selection: Selection, meaning: Meaning, task: ProgressTask
 ) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
     """The figures of all images, pooled, each named as at the original size, their curves, and a row for each image."""
     config = context.config
