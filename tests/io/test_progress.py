@@ -89,8 +89,8 @@ def test_durations(seconds, text):
 
 PROGRAM = """
 import time
-from pldmlt_jax.io.progress import progress
-with progress("train", 20, images=2) as task:
+from pldmlt_jax.io.progress import show_progress
+with show_progress("train", 20, images=2) as task:
     for i in range(1, 21):
         time.sleep(0.03)
         task.update(i, f"loss {1 / i:.3f}, [round] {i} " + "and so on " * 9)
