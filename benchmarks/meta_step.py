@@ -29,7 +29,7 @@ from pldmlt_jax.method.setup import make_method
 from pldmlt_jax.method.state import Method, MethodState, Params, init_method_state
 from pldmlt_jax.method.steps import meta_step, round_step, train_step
 from pldmlt_jax.method.virtual_step import apply_network
-from pldmlt_jax.models.weights.load import with_encoder
+from pldmlt_jax.models.weights.load import load_encoder_weights
 from pldmlt_jax.types import NUM_GRADES, Batch
 
 
@@ -167,7 +167,7 @@ def approximations(size_px: int, arguments: argparse.Namespace) -> list[dict[str
     method = make_method(config, total_steps=arguments.steps)
     state = init_method_state(method)
     if arguments.weights:
-        state = init_method_state(method, lambda variables: with_encoder(variables, arguments.weights, "vgg16")[0])
+        state = init_method_state(method, lambda variables: load_encoder_weights(variables, arguments.weights, "vgg16")[0])
     for _ in range(arguments.steps):
         state, _ = train_step(state, batch, method=method)
     rows = []

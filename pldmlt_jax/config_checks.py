@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import re
 import reprlib
 from collections.abc import Collection, Iterator
 from typing import Any
@@ -14,6 +13,7 @@ from pldmlt_jax.data.preprocessing.contrast import ENHANCEMENTS
 from pldmlt_jax.data.preprocessing.masks import REDUCTIONS
 from pldmlt_jax.errors import ConfigError, UserError, nearest, raise_all
 from pldmlt_jax.evaluation.tta import VIEWS
+from pldmlt_jax.io.files import FOLDER_NAME, is_folder_name
 from pldmlt_jax.method.losses import BINARY_ALPHAS, SEGMENTATION_LOSSES, TARGETS
 from pldmlt_jax.method.meta_gradient import META_GRADIENTS
 from pldmlt_jax.method.pseudo_labels import ENSEMBLES
@@ -230,9 +230,8 @@ def _range_errors(values: dict[str, Any]) -> Iterator[UserError]:
 
 
 def _text_errors(values: dict[str, Any]) -> Iterator[UserError]:
-    if not re.fullmatch(r"\w[\w.+ -]{0,99}", values[NAME]):
-        expected = "a folder's name: letters, digits, and . + - _ behind the first"
-        yield ConfigError(NAME, repr(values[NAME]), expected, "shorten it, or leave out what is something else")
+    if not is_folder_name(values[NAME]):
+        yield ConfigError(NAME, repr(values[NAME]), FOLDER_NAME, "shorten it, or leave out what is something else")
     for path in PATHS:
         for text in _items(values[path]):
             if len(text) > MAX_PATH_CHARACTERS or any(ord(character) < 32 for character in text):

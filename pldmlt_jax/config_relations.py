@@ -9,7 +9,7 @@ from pldmlt_jax.method.losses import OVERLAP_LOSSES
 from pldmlt_jax.method.meta_gradient import META_LOSSES_WITHOUT_DIRECT_PATH
 from pldmlt_jax.method.virtual_step import uses_graded_images
 from pldmlt_jax.models.build import TARGET_CHANNELS, encoder_depth
-from pldmlt_jax.models.weights.download import NO_WEIGHTS
+from pldmlt_jax.models.weights.download import RANDOM_START
 
 
 def _size_errors(config: Config) -> Iterator[UserError]:
@@ -33,7 +33,7 @@ def _size_errors(config: Config) -> Iterator[UserError]:
 def _saving_errors(config: Config) -> Iterator[UserError]:
     """Of what makes training cheaper."""
     model = config.model
-    if model.frozen_stages and model.weights in NO_WEIGHTS and not config.train.init_from:
+    if model.frozen_stages and model.weights in RANDOM_START and not config.train.init_from:
         found = f"{model.frozen_stages} with model.weights = {model.weights!r}"
         expected = "stages that start from something: frozen at random they would stay so"
         yield ConfigError("model.frozen_stages", found, expected, "name a file in model.weights, or train.init_from")

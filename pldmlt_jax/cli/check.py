@@ -17,7 +17,7 @@ from pldmlt_jax.data.datasets.registry import DATASETS, parse_set_names
 from pldmlt_jax.data.plan import lesion_sizes, suggest
 from pldmlt_jax.errors import DataError
 from pldmlt_jax.io.files import write_json
-from pldmlt_jax.io.progress import progress
+from pldmlt_jax.io.progress import show_progress
 from pldmlt_jax.method.cost import state_bytes, step_cost
 from pldmlt_jax.method.steps import meta_step, train_step
 from pldmlt_jax.models.build import encoder_depth
@@ -39,7 +39,7 @@ def main(options: RunOptions) -> None:
     config, data = options.config, options.config.data
     reports = {}
     for name in [*parse_set_names(data.segmentation), *(parse_set_names(data.grading) if data.grading != NO_SET else [])]:
-        with progress(f"check {name}") as task:
+        with show_progress(f"check {name}") as task:
             reports[name] = check_set(name, data, task)
     segmented = [report for name, report in reports.items() if DATASETS[name].has_masks]
     graded = [report for name, report in reports.items() if DATASETS[name].has_grades]

@@ -13,7 +13,7 @@ from pldmlt_jax.errors import ConfigError
 from pldmlt_jax.evaluation.metrics.segmentation import dice
 from pldmlt_jax.evaluation.original_size import read_original
 from pldmlt_jax.evaluation.predictor import Prediction, Predictor, make_predictor
-from pldmlt_jax.io.progress import progress
+from pldmlt_jax.io.progress import show_progress
 from pldmlt_jax.reporting.paper_figures import (
     MaskRow,
     Masks,
@@ -50,7 +50,7 @@ def main(options: RunOptions) -> None:
         "figure7": lambda: figure_7(photographs, named, dict(zip(titles, predictors, strict=True))),
         "overview": lambda: figure_overview(photographs.image(shown), predictors[0]),
     }
-    with progress("figures", len(made)) as task:
+    with show_progress("figures", len(made)) as task:
         for name, make in made.items():
             figure = make()
             if figure is not None:

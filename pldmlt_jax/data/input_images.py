@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pldmlt_jax.data.preprocessing.geometry import IMAGE_SUFFIXES, PHOTOGRAPH_SUFFIXES
 from pldmlt_jax.errors import DataError, UserError, collect_errors, raise_all
-from pldmlt_jax.io.files import visible
+from pldmlt_jax.io.files import sort_visible_paths
 from pldmlt_jax.workflow.stages.predictions_table import ENDINGS, TABLE
 
 PATTERN_MARKS = frozenset("*?[")
@@ -59,7 +59,7 @@ def _below(folder: Path) -> Iterator[Path]:
 
 
 def _images(paths: Iterable[Path]) -> list[Path]:
-    return visible({path for path in paths if path.suffix.lower() in PHOTOGRAPH_SUFFIXES and path.is_file()})
+    return sort_visible_paths({path for path in paths if path.suffix.lower() in PHOTOGRAPH_SUFFIXES and path.is_file()})
 
 
 def exclude_predictions(paths: Sequence[Path]) -> list[Path]:

@@ -18,13 +18,13 @@ from pldmlt_jax.data.preprocessing.geometry import to_original
 from pldmlt_jax.errors import CheckpointError, DataError
 from pldmlt_jax.evaluation.tta import RawOutput
 from pldmlt_jax.export.quantisation import dequantise_kernels, quantise_kernels
-from pldmlt_jax.io.files import read_json, writing
+from pldmlt_jax.io.files import atomic_write, read_json
 from pldmlt_jax.method import losses
 from pldmlt_jax.method.gradcam import grade_maps, head_jacobian
 from pldmlt_jax.method.state import Method, MethodState, TrainState, init_method_state
 from pldmlt_jax.models.multitask import MultiTask, NetworkOutput
 from pldmlt_jax.training.checkpoint import CONFIG, Checkpoints
-from pldmlt_jax.training.parallel import Devices, own_devices
+from pldmlt_jax.training.parallel import Devices, select_local_devices
 from pldmlt_jax.types import NUM_GRADES, Geometry
 
 WEIGHTS = "model.safetensors"
@@ -46,7 +46,7 @@ class TrainedNetwork:
     state: MethodState
     step: int
     directory: Path  # of the checkpoints, or of the exported weights
-    devices: Devices = field(default_factory=lambda: own_devices(ParallelConfig()))  # of this process
+    devices: Devices = field(default_factory=lambda: select_local_devices(ParallelConfig()))  # of this process
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -59,8 +59,8 @@ class TrainedNetwork:
         Fewer images, and a batch that the devices do not divide, are filled up with black ones: of one shape, the network
         is compiled once.
         """
-        whole = pad_batch(images, self.devices.own_batch_size(batch_size))
-        ask = self.devices.evaluation(answer, network=self.method.network, target=self.method.loss.target)
+        whole = pad_batch(images, self.devices.batch_size_per_process(batch_size))
+        ask = self.devices.make_evaluation(answer, network=self.method.network, target=self.method.loss.target)
         return RawOutput(*(array[: len(images)] for array in ask(self.variables, self.devices.put_batch(whole))))
 
 
@@ -129,14 +129,14 @@ def load_network(directory: Path, config: Config, method: Method, *, fallback: b
     Raises:
         CheckpointError: Where there is none, or it is of another architecture, or some are damaged without `fallback`.
     """
-    devices = own_devices(config.parallel)
+    devices = select_local_devices(config.parallel)
     shapes = jax.eval_shape(lambda: init_method_state(method))
     if (directory / WEIGHTS).is_file():
         state, step = read_weights(directory / WEIGHTS, method)
         return TrainedNetwork(config, method, devices.put_state(state), step, directory, devices)
     with Checkpoints(directory, fallback=fallback, alone=True) as checkpoints:
         step = checkpoints.require_best_step()
-        state, _ = checkpoints.restore(step, devices.like(shapes))
+        state, _ = checkpoints.restore(step, devices.abstract_state(shapes))
     return TrainedNetwork(config, method, drop_optimizers(state), step, directory, devices)
 
 
@@ -159,7 +159,7 @@ def write_weights(path: Path, network: TrainedNetwork, *, bits: int = 32) -> Non
     arrays = {"/".join(key): np.asarray(value, order="C") for key, value in traverse_util.flatten_dict(tree).items()}
     if bits == 8:
         arrays = quantise_kernels(arrays)
-    with writing(path, "wb") as file:
+    with atomic_write(path, "wb") as file:
         file.write(save(arrays, metadata={STEP: str(network.step)}))
 
 

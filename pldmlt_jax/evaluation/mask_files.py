@@ -25,7 +25,7 @@ from pldmlt_jax.data.preprocessing.geometry import MAX_BYTES
 from pldmlt_jax.data.preprocessing.image_headers import MAX_PIXELS
 from pldmlt_jax.data.preprocessing.masks import brightest_channel, mask_levels, read_mask_pixels
 from pldmlt_jax.errors import DataError, UserError, collect_errors
-from pldmlt_jax.io.files import visible
+from pldmlt_jax.io.files import sort_visible_paths
 from pldmlt_jax.types import LESIONS
 
 FUSED = "lesion"
@@ -66,7 +66,7 @@ def find_mask_files(folder: Path, names: Collection[str], others: Collection[str
     found: dict[str, dict[str, Path]] = defaultdict(dict)
     passed_over = 0
     known = [*names, *others]
-    for path in visible(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file()):
+    for path in sort_visible_paths(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file()):
         name, lesion = _parsed(path, known)
         if name is None:
             if not PREDICTED_MASK.search(path.name):

@@ -17,7 +17,7 @@ from pldmlt_jax.evaluation.inference import WEIGHTS, TrainedNetwork, answer, wri
 from pldmlt_jax.evaluation.operating_points import OperatingPoints, lesion_names, write_points
 from pldmlt_jax.export.engines import onnx_session
 from pldmlt_jax.export.onnx import TOLERANCE, largest_difference, write_onnx
-from pldmlt_jax.io.files import write_json, writing
+from pldmlt_jax.io.files import atomic_write, write_json
 from pldmlt_jax.models.build import TARGET_CHANNELS
 from pldmlt_jax.models.multitask import MultiTask
 from pldmlt_jax.training.checkpoint import CONFIG
@@ -78,7 +78,7 @@ def write_stablehlo(network: TrainedNetwork, path: Path) -> None:
     shape = jax.export.symbolic_shape(f"b, {multiple}*h, {multiple}*w, 3")
     images = jax.ShapeDtypeStruct(shape, jnp.uint8)
     function = jax.jit(lambda images: answer(variables, images, network=module, target=target))
-    with writing(path, "wb") as file:
+    with atomic_write(path, "wb") as file:
         file.write(jax.export.export(function, platforms=PLATFORMS)(images).serialize())
 
 

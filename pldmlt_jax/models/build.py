@@ -19,7 +19,7 @@ from pldmlt_jax.models.encoders.resnet import RESNETS, make_resnet
 from pldmlt_jax.models.encoders.vgg import VGG
 from pldmlt_jax.models.label_update import LabelUpdate
 from pldmlt_jax.models.multitask import MultiTask
-from pldmlt_jax.models.weights.load import preprocessing
+from pldmlt_jax.models.weights.load import preprocessing_scheme
 
 TARGET_CHANNELS = {"fused": 2, "lesions": 4, "exclusive": 5}
 """Channels of the segmentation output for each target."""
@@ -117,7 +117,7 @@ def build_network(config: ModelConfig, target: str) -> MultiTask:
         encoder=ENCODERS[config.encoder](config),
         decoder=DECODERS[config.decoder](config),
         num_channels=TARGET_CHANNELS[target],
-        preprocess=preprocessing(config.encoder, config.weights),
+        preprocess=preprocessing_scheme(config.encoder, config.weights),
         dtype=jnp.dtype(config.dtype),
         grade_head=config.grade_head,
     )
@@ -170,4 +170,4 @@ def build_grader(name: str, config: GraderConfig, weights: str = "") -> Classifi
 
     Images are prepared as the file of `weights` expects them.
     """
-    return Classifier(encoder=GRADERS[name](config), preprocess=preprocessing(name, weights))
+    return Classifier(encoder=GRADERS[name](config), preprocess=preprocessing_scheme(name, weights))

@@ -12,7 +12,7 @@ from pldmlt_jax.models.build import (
     STRIDE_16_DECODERS,
     encoder_depth,
 )
-from pldmlt_jax.models.weights.download import NO_WEIGHTS
+from pldmlt_jax.models.weights.download import RANDOM_START
 
 NUM_RATES = 3
 """Of DeepLabv3+'s pyramid."""
@@ -47,7 +47,7 @@ def _vgg_errors(model: ModelConfig) -> Iterator[UserError]:
             f"as many as model.encoder_filters has: {len(model.encoder_filters)}",
             "give one number a block in both",
         )
-    if model.encoder_norm and model.weights not in NO_WEIGHTS:
+    if model.encoder_norm and model.weights not in RANDOM_START:
         yield ConfigError(
             "model.encoder_norm",
             "True with model.weights",

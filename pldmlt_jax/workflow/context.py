@@ -17,8 +17,8 @@ from pldmlt_jax.data.splits.selection import (
 )
 from pldmlt_jax.errors import CheckpointError
 from pldmlt_jax.io.files import write_json
-from pldmlt_jax.io.processes import is_first
-from pldmlt_jax.io.progress import progress
+from pldmlt_jax.io.processes import is_first_process
+from pldmlt_jax.io.progress import show_progress
 from pldmlt_jax.method.virtual_step import uses_graded_images
 from pldmlt_jax.training.checkpoint import CONFIG, Checkpoints
 from pldmlt_jax.workflow.options import RunOptions
@@ -42,7 +42,7 @@ class Context:
     @cached_property
     def segmented(self) -> dict[str, Selection]:
         """Splits of the pixel-labelled set at the network's size."""
-        with progress(f"prepare {self.config.data.segmentation}") as task:
+        with show_progress(f"prepare {self.config.data.segmentation}") as task:
             selections = select_segmented(self.config.data, task)
         if self.config.loss.target != "fused":
             require_lesion_types(selections)
@@ -53,7 +53,7 @@ class Context:
         """Splits of the graded set at the graders' size, without photographs that stage 2 sees; none without graders."""
         if not has_stage_1(self.config):
             return {}
-        with progress(f"prepare {self.config.data.grading} for the graders") as task:
+        with show_progress(f"prepare {self.config.data.grading} for the graders") as task:
             return select_graded(self.config.data, self.config.grader.size_px, self.segmented, task)
 
     @cached_property
@@ -63,7 +63,7 @@ class Context:
         No lesion may vanish from these masks, whatever the network is trained on: they are evidence for a grade.
         """
         data = dataclasses.replace(self.config.data, mask_reduction="max")
-        with progress(f"prepare {data.segmentation} for the graders") as task:
+        with show_progress(f"prepare {data.segmentation} for the graders") as task:
             return select_segmented(data, task, size_px=self.config.grader.size_px)
 
     @cached_property
@@ -86,7 +86,7 @@ class Context:
     @cached_property
     def truly_graded(self) -> dict[str, Selection]:
         """The graded set at the network's size, whose training images may stand beside the pixel-labelled ones."""
-        with progress(f"prepare {self.config.data.grading} for the network") as task:
+        with show_progress(f"prepare {self.config.data.grading} for the network") as task:
             return select_graded(self.config.data, self.config.data.size_px, self.segmented, task)
 
     @property
@@ -102,7 +102,7 @@ class Context:
 
     def write_json(self, name: str, value: Any) -> None:
         """Writes a JSON file of the workdir, whole or not at all; of several processes the first does."""
-        if is_first():
+        if is_first_process():
             write_json(self.workdir / name, value)
 
 
@@ -177,7 +177,7 @@ def with_saved_config(options: RunOptions) -> RunOptions:
 
 
 def _require_agreement(options: RunOptions, saved: Config, directory: Path, seen: tuple[str, ...] = SEEN_BY_NETWORK) -> None:
-    from pldmlt_jax.models.weights.load import preprocessing
+    from pldmlt_jax.models.weights.load import preprocessing_scheme
 
     given, trained = dict(fields(options.config)), dict(fields(saved))
     same_set = given["data.segmentation"] == trained["data.segmentation"]
@@ -186,7 +186,7 @@ def _require_agreement(options: RunOptions, saved: Config, directory: Path, seen
     differing = [
         f"{name} = {trained[name]!r}, not {given[name]!r}" for name in sorted(compared) if given[name] != trained[name]
     ]
-    prepared = [preprocessing(config.model.encoder, config.model.weights) for config in (saved, options.config)]
+    prepared = [preprocessing_scheme(config.model.encoder, config.model.weights) for config in (saved, options.config)]
     if prepared[0] != prepared[1]:
         differing.append(
             f"images prepared as {prepared[0]!r} by model.weights = {saved.model.weights!r}, not {prepared[1]!r}"

@@ -16,7 +16,7 @@ from pldmlt_jax.method import meta_gradient
 from pldmlt_jax.method.meta_gradient import META_GRADIENTS, META_LOSSES_WITHOUT_DIRECT_PATH
 from pldmlt_jax.method.steps import meta_step, round_step, train_step
 from pldmlt_jax.method.virtual_step import META_LOSSES, meta_loss
-from pldmlt_jax.training.loop import algorithm_rounds
+from pldmlt_jax.training.loop import plan_rounds
 from tests.method.methods import graded_beside, tiny_batch, tiny_method, tiny_state
 
 
@@ -99,7 +99,7 @@ def test_a_round_on_one_batch_is_both_steps_from_the_same_theta(loss, float64):
 
 
 def test_a_round_on_one_batch_is_one_phase():
-    rounds = algorithm_rounds(TrainConfig(same_batch=True, theta_units=3, label_units=3), 5, label_update=True)
+    rounds = plan_rounds(TrainConfig(same_batch=True, theta_units=3, label_units=3), 5, label_update=True)
     assert (rounds.phases, rounds.theta_steps) == ((("both", 15),), 15 * rounds.max_rounds)
 
 

@@ -21,7 +21,7 @@ from pldmlt_jax.cli.app import configure_libraries, guarded, own_folder
 from pldmlt_jax.config import Config, frozen
 from pldmlt_jax.config_checks import validate_config
 from pldmlt_jax.errors import UserError
-from pldmlt_jax.io.files import read_json, write_json
+from pldmlt_jax.io.files import read_json, read_json_if_present, write_json
 from pldmlt_jax.io.signals import STOP
 from pldmlt_jax.table_config import Run
 from pldmlt_jax.workflow.context import Context
@@ -105,7 +105,7 @@ def run_cell(cell: Run, others: tuple[Path, ...], split: str = "", *, debug: boo
     failure.unlink(missing_ok=True)
     order = Order(cell_arguments(cell, split), cell.row.part, others, debug, os.getpid())
     process = multiprocessing.get_context("spawn").Process(target=_main, args=(order,), name=cell.label)
-    with STOP.postponing():
+    with STOP.deferred():
         process.start()
         told = False
         while process.is_alive():
@@ -163,7 +163,7 @@ def _record_peak(path: Path) -> None:
     """The most memory that any process of this cell has had, in bytes; on the first device where it says so."""
     import jax
 
-    before: Mapping[str, int] = read_json(path) if path.exists() else {}
+    before: Mapping[str, int] = read_json_if_present(path)
     now = {"peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
     stats = jax.local_devices()[0].memory_stats() or {}
     if "peak_bytes_in_use" in stats:

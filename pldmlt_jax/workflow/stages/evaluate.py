@@ -32,8 +32,8 @@ from pldmlt_jax.evaluation.original_size import (
 )
 from pldmlt_jax.evaluation.predictor import Predictor
 from pldmlt_jax.io.files import read_json, write_rows
-from pldmlt_jax.io.processes import is_first, merged, own_share, summed
-from pldmlt_jax.io.progress import Task, progress
+from pldmlt_jax.io.processes import is_first_process, merge_rows, sum_over_processes, take_own_share
+from pldmlt_jax.io.progress import ProgressTask, show_progress
 from pldmlt_jax.training.log import read_log
 from pldmlt_jax.types import LESIONS
 from pldmlt_jax.workflow.context import Context
@@ -63,11 +63,11 @@ def evaluate(context: Context) -> None:
     figures |= {f"parameters/{name}": count for name, count in parameter_counts(context, network).items()}
     rows, graded = [], []
     if "seg" in selections:
-        with progress("evaluate segmentation", len(selections["seg"])) as task:
+        with show_progress("evaluate segmentation", len(selections["seg"])) as task:
             segmentation, rows = score_segmentation(context, network, selections["seg"], references["seg"], task)
         figures |= segmentation
     if "grade" in selections:
-        with progress("evaluate grading", len(selections["grade"])) as task:
+        with show_progress("evaluate grading", len(selections["grade"])) as task:
             grading, graded = score_grading(context, network, selections["grade"], references["grade"], task)
         figures |= grading
     for key, what in (("seg", "lesions"), ("grade", "grades")):
@@ -83,7 +83,7 @@ def evaluate(context: Context) -> None:
     figures |= label_training_metrics(read_log(member.directory.parent / "log.jsonl"))
     figures |= stage_1_metrics(context.workdir) | leakage_metrics(context)
     context.write_json("metrics.json", figures)
-    if is_first():
+    if is_first_process():
         for name, lines in (("per_image.csv", rows), (GRADED_IMAGES, graded)):
             table = context.workdir / name
             table.unlink(missing_ok=True)
@@ -117,7 +117,7 @@ def parameter_counts(context: Context, network: Predictor) -> dict[str, int]:
 
 
 def score_segmentation(
-    context: Context, network: Predictor, selection: Selection, reference: Selection, task: Task
+    context: Context, network: Predictor, selection: Selection, reference: Selection, task: ProgressTask
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Pooled figures at both sizes, and a row for each image; pictures of some go to `examples/`.
 
@@ -133,7 +133,7 @@ def score_segmentation(
     points, points_original = PointCounts(target, network.points), PointCounts(target, network.points)
     original_pixels, reduced_px = EMPTY_HISTOGRAMS, np.zeros(1 + len(LESIONS))
     rows: dict[int, dict[str, Any]] = {}
-    for chunk in chunks(own_share(range(len(selection))), config.evaluation.batch_size):
+    for chunk in chunks(take_own_share(range(len(selection))), config.evaluation.batch_size):
         indices = [int(selection.indices[place]) for place in chunk]
         samples = [selection.split[index] for index in indices]
         probabilities, grades, _ = network(np.stack([sample.image for sample in samples]), config.evaluation.batch_size)
@@ -155,12 +155,14 @@ def score_segmentation(
                 values |= {f"{name}{ORIGINAL}": value for name, value in compute_area_columns(counted).items()}
             rows[chunk[row]] = values
             task.advance(sample.image_id)
-    at_network, at_original, original_pixels, reduced_px = summed((at_network, at_original, original_pixels, reduced_px))
-    table = merged(rows)
+    at_network, at_original, original_pixels, reduced_px = sum_over_processes(
+        (at_network, at_original, original_pixels, reduced_px)
+    )
+    table = merge_rows(rows)
     context.write_json(CURVES_FILE, {"network_size": at_network.curves(), "original_size": at_original.curves()})
-    if is_first():
+    if is_first_process():
         save_examples(context, network, selection, table)
-    points.counts, points_original.counts = summed((points.counts, points_original.counts))
+    points.counts, points_original.counts = sum_over_processes((points.counts, points_original.counts))
     figures = at_network.compute() | points.compute()
     figures |= {"seg/threshold": threshold, "baseline/channel_threshold/rule": format_threshold(baseline)}
     figures |= threshold_metrics(baseline, channel_histograms(selection))
@@ -175,17 +177,17 @@ def score_segmentation(
 
 
 def score_grading(
-    context: Context, network: Predictor, selection: Selection, reference: Selection, task: Task
+    context: Context, network: Predictor, selection: Selection, reference: Selection, task: ProgressTask
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The multi-task network's grades on truly graded images that neither stage has trained on, and a row for each."""
     probabilities: dict[int, np.ndarray] = {}
     batch_size = context.config.evaluation.batch_size
-    for chunk in chunks(own_share(range(len(selection))), batch_size):
+    for chunk in chunks(take_own_share(range(len(selection))), batch_size):
         samples = [selection.split[int(selection.indices[place])] for place in chunk]
         answers = network(np.stack([sample.image for sample in samples]), batch_size).grade_probabilities
         probabilities |= zip(chunk, answers, strict=True)
         task.update(task.done + len(samples))
-    answers, truth = np.stack(merged(probabilities)), true_grades(selection)
+    answers, truth = np.stack(merge_rows(probabilities)), true_grades(selection)
     return grading_metrics(answers, truth, majority_grade(reference)), grade_rows(selection.image_ids, answers, truth)
 
 

@@ -18,7 +18,7 @@ from pldmlt_jax.data.splits.selection import choose_splits
 from pldmlt_jax.errors import ConfigError, DataError
 from pldmlt_jax.evaluation.predictor import Predictor
 from pldmlt_jax.io.files import write_rows
-from pldmlt_jax.io.progress import Task, progress
+from pldmlt_jax.io.progress import ProgressTask, show_progress
 from pldmlt_jax.io.signals import Interrupted
 from pldmlt_jax.workflow.context import Context
 from pldmlt_jax.workflow.options import RunOptions
@@ -51,7 +51,7 @@ def main(options: RunOptions) -> None:
     output = Path(options.output or context.workdir / "predictions")
     predictor = load_predictor(context)
     num_threads = context.config.data.num_threads
-    with progress("predict", len(paths)) as task:
+    with show_progress("predict", len(paths)) as task:
         try:
             outcome = predict_files(predictor, paths, output, task, num_threads, options.probabilities)
         except Interrupted as stop:
@@ -72,7 +72,7 @@ def predict_examples(context: Context) -> None:
     key, split = next(iter(choose_splits(sets, context.options.split).items()))
     selection = sets[key][split]
     paths = [selection.split.records[int(i)].image for i in selection.indices][: context.config.evaluation.num_examples]
-    with progress("predict", len(paths)) as task:
+    with show_progress("predict", len(paths)) as task:
         predict_files(load_predictor(context), paths, context.workdir / EXAMPLES, task, context.config.data.num_threads)
 
 
@@ -92,7 +92,12 @@ class _Photograph(NamedTuple):
 
 
 def predict_files(
-    predictor: Predictor, paths: Sequence[Path], output: Path, task: Task, num_threads: int, probabilities: bool = False
+    predictor: Predictor,
+    paths: Sequence[Path],
+    output: Path,
+    task: ProgressTask,
+    num_threads: int,
+    probabilities: bool = False,
 ) -> Outcome:
     """Predicts files batch by batch; what cannot be read is listed, and the rest is done.
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from pldmlt_jax.data.preprocessing.geometry import write_image
 from pldmlt_jax.evaluation.predictor import Prediction
-from pldmlt_jax.io.files import writing
+from pldmlt_jax.io.files import atomic_write
 from pldmlt_jax.method.losses import EXCLUSIVE_ORDER
 from pldmlt_jax.reporting.overlays import HEAT_OPACITY, LESION_COLOURS, add_legend, colour_heatmap, overlay, write_picture
 from pldmlt_jax.types import LESIONS
@@ -74,7 +74,7 @@ def write_mask(path: Path, p: Prediction) -> None:
     picture = Image.fromarray(label)
     colours = {LABELS[lesion]: LESION_COLOURS[lesion] for lesion in p.masks}
     picture.putpalette([part for value in range(max(colours) + 1) for part in colours.get(value, (0, 0, 0))])
-    with writing(path, "wb") as file:
+    with atomic_write(path, "wb") as file:
         picture.save(file, "PNG", compress_level=1)
 
 

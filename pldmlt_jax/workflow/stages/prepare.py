@@ -12,7 +12,7 @@ from pldmlt_jax.data.splits.selection import choose_splits
 from pldmlt_jax.data.splits.summary import dataset_summary, fold_rows
 from pldmlt_jax.data.synthetic.dataset import draw_fundus, ensure_written
 from pldmlt_jax.errors import UserError, collect_errors, raise_all
-from pldmlt_jax.io.progress import progress
+from pldmlt_jax.io.progress import show_progress
 from pldmlt_jax.reporting.overlays import add_caption, overlay, write_picture
 from pldmlt_jax.types import LESIONS, MASK_BITS, NUM_GRADES
 from pldmlt_jax.workflow.context import Context
@@ -26,14 +26,14 @@ def prepare(context: Context) -> None:
     data = context.config.data
     synthetic = "synthetic" in data.segmentation or "synthetic" in data.grading
     if synthetic:
-        with progress("draw synthetic photographs") as task:
+        with show_progress("draw synthetic photographs") as task:
             ensure_written(data.synthetic, data.cache_dir, task)
         write_picture(context.workdir / "contact_sheet", contact_sheet(data.synthetic))
     errors: list[UserError] = []
     with collect_errors(errors):
         _ = context.segmented
     if errors and has_stage_1(context.config):  # what is wrong with the other set's photographs is told together with it
-        with collect_errors(errors), progress(f"prepare {data.grading} for the graders") as task:
+        with collect_errors(errors), show_progress(f"prepare {data.grading} for the graders") as task:
             open_prepared(data.grading, data, context.config.grader.size_px, task)
     raise_all(errors)
     sets = {data.segmentation: context.segmented, data.grading: context.graded_for_training}

@@ -12,7 +12,7 @@ from pldmlt_jax.data.splits.selection import Selection, official_splits
 from pldmlt_jax.errors import DataError, raise_all
 from pldmlt_jax.evaluation.metrics.grading import grading_metrics
 from pldmlt_jax.io.files import read_json, read_rows, write_rows
-from pldmlt_jax.io.progress import progress
+from pldmlt_jax.io.progress import show_progress
 from pldmlt_jax.method.gradcam import grad_cam
 from pldmlt_jax.method.pseudo_labels import ENSEMBLES, EnsembleChoice, admissible_grades, map_agreement, refine
 from pldmlt_jax.reporting.overlays import cam_strip, write_picture
@@ -30,7 +30,7 @@ def pseudo_label(context: Context) -> None:
     folder = context.workdir / "cams"
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
-    with progress("pseudo-labels", len(images)) as task:
+    with show_progress("pseudo-labels", len(images)) as task:
         for split, index in images:
             row, strip = label_image(context, graders, split[index])
             true_grade = context.known_grades.get(split.records[index].image, "")

@@ -1,7 +1,7 @@
 """`report`: one self-contained page of everything that the run left."""
 
 from pldmlt_jax.errors import ConfigError
-from pldmlt_jax.io.progress import progress
+from pldmlt_jax.io.progress import show_progress
 from pldmlt_jax.reporting.run_report import write_report
 from pldmlt_jax.workflow.context import Context
 from pldmlt_jax.workflow.options import RunOptions
@@ -14,5 +14,5 @@ def main(options: RunOptions) -> None:
 
 
 def report(context: Context) -> None:
-    with progress("report", images=0) as task:
+    with show_progress("report", images=0) as task:
         task.advance(str(write_report(context.workdir)))

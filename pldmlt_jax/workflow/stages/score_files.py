@@ -21,7 +21,7 @@ from pldmlt_jax.evaluation.metrics.curves import CURVES_FILE
 from pldmlt_jax.evaluation.metrics.segmentation import SegmentationCounts
 from pldmlt_jax.evaluation.original_size import ORIGINAL, compute_area_columns, count_image, read_original
 from pldmlt_jax.io.files import write_json, write_rows
-from pldmlt_jax.io.progress import Task, progress
+from pldmlt_jax.io.progress import ProgressTask, show_progress
 from pldmlt_jax.types import LESIONS
 from pldmlt_jax.workflow.context import Context
 from pldmlt_jax.workflow.options import RunOptions
@@ -47,10 +47,10 @@ def main(options: RunOptions) -> None:
     errors: list[UserError] = []
     files = find_mask_files(folder, selection.image_ids, other_images(context, selection), errors)
     paths = paths_of(files, selection)
-    with progress("read masks", len(paths)) as task:
+    with show_progress("read masks", len(paths)) as task:
         encoding = scan_mask_files(paths, errors, lambda path: task.advance(path.name))
     raise_all(errors)
-    with progress("score masks", len(selection)) as task:
+    with show_progress("score masks", len(selection)) as task:
         figures, curves, rows = score(context, files, selection, encoding, task)
     output = output_folder(options)
     about = {"seg/split": split, "predictions": str(folder), "predictions/lesions": list(files.lesions)}
@@ -89,7 +89,7 @@ def paths_of(files: MaskFiles, selection: Selection) -> dict[Path, tuple[int, in
 
 
 def score(
-    context: Context, files: MaskFiles, selection: Selection, encoding: MaskEncoding, task: Task
+    context: Context, files: MaskFiles, selection: Selection, encoding: MaskEncoding, task: ProgressTask
 ) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
     """The figures of all images, pooled, each named as at the original size, their curves, and a row for each image."""
     config = context.config

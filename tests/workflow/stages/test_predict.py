@@ -17,7 +17,7 @@ from pldmlt_jax.cli.app import run
 from pldmlt_jax.data.input_images import exclude_predictions, find_images, unique_names
 from pldmlt_jax.errors import UserError
 from pldmlt_jax.evaluation.predictor import load
-from pldmlt_jax.io.progress import Task
+from pldmlt_jax.io.progress import ProgressTask
 from pldmlt_jax.io.signals import Interrupted
 from pldmlt_jax.reporting.overlays import LESION_COLOURS
 from pldmlt_jax.workflow.stages.predict import predict_files
@@ -193,7 +193,7 @@ def test_memory_does_not_grow_with_the_number_of_photographs(folder, tmp_path):
     for few in (paths[:4], paths[:8], paths):
         gc.collect()
         tracemalloc.start()
-        outcome = predict_files(predictor, few, tmp_path / "out", Task("", None, len(few)), num_threads=1)
+        outcome = predict_files(predictor, few, tmp_path / "out", ProgressTask("", None, len(few)), num_threads=1)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
         assert len(outcome.rows) == len(few)
