@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pldmlt_jax.config import has_stage_1
-from pldmlt_jax.data.loader import stacked
+from pldmlt_jax.data.loader import stack_batch
 from pldmlt_jax.evaluation.inference import TrainedNetwork
 from pldmlt_jax.evaluation.metrics.labels import label_quality_metrics
 from pldmlt_jax.io.processes import merge_rows, take_own_share
@@ -37,7 +37,7 @@ def score_labels(context: Context, network: TrainedNetwork) -> dict[str, Any]:
     filled = np.resize(own, -(-len(own) // batch_size) * batch_size).tolist()
     for start in range(0, len(filled), batch_size):
         chunk = filled[start : start + batch_size]
-        batch = stacked([(i, train.split[i]) for i in chunk], labels, batch_size)
+        batch = stack_batch([(i, train.split[i]) for i in chunk], labels, batch_size)
         soft = dict(zip(chunk, ask(network.state, network.devices.put_batch(batch)), strict=True)) | soft
     if not known:
         return {}

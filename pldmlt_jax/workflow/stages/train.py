@@ -8,17 +8,17 @@ import numpy as np
 
 from pldmlt_jax.config import Config, has_stage_1, to_dict
 from pldmlt_jax.config_text import config_text
-from pldmlt_jax.data.augment import training_window
+from pldmlt_jax.data.augment import make_training_window
 from pldmlt_jax.data.loader import (
-    Labels,
+    GradeLabels,
+    attach_graded,
     eval_batches,
     given_labels,
-    oversampled,
+    oversample_grades,
     steps_per_epoch,
     train_batches,
     true_labels,
     unknown_labels,
-    with_graded,
 )
 from pldmlt_jax.data.preprocessing.store import PreparedSplit
 from pldmlt_jax.data.splits.selection import Selection
@@ -61,12 +61,12 @@ def train(context: Context) -> None:
     labels, validation_labels = (training_labels(part.split, config, table) for part in (training, validation))
     if config.meta.enabled:
         require_grades(labels, training)
-    indices = oversampled(training.indices, labels.grade[training.indices], config.train.oversample)
+    indices = oversample_grades(training.indices, labels.grade[training.indices], config.train.oversample)
     rounds = make_rounds(config, len(indices))
     at_once = config.train.batch_size // config.train.microbatches
     devices = select_training_devices(config.parallel, at_once, "train.batch_size")
     method = make_method(config, rounds.theta_steps, devices.axis_name)
-    window = training_window(config.train)
+    window = make_training_window(config.train)
 
     def batches(step: int) -> Iterator[Batch]:
         own = devices.batch_size_per_process(config.train.batch_size)
@@ -75,7 +75,7 @@ def train(context: Context) -> None:
         if uses_graded_images(config.meta, config.loss):
             graded = context.truly_graded["train"]
             beside = train_batches(graded.split, graded.indices, true_labels(graded.split), seed=config.seed + 1, **shared)
-            stream = with_graded(stream, beside)
+            stream = attach_graded(stream, beside)
         return map(devices.put_batch, stream)
 
     with (
@@ -98,16 +98,16 @@ def train(context: Context) -> None:
     run_on_first(lambda: calibrate(context))
 
 
-def training_labels(split: PreparedSplit, config: Config, table: Path) -> Labels:
+def training_labels(split: PreparedSplit, config: Config, table: Path) -> GradeLabels:
     """The grades that pixel-labelled images are trained on, by `pseudo.source`."""
     if has_stage_1(config):
         return read_pseudo_labels(table, split)
     if config.pseudo.source == "none":
         return unknown_labels(split)
-    return Labels(given_labels(split).grade, admissible(split))
+    return GradeLabels(given_labels(split).grade, admissible(split))
 
 
-def require_grades(labels: Labels, training: Selection) -> None:
+def require_grades(labels: GradeLabels, training: Selection) -> None:
     """For the label network, which would make up grades of photographs that have none.
 
     Raises:
@@ -193,14 +193,14 @@ def list_initial_files(config: Config) -> list[Path]:
     return [exported] if exported.is_file() else sorted(directory.glob("*/_CHECKPOINT_METADATA"))
 
 
-def read_pseudo_labels(path: Path, split: PreparedSplit) -> Labels:
+def read_pseudo_labels(path: Path, split: PreparedSplit) -> GradeLabels:
     """The refined pseudo-labels of stage 1's table and the admissible grades of one split, by position."""
     table = read_label_table(path)
     if missing := [image_id for image_id in split.image_ids if image_id not in table]:
         found = f"no row for {len(missing)} images, the first {missing[0]}"
         raise DataError(path, found, "pseudo-labels of the set that is trained on", "run `python main.py pseudo-label`")
     grades = [int(table[image_id]["after"]) for image_id in split.image_ids]
-    return Labels(np.array(grades, np.int32), admissible(split))
+    return GradeLabels(np.array(grades, np.int32), admissible(split))
 
 
 def admissible(split: PreparedSplit) -> np.ndarray:
@@ -209,7 +209,7 @@ def admissible(split: PreparedSplit) -> np.ndarray:
 
 
 def validate(
-    state: MethodState, method: Method, devices: Devices, selection: Selection, labels: Labels, config: Config
+    state: MethodState, method: Method, devices: Devices, selection: Selection, labels: GradeLabels, config: Config
 ) -> ValidationResult:
     """The score that early stopping maximises, figures of the validation images at the network's size, and some of them.
 

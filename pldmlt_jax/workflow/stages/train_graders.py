@@ -8,7 +8,7 @@ import numpy as np
 
 from pldmlt_jax.config import Config, GraderConfig, to_dict
 from pldmlt_jax.config_text import config_text
-from pldmlt_jax.data.loader import eval_batches, given_labels, oversampled, steps_per_epoch, train_batches
+from pldmlt_jax.data.loader import eval_batches, given_labels, oversample_grades, steps_per_epoch, train_batches
 from pldmlt_jax.data.splits.selection import Selection, held_out_split
 from pldmlt_jax.evaluation.metrics.grading import grade_rows, grading_metrics
 from pldmlt_jax.io.files import write_json, write_rows
@@ -97,7 +97,7 @@ def _write_figures(context: Context, grader: Grader, name: str, weights: dict) -
 
 def epoch_indices(train: Selection, config: GraderConfig) -> np.ndarray:
     """The positions of an epoch, those of rarer grades more than once where the config asks for it."""
-    return oversampled(train.indices, given_grades(train), config.oversample)
+    return oversample_grades(train.indices, given_grades(train), config.oversample)
 
 
 def make_grader(whole: Config, name: str, train: Selection, axis_name: str | None = None) -> Grader:
