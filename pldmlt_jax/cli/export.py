@@ -16,10 +16,10 @@ from pldmlt_jax.export.model_card import model_card
 from pldmlt_jax.export.onnx import INSTALL, import_optional
 from pldmlt_jax.io.files import read_json, read_rows, writing
 from pldmlt_jax.io.progress import progress
+from pldmlt_jax.reporting.predictions_table import TABLE
 from pldmlt_jax.workflow.context import Context
-from pldmlt_jax.workflow.stages.load_checkpoint import load_networks
+from pldmlt_jax.workflow.load_checkpoint import load_networks
 from pldmlt_jax.workflow.stages.predict import EXAMPLES
-from pldmlt_jax.workflow.stages.predictions_table import TABLE
 
 CARD = "model_card.md"
 MAX_COMPARED = 4
