@@ -56,8 +56,8 @@ def main(arguments: Arguments) -> None:
         print(
             f"  {encoding.num_binary} files hold only 0 and 1, read as near-zero probabilities: other files have more values"
         )
-    if files.others:
-        print(f"  {files.others} files are of images that are not in split {split!r}, and were not scored")
+    if files.num_others:
+        print(f"  {files.num_others} files are of images that are not in split {split!r}, and were not scored")
     for what, name, baseline in SHOWN:
         shown = [metrics.get(f"{each}{ORIGINAL}") for each in (name, baseline)]
         values = ["undefined" if value is None else f"{value:.3f}" for value in shown]

@@ -134,12 +134,13 @@ def batch_image_ids(batch: Batch, training: Selection, context: Context) -> list
 
 
 def make_rounds(config: Config, num_images: int) -> Rounds:
+    """The order of the steps for a number of images per epoch."""
     per_epoch = steps_per_epoch(num_images, config.train.batch_size)
     return algorithm_rounds(config.train, per_epoch, label_update=config.meta.enabled)
 
 
 def make_start_state(context: Context, method: Method) -> MethodState:
-    """The state before step 0, with the weights that the config names; `weights.json` records them."""
+    """Makes the state before step 0 with the weights that the config names, and records these in `weights.json`."""
     config = context.config
     record: dict[str, Any] = {"encoder": "random start"}
     path = fetch_weights(config.model.weights, config.data.cache_dir)
@@ -167,7 +168,7 @@ def find_initial_directory(config: Config) -> Path:
     """The folder of checkpoints, or of exported weights, that `train.init_from` names.
 
     Raises:
-        CheckpointError: There is none, or its network sees images prepared otherwise.
+        CheckpointError: There is none, or its network expects images that are prepared in another way.
     """
     directory = checkpoint_directory(Path(config.train.init_from))
     saved = saved_config(directory).model
@@ -175,7 +176,7 @@ def find_initial_directory(config: Config) -> Path:
     if theirs != ours:
         raise CheckpointError(
             directory,
-            f"a network for images prepared as {theirs!r}, by model.weights = {saved.weights!r}; this one's are {ours!r}",
+            f"a network for images prepared as {theirs!r} (model.weights = {saved.weights!r}); this config's are {ours!r}",
             "the same preparation",
             "name weights of the same library in --config.model.weights",
         )
@@ -183,12 +184,12 @@ def find_initial_directory(config: Config) -> Path:
 
 
 def read_initial_network(directory: Path) -> dict[str, Any]:
-    """`params` and `batch_stats` of a folder of checkpoints, or of exported weights."""
+    """Reads `params` and `batch_stats` from a folder of checkpoints, or of exported weights."""
     return read_variables(directory / WEIGHTS) if (directory / WEIGHTS).is_file() else read_network(directory)
 
 
 def list_initial_files(config: Config) -> list[Path]:
-    """Files that change whenever the network that `train.init_from` names does; none where it names none."""
+    """Lists the files that change whenever the network of `train.init_from` does; none if it is empty."""
     if not config.train.init_from:
         return []
     directory = find_initial_directory(config)
@@ -197,7 +198,7 @@ def list_initial_files(config: Config) -> list[Path]:
 
 
 def read_pseudo_labels(path: Path, split: PreparedSplit) -> Labels:
-    """The refined pseudo-labels of stage 1's table and the admissible grades of one split, by position."""
+    """Reads the refined pseudo-labels of one split from stage 1's table, with the grades that the masks admit."""
     table = read_label_table(path)
     if missing := [image_id for image_id in split.image_ids if image_id not in table]:
         found = f"no row for {len(missing)} images, the first {missing[0]}"
@@ -214,9 +215,9 @@ def admissible(split: PreparedSplit) -> np.ndarray:
 def validate(
     state: MethodState, method: Method, devices: Devices, selection: Selection, labels: Labels, config: Config
 ) -> Validated:
-    """The score that early stopping maximises, figures of the validation images at the network's size, and some of them.
+    """Validates a state at the network's size: the score of early stopping, the metrics to log, and some pictures.
 
-    Of all processes' images together; a batch that the devices do not divide is filled up with rows of weight 0.
+    All processes' images count together. A batch that the devices do not divide is padded with rows of weight 0.
     """
     counts = SegmentationCounts.empty(method.loss.target)
     sums, images, pictures = np.zeros(4), 0.0, {}
