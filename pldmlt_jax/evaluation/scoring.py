@@ -1,13 +1,12 @@
-"""The loop that scores predicted masks against a set's own masks, at the network's size and at the images' own size."""
+"""Scores predicted masks against a set's own masks, at the network's size and at the images' own size."""
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
 from pldmlt_jax.config import Config
-from pldmlt_jax.data.preprocessing.store import PreparedSplit
+from pldmlt_jax.data.datasets.records import RawRecord
 from pldmlt_jax.evaluation.metrics.baselines import EMPTY_HISTOGRAMS, Threshold, pixel_histograms, threshold_metrics
 from pldmlt_jax.evaluation.metrics.segmentation import SegmentationCounts
 from pldmlt_jax.evaluation.operating_points import OperatingPoints, PointCounts
@@ -74,55 +73,35 @@ class SizeScores:
         )
 
 
-class ScoredImage(NamedTuple):
-    """The prediction of one image, to be scored.
-
-    Attributes:
-        position: In the split.
-        enlarge: Computes the probabilities [h, w, k] on the image's own pixels; called if that size is scored.
-        sample: The prepared image; None if there is no prediction at the network's size.
-        probabilities: [s, s, k] at the network's size; None likewise.
-        grade_probabilities: [5]; None if the network was not trained on grades.
-        true_grade: None if it is unknown.
-    """
-
-    position: int
-    enlarge: Callable[[], np.ndarray]
-    sample: Sample | None = None
-    probabilities: np.ndarray | None = None
-    grade_probabilities: np.ndarray | None = None
-    true_grade: int | None = None
-
-
 class SegmentationScores:
-    """Scores of predicted masks at both sizes, pooled over images.
+    """Scores of predicted masks at the network's size and at the images' own, pooled over images.
 
     Args:
         target: What the segmentation channels are, a key of `losses.TARGETS`.
         config: Of the run, with the threshold.
         points: The network's operating points; None for masks that have none.
-        original_size: Whether the images' own size is scored.
     """
 
-    def __init__(self, target: str, config: Config, points: OperatingPoints | None = None, *, original_size: bool = True):
-        self.config, self.original_size = config, original_size
+    def __init__(self, target: str, config: Config, points: OperatingPoints | None = None):
+        self.config = config
         self.network, self.original = (SizeScores(target, config.evaluation.threshold, points) for _ in range(2))
         self.reduced_px = np.zeros(1 + len(LESIONS))
 
-    def score(self, split: PreparedSplit, images: Iterable[ScoredImage]) -> Iterator[tuple[ScoredImage, dict[str, Any]]]:
-        """Scores images of a split one by one; yields each with its row of `per_image.csv`."""
-        for scored in images:
-            row, area_scale = {"image": split.image_ids[scored.position]}, 1.0
-            if scored.sample is not None and scored.probabilities is not None:
-                sample, area_scale = scored.sample, scored.sample.geometry.area_scale
-                counted = self.network.add(sample.image, sample.mask_bits, scored.probabilities)
-                row = compute_image_row(sample, counted, scored.grade_probabilities, scored.true_grade)
-                self.reduced_px += counted.target_px * area_scale
-            if self.original_size:
-                image, mask_bits = read_original(split.records[scored.position], self.config.data)
-                counted = self.original.add(image, mask_bits, scored.enlarge(), area_scale)
-                row |= {f"{name}{ORIGINAL}": value for name, value in compute_area_columns(counted).items()}
-            yield scored, row
+    def add_prepared(
+        self, sample: Sample, probabilities: Float[np.ndarray, "s s k"], grades: np.ndarray | None, true_grade: int | None
+    ) -> dict[str, Any]:
+        """Scores one image at the network's size; returns its row of `per_image.csv`, see `compute_image_row`."""
+        counted = self.network.add(sample.image, sample.mask_bits, probabilities)
+        self.reduced_px += counted.target_px * sample.geometry.area_scale
+        return compute_image_row(sample, counted, grades, true_grade)
+
+    def add_original(
+        self, record: RawRecord, probabilities: Float[np.ndarray, "h w k"], area_scale: float = 1.0
+    ) -> dict[str, Any]:
+        """Scores one image at its own size; returns further columns of its row."""
+        image, mask_bits = read_original(record, self.config.data)
+        counted = self.original.add(image, mask_bits, probabilities, area_scale)
+        return {f"{name}{ORIGINAL}": value for name, value in compute_area_columns(counted).items()}
 
     def sum_processes(self) -> None:
         """Replaces what was counted by its sum over all processes."""
@@ -131,9 +110,9 @@ class SegmentationScores:
         self.reduced_px = summed(self.reduced_px)
 
     def compute(self, baseline: Threshold) -> dict[str, Any]:
-        """The metrics of the network's size and, where it is scored, of the images' own."""
+        """The metrics of the network's size and, if it is scored, of the images' own."""
         metrics = self.network.compute(baseline)
-        if self.original_size:
+        if self.config.evaluation.original_size:
             metrics |= self.original.compute(baseline, ORIGINAL)
             metrics |= inflation_metrics(self.reduced_px, self.original.counts.target_px)
         return metrics

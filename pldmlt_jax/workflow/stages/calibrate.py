@@ -1,11 +1,12 @@
 """The end of `train`: chooses operating points and the grades' temperature on validation images."""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from pldmlt_jax.data.loader import given_labels
-from pldmlt_jax.data.splits.selection import Selection
+from pldmlt_jax.data.preprocessing.store import PreparedSplit
 from pldmlt_jax.evaluation.operating_points import OperatingPoints, PointSearch, write_points
 from pldmlt_jax.evaluation.predictor import Predictor
 from pldmlt_jax.evaluation.temperature import fit_temperature
@@ -32,7 +33,12 @@ def calibrate(context: Context) -> None:
             grades[int(index)] = grade_probabilities
             task.advance(sample.image_id)
         known = grades if graded and graded.split is validation.split else {}
-        temperature = choose_temperature(predictor, graded, known, task) if graded else None
+        temperature = None
+        if graded:
+            indices = [int(index) for index in graded.indices]
+            found = predict_grades(predictor, graded.split, indices, known, task)
+            logits = np.log(np.stack([found[index] for index in indices]) + 1e-12)
+            temperature = fit_temperature(logits, given_labels(graded.split).grade[indices])
     geometries = [context.segmented["train"].split.metadata[int(i)].geometry for i in context.segmented["train"].indices]
     longer_px = [max(geometry.crop_height_px, geometry.crop_width_px) for geometry in geometries]
     inference = {name: getattr(context.config.inference, name) for name in ("mode", "tile_px", "overlap", "tta")}
@@ -42,22 +48,28 @@ def calibrate(context: Context) -> None:
     print(f"  {format_points(points)}")
 
 
-def choose_temperature(predictor: Predictor, graded: Selection, known: dict[int, np.ndarray], task: Task) -> float:
-    """Fits the temperature on truly graded images.
+def predict_grades(
+    predictor: Predictor, split: PreparedSplit, indices: Sequence[int], known: Mapping[int, np.ndarray], task: Task
+) -> dict[int, np.ndarray]:
+    """Predicts the grades of prepared images, except those that have been predicted already.
 
     Args:
-        predictor: The network, with a temperature of 1.
-        graded: The images.
-        known: Grade probabilities that have been predicted already, by position in the split.
+        predictor: The networks.
+        split: The prepared images.
+        indices: Positions in the split.
+        known: Grade probabilities [5] by position.
         task: Shown progress.
+
+    Returns:
+        Grade probabilities [5] by position.
     """
-    unknown = [int(index) for index in graded.indices if int(index) not in known]
-    found = dict(known)
-    for index, (_, _, grade_probabilities) in zip(unknown, predictor.predict_prepared(graded.split, unknown), strict=True):
-        found[index] = grade_probabilities
+    unknown = [index for index in indices if index not in known]
+    found = {index: known[index] for index in indices if index in known}
+    task.update(task.done + len(found))
+    for index, (_, _, probabilities) in zip(unknown, predictor.predict_prepared(split, unknown), strict=True):
+        found[index] = probabilities
         task.update(task.done + 1)
-    logits = np.log(np.stack([found[int(index)] for index in graded.indices]) + 1e-12)
-    return fit_temperature(logits, given_labels(graded.split).grade[graded.indices])
+    return found
 
 
 def format_points(points: OperatingPoints) -> str:

@@ -1,9 +1,7 @@
 """`evaluate`: scores a checkpoint on a split; leaves `metrics.json`, `curves.json`, `per_image.csv` and `examples/`."""
 
-from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +23,7 @@ from pldmlt_jax.evaluation.metrics.grading import grade_rows, grading_metrics
 from pldmlt_jax.evaluation.metrics.labels import label_quality_metrics, label_training_metrics
 from pldmlt_jax.evaluation.original_size import restore_original_size
 from pldmlt_jax.evaluation.predictor import Predictor
-from pldmlt_jax.evaluation.scoring import ScoredImage, SegmentationScores
+from pldmlt_jax.evaluation.scoring import SegmentationScores
 from pldmlt_jax.io.files import read_json, write_rows
 from pldmlt_jax.io.processes import is_first, merged, own_share
 from pldmlt_jax.io.progress import Task, progress
@@ -36,6 +34,7 @@ from pldmlt_jax.training.log import read_log
 from pldmlt_jax.types import UNKNOWN_GRADE
 from pldmlt_jax.workflow.context import Context
 from pldmlt_jax.workflow.load_checkpoint import load_predictor
+from pldmlt_jax.workflow.stages.calibrate import predict_grades
 from pldmlt_jax.workflow.stages.examples import Examples
 from pldmlt_jax.workflow.stages.pseudo_label import read_label_table, summarise_labels
 from pldmlt_jax.workflow.stages.train import training_labels
@@ -60,18 +59,17 @@ def evaluate(context: Context) -> None:
     metrics: dict[str, Any] = {f"{key}/split": chosen[key] for key in selections}
     metrics["step"] = steps[0] if len(steps) == 1 else steps
     metrics |= {f"parameters/{name}": count for name, count in parameter_counts(context, predictor).items()}
-    scored = ScoredSegmentation({}, [], {})
-    graded: list[dict[str, Any]] = []
+    rows, graded, known = [], [], {}
     if "seg" in selections:
         with progress("evaluate segmentation", len(selections["seg"])) as task:
-            scored = score_segmentation(context, predictor, selections["seg"], references["seg"], task)
-        metrics |= scored.metrics
+            found, rows, known = score_segmentation(context, predictor, selections["seg"], references["seg"], task)
+        metrics |= found
     if "grade" in selections:
-        same_split = "seg" in selections and selections["seg"].split is selections["grade"].split
-        known = scored.grade_probabilities if same_split else {}
+        if "seg" in selections and selections["seg"].split is not selections["grade"].split:
+            known = {}
         with progress("evaluate grading", len(selections["grade"])) as task:
-            grading, graded = score_grading(predictor, selections["grade"], references["grade"], known, task)
-        metrics |= grading
+            found, graded = score_grading(predictor, selections["grade"], references["grade"], known, task)
+        metrics |= found
     network = predictor.networks[0]
     if len(predictor.networks) == 1 and context.config.loss.grading:
         metrics |= score_labels(context, network)
@@ -79,7 +77,7 @@ def evaluate(context: Context) -> None:
     metrics |= stage_1_metrics(context.workdir) | leakage_metrics(context)
     context.write_json("metrics.json", metrics)
     if is_first():
-        write_tables(context.workdir, scored.rows, graded)
+        write_tables(context.workdir, rows, graded)
 
 
 def print_unscored(
@@ -121,35 +119,16 @@ def leakage_metrics(context: Context) -> dict[str, Any]:
 def parameter_counts(context: Context, predictor: Predictor) -> dict[str, int]:
     """Counts the parameters of every network of the run."""
     states = [network.state for network in predictor.networks]
-    counts = {
-        name: sum(leaf.size for part in parts for leaf in jax.tree.leaves(part.params))
-        for name, parts in {
-            "network": [state.network for state in states],
-            "label_network": [state.label for state in states],
-        }.items()
-    }
+    params = {"network": [s.network.params for s in states], "label_network": [s.label.params for s in states]}
+    counts = {name: sum(leaf.size for leaf in jax.tree.leaves(part)) for name, part in params.items()}
     for path in sorted((context.workdir / "graders").glob("*/metrics.json")):
         counts[path.parent.name] = read_json(path)["parameters"]
     return counts
 
 
-class ScoredSegmentation(NamedTuple):
-    """What `score_segmentation` returns.
-
-    Attributes:
-        metrics: Pooled over the images, at both sizes.
-        rows: Of `per_image.csv`.
-        grade_probabilities: [5] of each image of this process, by its position in the split.
-    """
-
-    metrics: dict[str, Any]
-    rows: list[dict[str, Any]]
-    grade_probabilities: dict[int, np.ndarray]
-
-
 def score_segmentation(
     context: Context, predictor: Predictor, selection: Selection, reference: Selection, task: Task
-) -> ScoredSegmentation:
+) -> tuple[dict[str, Any], list[dict[str, Any]], dict[int, np.ndarray]]:
     """Scores the lesions at both sizes, writes the curves, and saves pictures of some images to `examples/`.
 
     Each process predicts its share of the images; metrics and rows are of all of them.
@@ -160,21 +139,25 @@ def score_segmentation(
         selection: The images.
         reference: The images that the baseline's threshold is chosen on.
         task: Shown progress.
+
+    Returns:
+        The metrics, the rows of `per_image.csv`, and the grade probabilities of this process's images by position.
     """
-    config, target = context.config.evaluation, predictor.target
-    places = own_share(range(len(selection)))
-    scores = SegmentationScores(target, context.config, predictor.points, original_size=config.original_size)
-    examples = Examples(config.num_examples)
+    config, split, target = context.config.evaluation, selection.split, predictor.target
+    scores, examples = SegmentationScores(target, context.config, predictor.points), Examples(config.num_examples)
+    places = {place: int(selection.indices[place]) for place in own_share(range(len(selection)))}
     rows: dict[int, dict[str, Any]] = {}
     grades: dict[int, np.ndarray] = {}
-    images = predict_images(context, predictor, selection, places)
-    for place, (image, row) in zip(places, scores.score(selection.split, images), strict=True):
-        rows[place] = row
-        if image.grade_probabilities is not None:
-            grades[image.position] = image.grade_probabilities
-        if image.probabilities is not None:
-            examples.add(place, row["dice"], image.probabilities)
-        task.advance(row["image"])
+    predictions = predictor.predict_prepared(split, list(places.values()))
+    for (place, index), (sample, p, grade_probabilities) in zip(places.items(), predictions, strict=True):
+        grades[index] = grade_probabilities
+        record, graded = split.records[index], grade_probabilities if context.config.loss.grading else None
+        rows[place] = scores.add_prepared(sample, p, graded, context.known_grades.get(record.image))
+        if config.original_size:
+            enlarged = restore_original_size(p, sample, target)
+            rows[place] |= scores.add_original(record, enlarged, sample.geometry.area_scale)
+        examples.add(place, rows[place]["dice"], p)
+        task.advance(sample.image_id)
     table = merged(rows)
     scores.sum_processes()
     curves = {"network_size": scores.network.counts.curves(), "original_size": scores.original.counts.curves()}
@@ -182,26 +165,9 @@ def score_segmentation(
     examples.save(context, selection, target)
     train_pixels = channel_histograms(reference)
     baseline = best_threshold(train_pixels)
-    about = {"seg/threshold": config.threshold, "baseline/channel_threshold/rule": format_threshold(baseline)}
-    metrics = scores.compute(baseline) | threshold_metrics(baseline, train_pixels, "_train") | about
-    return ScoredSegmentation(metrics, table, grades)
-
-
-def predict_images(
-    context: Context, predictor: Predictor, selection: Selection, places: Sequence[int]
-) -> Iterator[ScoredImage]:
-    """Predicts images of a selection, one by one, to be scored."""
-    indices = [int(selection.indices[place]) for place in places]
-    predictions = predictor.predict_prepared(selection.split, indices)
-    for index, (sample, probabilities, grades) in zip(indices, predictions, strict=True):
-        yield ScoredImage(
-            index,
-            partial(restore_original_size, probabilities, sample, predictor.target),
-            sample,
-            probabilities,
-            grades if context.config.loss.grading else None,
-            context.known_grades.get(selection.split.records[index].image),
-        )
+    metrics = scores.compute(baseline) | threshold_metrics(baseline, train_pixels, "_train")
+    metrics |= {"seg/threshold": config.threshold, "baseline/channel_threshold/rule": format_threshold(baseline)}
+    return metrics, table, grades
 
 
 def score_grading(
@@ -220,14 +186,9 @@ def score_grading(
         The metrics, and a row for each image.
     """
     places = {place: int(selection.indices[place]) for place in own_share(range(len(selection)))}
-    found = {place: known[index] for place, index in places.items() if index in known}
-    task.update(task.done + len(found))
-    unknown = {place: index for place, index in places.items() if index not in known}
-    predictions = predictor.predict_prepared(selection.split, list(unknown.values()))
-    for place, (_, _, grade_probabilities) in zip(unknown, predictions, strict=True):
-        found[place] = grade_probabilities
-        task.update(task.done + 1)
-    probabilities, truth = np.stack(merged(found)), true_labels(selection.split).grade[selection.indices]
+    found = predict_grades(predictor, selection.split, list(places.values()), known, task)
+    probabilities = np.stack(merged({place: found[index] for place, index in places.items()}))
+    truth = true_labels(selection.split).grade[selection.indices]
     rows = grade_rows(selection.image_ids, probabilities, truth)
     return grading_metrics(probabilities, truth, majority_grade(reference)), rows
 

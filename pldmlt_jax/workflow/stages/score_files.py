@@ -1,7 +1,6 @@
 """`evaluate --predictions=DIR`: scores any method's mask files against a set's own masks, at the photographs' own size."""
 
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from pldmlt_jax.evaluation.mask_files import MaskEncoding, MaskFiles, find_mask_
 from pldmlt_jax.evaluation.metrics.baselines import best_threshold, channel_histograms, format_threshold
 from pldmlt_jax.evaluation.metrics.curves import CURVES_FILE
 from pldmlt_jax.evaluation.original_size import ORIGINAL
-from pldmlt_jax.evaluation.scoring import ScoredImage, SegmentationScores
+from pldmlt_jax.evaluation.scoring import SegmentationScores
 from pldmlt_jax.io.files import write_json, write_rows
 from pldmlt_jax.io.progress import Task, progress
 from pldmlt_jax.types import LESIONS
@@ -92,22 +91,17 @@ def score(
         The pooled metrics, named as at the original size; their curves; and a row for each image.
     """
     scores, rows = SegmentationScores(files.target, context.config), []
-    images = (
-        ScoredImage(index, partial(read_prediction, files, name, shape, encoding))
-        for name, index, shape in originals(selection)
-    )
-    for _, row in scores.score(selection.split, images):
-        rows.append(row)
-        task.advance(row["image"])
+    for name, index, shape in originals(selection):
+        probabilities = read_prediction(files, name, shape, encoding)
+        rows.append({"image": name} | scores.add_original(selection.split.records[index], probabilities))
+        task.advance(name)
     baseline = best_threshold(channel_histograms(context.segmented["train"]))
     metrics = scores.original.compute(baseline, ORIGINAL)
     metrics = {name: value for name, value in metrics.items() if _is_predicted(name, files)}
-    about = {
-        "seg/threshold": context.config.evaluation.threshold,
-        "baseline/channel_threshold/rule": format_threshold(baseline),
-    }
+    threshold = context.config.evaluation.threshold
+    metrics |= {"seg/threshold": threshold, "baseline/channel_threshold/rule": format_threshold(baseline)}
     curves = {name: curve for name, curve in scores.original.counts.curves().items() if name in ("lesion", *files.lesions)}
-    return metrics | about, curves, rows
+    return metrics, curves, rows
 
 
 def read_prediction(
