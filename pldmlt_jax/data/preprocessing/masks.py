@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Int, UInt8, UInt16
 
 from pldmlt_jax.config import DataConfig
-from pldmlt_jax.data.datasets.diaretdb1_xml import DISC_AGREEMENT, PLANES, read_markings, votes, votes_needed
+from pldmlt_jax.data.datasets.diaretdb1_xml import DISC_AGREEMENT, PLANES, count_votes, read_markings, required_votes
 from pldmlt_jax.data.datasets.records import RawRecord
 from pldmlt_jax.data.preprocessing.geometry import crop_to, decode_image, pad_to_square, read_bytes
 from pldmlt_jax.errors import DataError
@@ -129,11 +129,11 @@ def read_annotation(record: RawRecord, shape: tuple[int, int], data: DataConfig)
 def _fused_markings(record: RawRecord, shape: tuple[int, int], data: DataConfig) -> Annotation:
     """One expert's mark is evidence for a grade; a mask needs the experts' agreement."""
     experts = [read_markings(path) for path in record.markings]
-    total = votes(experts, shape, weighted=data.agreement_weighted)
+    total = count_votes(experts, shape, weighted=data.agreement_weighted)
     planes = {name: total[..., i] for i, name in enumerate(PLANES)}
-    needed = votes_needed(data.agreement, len(experts))
+    needed = required_votes(data.agreement, len(experts))
     masks = {lesion: planes[lesion] >= needed for lesion in LESIONS}
-    disc = planes["OD"] >= votes_needed(DISC_AGREEMENT, len(experts))
+    disc = planes["OD"] >= required_votes(DISC_AGREEMENT, len(experts))
     evidence = [np.count_nonzero(planes[name]) if name in planes else 0 for name in EVIDENCE]
     return Annotation(masks, disc if disc.any() else None, np.array(evidence, np.int64))
 
