@@ -28,7 +28,7 @@ from pldmlt_jax.data.loader import train_batches, unknown_labels
 from pldmlt_jax.evaluation.inference import WEIGHTS, TrainedNetwork, saved_config, write_weights
 from pldmlt_jax.io.files import write_json
 from pldmlt_jax.method.losses import DICE_SMOOTH
-from pldmlt_jax.method.setup import make_method
+from pldmlt_jax.method.state import make_method
 from pldmlt_jax.training.checkpoint import CONFIG
 from pldmlt_jax.types import LESIONS, MASK_BITS, Batch
 from pldmlt_jax.workflow.context import Context

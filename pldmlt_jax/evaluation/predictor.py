@@ -26,7 +26,7 @@ from pldmlt_jax.evaluation.operating_points import (
 )
 from pldmlt_jax.evaluation.tta import Answer, Forward, averaged, infer
 from pldmlt_jax.export.engines import make_forward
-from pldmlt_jax.method.setup import make_method
+from pldmlt_jax.method.state import make_method
 
 MUST_AGREE = ("data.size_px", "data.fov_crop", "data.resize", "data.enhance", "loss.target", "loss.grading")
 """Fields that networks must have alike for their probabilities to be averaged."""

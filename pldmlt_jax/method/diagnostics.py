@@ -1,4 +1,4 @@
-"""What is logged to judge the method: the meta-gradient's two paths and the gradient balance on the shared encoder."""
+"""Diagnostics of the method for the log: the two paths of the meta-gradient, and the gradient balance on the encoder."""
 
 from functools import partial
 
@@ -17,7 +17,11 @@ from pldmlt_jax.types import NUM_GRADES, Batch
 
 @partial(jax.jit, static_argnames="method")
 def meta_gradient_paths(state: MethodState, batch: Batch, *, method: Method) -> StepMetrics:
-    """Norms over theta_1 of the direct gradient (theta* held constant) and of the one through theta* alone."""
+    """Computes the norms of the two parts of the meta-gradient.
+
+    Returns:
+        `direct_norm`, with theta* held constant, and `indirect_norm`, through theta* only.
+    """
 
     def norm(detach: str):
         grads, _ = jax.grad(meta_loss, has_aux=True)(state.label.params, state, batch, method=method, detach=detach)
@@ -28,10 +32,14 @@ def meta_gradient_paths(state: MethodState, batch: Batch, *, method: Method) -> 
 
 @partial(jax.jit, static_argnames="method")
 def gradient_balance(state: MethodState, batch: Batch, *, method: Method) -> StepMetrics:
-    """Norms of the gradients of L_S and beta L_C on the shared encoder, and their cosine.
+    """Computes the norms of the gradients of L_S and beta L_C on the shared encoder, and their cosine.
 
-    The paper's central claim is that the label network balances the two. So with it the same is also measured, at the same
-    theta and on the same batch, with the pseudo-labels left as they are (`..._fixed`).
+    The central claim of the paper is that the label network balances the two. With the label update, the same is therefore
+    also computed with the pseudo-labels left as they are, at the same theta and on the same batch.
+
+    Returns:
+        `grad_norm/seg_encoder`, `grad_norm/grade_encoder` and `grad_cosine_encoder`; with the label update also the last two
+        with the suffix `_fixed`.
     """
 
     def task_losses(params: Params) -> list[Array]:
@@ -43,16 +51,11 @@ def gradient_balance(state: MethodState, batch: Batch, *, method: Method) -> Ste
         return [parts.segmentation, method.loss.beta * parts.grading, method.loss.beta * grading]
 
     theta, num_tasks = state.network.params, 3 if method.meta.enabled else 2
-    slopes = [jax.grad(lambda params, i=i: task_losses(params)[i])(theta)["encoder"] for i in range(num_tasks)]
-    seg, *grades = device_mean(slopes, method.axis_name)
-    figures = {"grad_norm/seg_encoder": optax.tree.norm(seg)}
+    grads = [jax.grad(lambda params, i=i: task_losses(params)[i])(theta)["encoder"] for i in range(num_tasks)]
+    seg, *grades = device_mean(grads, method.axis_name)
+    metrics = {"grad_norm/seg_encoder": optax.tree.norm(seg)}
     for grade, suffix in zip(grades, ("", "_fixed"), strict=False):
         norm = optax.tree.norm(grade)
-        cosine = optax.tree.vdot(seg, grade) / jnp.maximum(figures["grad_norm/seg_encoder"] * norm, 1e-30)
-        figures |= {f"grad_norm/grade_encoder{suffix}": norm, f"grad_cosine_encoder{suffix}": jnp.asarray(cosine)}
-    return figures
-
-
-def round_diagnostics(state: MethodState, batch: Batch, *, method: Method) -> StepMetrics:
-    """Both, for a step that is both."""
-    return gradient_balance(state, batch, method=method) | meta_gradient_paths(state, batch, method=method)
+        cosine = optax.tree.vdot(seg, grade) / jnp.maximum(metrics["grad_norm/seg_encoder"] * norm, 1e-30)
+        metrics |= {f"grad_norm/grade_encoder{suffix}": norm, f"grad_cosine_encoder{suffix}": jnp.asarray(cosine)}
+    return metrics

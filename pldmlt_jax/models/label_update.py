@@ -55,7 +55,7 @@ def _evidence(pseudo_label: Int[Array, "b"], admissible: Bool[Array, "b c"]) -> 
 
 
 HIERARCHIES: dict[str, Callable[[Array, Array], Array]] = {"full": _full, "ordinal": _ordinal, "evidence": _evidence}
-"""The hierarchy psi by name: the grades that an updated label may take, `(pseudo_label [b], admissible [b, 5]) -> [b, 5]`."""
+"""The hierarchy psi by name: the grades that a label may take, `(pseudo_label [b], admissible [b, 5]) -> [b, 5]`."""
 
 
 def _masked_softmax(logits: Float[Array, "b c"], mask: Bool[Array, "b c"]) -> Float[Array, "b c"]:

@@ -9,8 +9,7 @@ import numpy as np
 from pldmlt_jax.config import Config, DataConfig, EvaluationConfig, LossConfig, ModelConfig, to_dict
 from pldmlt_jax.evaluation.inference import WEIGHTS, TrainedNetwork, write_weights
 from pldmlt_jax.io.files import write_json
-from pldmlt_jax.method.setup import make_method
-from pldmlt_jax.method.state import init_method_state
+from pldmlt_jax.method.state import init_method_state, make_method
 
 SIZE_PX = 64
 

@@ -11,7 +11,7 @@ from pldmlt_jax.config import GraderConfig, LossConfig, MetaConfig, OptimConfig
 from pldmlt_jax.method import losses
 from pldmlt_jax.method.diagnostics import gradient_balance
 from pldmlt_jax.method.gradcam import grad_cam, grade_maps, head_jacobian
-from pldmlt_jax.method.steps import eval_step, meta_step, round_step, train_step
+from pldmlt_jax.method.steps import eval_step, meta_step, train_step
 from pldmlt_jax.method.virtual_step import apply_network, soft_labels
 from pldmlt_jax.models.build import build_grader
 from pldmlt_jax.models.grade_heads import GRADE_HEADS
@@ -158,7 +158,7 @@ def test_grad_cam_equals_one_grade_at_a_time():
 
 @pytest.mark.parametrize(
     ("step", "segmentation", "microbatches"),
-    [(train_step, "focal", 4), (train_step, "dice_ce", 2), (meta_step, "focal", 2), (round_step, "dice_ce", 2)],
+    [(train_step, "focal", 4), (train_step, "dice_ce", 2), (meta_step, "focal", 2), (meta_step, "dice_ce", 2)],
 )
 def test_microbatches_equal_the_whole_batch_where_no_norm_looks_at_it(step, segmentation, microbatches, float64):
     """Dice too, which is no sum over images; an image of weight 0 and a field of view that is smaller than the image."""

@@ -9,8 +9,7 @@ from evaluation.tiny_network import tiny_config, tiny_network, write_tiny
 
 from pldmlt_jax.errors import CheckpointError
 from pldmlt_jax.evaluation.inference import WEIGHTS
-from pldmlt_jax.method.setup import make_method
-from pldmlt_jax.method.state import init_method_state
+from pldmlt_jax.method.state import init_method_state, make_method
 from pldmlt_jax.training.checkpoint import Checkpoints
 from pldmlt_jax.training.init_from import read_network, transplant
 from pldmlt_jax.workflow.stages.train import initial_files, initial_network

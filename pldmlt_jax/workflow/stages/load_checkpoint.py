@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pldmlt_jax.evaluation.inference import TrainedNetwork, checkpoint_directory, load_network, saved_config
 from pldmlt_jax.evaluation.predictor import Predictor, make_predictor, split_checkpoints
-from pldmlt_jax.method.setup import make_method
+from pldmlt_jax.method.state import make_method
 from pldmlt_jax.workflow.context import Context
 
 

@@ -1,4 +1,4 @@
-"""What a step costs, by the compiler's own analysis: nothing is run."""
+"""FLOPs and memory of a step, as counted by the compiler. Nothing is run."""
 
 from typing import Any, NamedTuple
 
@@ -10,25 +10,34 @@ from pldmlt_jax.types import NUM_GRADES, Batch
 
 
 class StepCost(NamedTuple):
-    """Of one step on one device."""
+    """The cost of one step on one device."""
 
-    flops: float  # as XLA counts them in the program that it has optimised
-    temp_bytes: int  # beside inputs and outputs; nearly proportional to the images' size and number
+    flops: float
+    """Floating-point operations of the optimised program, as counted by XLA."""
+    temp_bytes: int
+    """Memory besides inputs and outputs, nearly proportional to the size and number of the images."""
 
 
 def step_cost(step: Any, method: Method, size_px: int, batch_size: int) -> StepCost:
-    """Compiles a jitted step for a batch that is never made, which takes some seconds, and asks XLA."""
+    """Compiles a step, which takes some seconds, and returns its cost.
+
+    Args:
+        step: A jitted step such as `train_step`.
+        method: Its static argument.
+        size_px: Side of the images.
+        batch_size: Number of images.
+    """
     state = jax.eval_shape(lambda: init_method_state(method))
     return program_cost(step.lower(state, abstract_batch(size_px, batch_size), method=method).compile())
 
 
 def program_cost(compiled: Any) -> StepCost:
-    """What XLA says of a compiled program."""
+    """Returns the cost of a compiled program (`jax.stages.Compiled`)."""
     return StepCost(float(compiled.cost_analysis().get("flops", 0.0)), int(compiled.memory_analysis().temp_size_in_bytes))
 
 
 def abstract_batch(size_px: int, batch_size: int) -> Batch:
-    """Shapes and dtypes of a batch, without the arrays."""
+    """Returns the shapes and dtypes of a batch of square images, without arrays."""
 
     def array(*shape: int, dtype: type = np.uint8) -> Any:
         return jax.ShapeDtypeStruct((batch_size, *shape), dtype)
@@ -44,6 +53,6 @@ def abstract_batch(size_px: int, batch_size: int) -> Batch:
 
 
 def state_bytes(method: Method) -> int:
-    """Parameters, running statistics and optimiser states of both networks."""
+    """Returns the size in bytes of the parameters, running statistics and optimiser states of both networks."""
     leaves = jax.tree.leaves(jax.eval_shape(lambda: init_method_state(method)))
     return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
