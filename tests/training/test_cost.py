@@ -36,7 +36,5 @@ def test_meta_step_costs_little_more_than_two_training_steps(meta_loss, most):
 
 def test_meta_gradient_without_the_inner_step_costs_one_forward_pass():
     method = make_full_size_method("paper")
-    first_order = jax.jit(
-        lambda state, batch, method: first_order_gradient(state, batch, method)[1], static_argnames="method"
-    )
+    step = jax.jit(lambda state, batch, method: first_order(state, batch, method)[1], static_argnames="method")
     assert step_cost(step, method, SIZE_PX, 2).flops < 0.5 * flops("train")
