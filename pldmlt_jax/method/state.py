@@ -96,7 +96,7 @@ def make_method(config: Config, total_steps: int, axis_name: str | None = None) 
         >>> import numpy as np
         >>> from pldmlt_jax.config import Config, ModelConfig
         >>> from pldmlt_jax.types import Batch
-        >>> model = ModelConfig(encoder_filters=(4, 8), encoder_convs=(1, 1), decoder_filters=(8, 4), centre_filters=0)
+        >>> model = ModelConfig(encoder_filters=(4,), encoder_convs=(1,), decoder_filters=(4,), centre_filters=0)
         >>> method = make_method(Config(model=model), total_steps=10)
         >>> state = init_method_state(method)
         >>> batch = Batch(
@@ -108,7 +108,7 @@ def make_method(config: Config, total_steps: int, axis_name: str | None = None) 
         ...     index=np.arange(2, dtype=np.int32),
         ... )
         >>> method.network.decoder.filters, int(state.step), batch.image.shape
-        ((8, 4), 0, (2, 16, 16, 3))
+        ((4,), 0, (2, 16, 16, 3))
     """
     return Method(
         network=build_network(config.model, config.loss.target),
