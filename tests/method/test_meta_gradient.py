@@ -14,7 +14,7 @@ from pldmlt_jax.config_checks import validate
 from pldmlt_jax.errors import UserError
 from pldmlt_jax.method.steps import meta_step, train_step
 from pldmlt_jax.method.virtual_step import META_GRADIENTS, META_LOSSES, META_LOSSES_WITHOUT_DIRECT_PATH, meta_loss
-from tests.method.methods import graded_beside, tiny_batch, tiny_method, tiny_state
+from tests.method.methods import tiny_batch, tiny_method, tiny_state, with_graded_images
 
 GRADIENTS = META_GRADIENTS | meta_gradients.OTHER_META_GRADIENTS
 
@@ -28,7 +28,7 @@ def gradient(name: str, loss: str, epsilon: float = 1e-2, inner: str = "sgd"):
     if inner == "adam":  # whose state is made by steps
         for _ in range(2):
             state, _ = train_step(state, tiny_batch(), method=method)
-    return jax.jit(lambda s, b: GRADIENTS[name](s, b, method))(state, graded_beside(tiny_batch()))
+    return jax.jit(lambda s, b: GRADIENTS[name](s, b, method))(state, with_graded_images(tiny_batch()))
 
 
 def cosine(a, b) -> float:
@@ -93,6 +93,6 @@ def test_none_leaves_the_label_network_and_still_logs(float64):
         *(Config(meta=MetaConfig(loss=loss, inner_learning_rate=0.0)) for loss in META_LOSSES_WITHOUT_DIRECT_PATH),
     ],
 )
-def test_what_makes_no_sense_is_refused(config):
+def test_contradictory_fields_are_refused(config):
     with pytest.raises(UserError, match=r"meta\.gradient|loss\.beta|meta\.inner_learning_rate"):
         validate(config)

@@ -10,7 +10,7 @@ from pldmlt_jax.models.build import build_network
 from pldmlt_jax.models.weight_gradients import convolve_with_fast_gradients
 
 ROUNDING = 2.0**-8
-"""Of bfloat16, relative."""
+"""Relative rounding error of bfloat16."""
 
 
 def own(x, kernel, strides=(1, 1), padding="SAME", **options):
@@ -76,7 +76,7 @@ def test_other_convolutions_stay_as_they_are(shape, options):
     np.testing.assert_array_equal(given, expected)
 
 
-def test_network_learns_by_nearly_the_same_gradient_and_answers_the_same():
+def test_network_trains_on_nearly_the_same_gradient_and_predicts_the_same():
     model: dict = {
         "encoder_filters": (16, 16, 16),
         "encoder_convs": (1, 1, 1),
