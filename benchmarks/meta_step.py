@@ -24,11 +24,11 @@ from benchmarks.measure import drawn_batch, numbers, ratio, show, time_columns, 
 from benchmarks.meta_gradients import OTHER_META_GRADIENTS, same_batch_step
 from pldmlt_jax.config import Config, LossConfig, MetaConfig, OptimConfig
 from pldmlt_jax.method import losses
+from pldmlt_jax.method.diagnostics import abstract_batch, program_cost
 from pldmlt_jax.method.state import Method, MethodState, Params, init_method_state, make_method
 from pldmlt_jax.method.steps import meta_step, train_step
 from pldmlt_jax.method.virtual_step import META_GRADIENTS, apply_network
 from pldmlt_jax.models.weights.load import with_encoder
-from pldmlt_jax.training.cost import abstract_batch, program_cost
 from pldmlt_jax.types import NUM_GRADES, Batch
 
 META_GRADIENTS.update(OTHER_META_GRADIENTS)

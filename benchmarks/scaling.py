@@ -77,9 +77,9 @@ def steps(row: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:
     """Seconds of a training step as the training loop runs it."""
     jax.config.update("jax_num_cpu_devices", row["devices"])
     from pldmlt_jax.config import Config, LossConfig
+    from pldmlt_jax.method.diagnostics import program_cost
     from pldmlt_jax.method.state import init_method_state, make_method
     from pldmlt_jax.method.steps import train_step
-    from pldmlt_jax.training.cost import program_cost
     from pldmlt_jax.training.parallel import training_devices
 
     config = Config(loss=LossConfig(segmentation="dice_ce", reduction="pixel_mean"))

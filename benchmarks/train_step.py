@@ -21,10 +21,10 @@ import numpy as np
 from benchmarks.measure import drawn_batch, numbers, peak_rss_bytes, show, time_columns, timed_in_turns, write_rows
 from benchmarks.pytorch import Variant, load, normalised
 from pldmlt_jax.config import Config, LossConfig, MetaConfig
+from pldmlt_jax.method.diagnostics import program_cost
 from pldmlt_jax.method.losses import DICE_SMOOTH
 from pldmlt_jax.method.state import init_method_state, make_method
 from pldmlt_jax.method.steps import meta_step, train_step
-from pldmlt_jax.training.cost import program_cost
 from pldmlt_jax.training.parallel import own_devices
 from pldmlt_jax.types import MASK_BITS, NUM_GRADES, Batch
 

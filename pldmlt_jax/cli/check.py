@@ -19,10 +19,10 @@ from pldmlt_jax.data.plan import lesion_sizes, suggest
 from pldmlt_jax.errors import DataError
 from pldmlt_jax.io.files import write_json
 from pldmlt_jax.io.progress import progress
+from pldmlt_jax.method.diagnostics import state_bytes, step_cost
 from pldmlt_jax.method.state import make_method
 from pldmlt_jax.method.steps import meta_step, train_step
 from pldmlt_jax.models.build import encoder_depth
-from pldmlt_jax.training.cost import state_bytes, step_cost
 
 SHOWN_OF_A_KIND = 12
 """Lines on the terminal; the file has all."""

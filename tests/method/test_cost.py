@@ -6,9 +6,9 @@ import jax
 import pytest
 
 from pldmlt_jax.config import Config, LossConfig, MetaConfig
+from pldmlt_jax.method.diagnostics import step_cost
 from pldmlt_jax.method.state import Method, make_method
 from pldmlt_jax.method.steps import meta_step, train_step
-from pldmlt_jax.training.cost import step_cost
 
 SIZE_PX = 64
 STEPS = {"train": train_step, "meta": meta_step}
