@@ -159,8 +159,7 @@ def train_step_row(split: PreparedSplit, data: DataConfig, size_px: int) -> dict
     import jax
 
     from configs.idrid_laptop import get_config
-    from pldmlt_jax.method.setup import make_method
-    from pldmlt_jax.method.state import init_method_state
+    from pldmlt_jax.method.state import init_method_state, make_method
     from pldmlt_jax.method.steps import train_step
 
     config = get_config()

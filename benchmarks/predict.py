@@ -27,9 +27,8 @@ from pldmlt_jax.config import Config, InferenceConfig
 from pldmlt_jax.errors import UserError
 from pldmlt_jax.evaluation.inference import TrainedNetwork, inference_forward
 from pldmlt_jax.export.engines import make_forward
-from pldmlt_jax.method.cost import program_cost
-from pldmlt_jax.method.setup import make_method
-from pldmlt_jax.method.state import init_method_state
+from pldmlt_jax.method.diagnostics import program_cost
+from pldmlt_jax.method.state import init_method_state, make_method
 
 
 def main() -> None:

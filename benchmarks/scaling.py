@@ -77,9 +77,8 @@ def steps(row: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:
     """Seconds of a training step as the training loop runs it."""
     jax.config.update("jax_num_cpu_devices", row["devices"])
     from pldmlt_jax.config import Config, LossConfig
-    from pldmlt_jax.method.cost import program_cost
-    from pldmlt_jax.method.setup import make_method
-    from pldmlt_jax.method.state import init_method_state
+    from pldmlt_jax.method.diagnostics import program_cost
+    from pldmlt_jax.method.state import init_method_state, make_method
     from pldmlt_jax.method.steps import train_step
     from pldmlt_jax.training.parallel import select_training_devices
 

@@ -27,7 +27,7 @@ from pldmlt_jax.data.loader import train_batches, unknown_labels
 from pldmlt_jax.evaluation.inference import TrainedNetwork, saved_config
 from pldmlt_jax.io.files import write_json
 from pldmlt_jax.method.losses import DICE_SMOOTH
-from pldmlt_jax.method.setup import make_method
+from pldmlt_jax.method.state import make_method
 from pldmlt_jax.models.weights.checkpoint_io import WEIGHTS, write_weights
 from pldmlt_jax.training.checkpoint import CONFIG
 from pldmlt_jax.types import LESIONS, MASK_BITS, Batch

@@ -21,10 +21,9 @@ import numpy as np
 from benchmarks.measure import drawn_batch, numbers, peak_rss_bytes, show, time_columns, timed_in_turns, write_rows
 from benchmarks.pytorch import Variant, load, normalised
 from pldmlt_jax.config import Config, LossConfig, MetaConfig
-from pldmlt_jax.method.cost import program_cost
+from pldmlt_jax.method.diagnostics import program_cost
 from pldmlt_jax.method.losses import DICE_SMOOTH
-from pldmlt_jax.method.setup import make_method
-from pldmlt_jax.method.state import init_method_state
+from pldmlt_jax.method.state import init_method_state, make_method
 from pldmlt_jax.method.steps import meta_step, train_step
 from pldmlt_jax.training.parallel import select_local_devices
 from pldmlt_jax.types import MASK_BITS, NUM_GRADES, Batch

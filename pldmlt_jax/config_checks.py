@@ -15,9 +15,8 @@ from pldmlt_jax.errors import ConfigError, UserError, nearest, raise_all
 from pldmlt_jax.evaluation.tta import VIEWS
 from pldmlt_jax.io.files import FOLDER_NAME, is_folder_name
 from pldmlt_jax.method.losses import BINARY_ALPHAS, SEGMENTATION_LOSSES, TARGETS
-from pldmlt_jax.method.meta_gradient import META_GRADIENTS
 from pldmlt_jax.method.pseudo_labels import ENSEMBLES
-from pldmlt_jax.method.virtual_step import META_LOSSES
+from pldmlt_jax.method.virtual_step import META_GRADIENTS, META_LOSSES
 from pldmlt_jax.models.build import DECODERS, ENCODERS, GRADERS
 from pldmlt_jax.models.checks import network_errors
 from pldmlt_jax.models.decoders.layers import DECODER_NORMS

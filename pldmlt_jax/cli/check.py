@@ -18,11 +18,11 @@ from pldmlt_jax.data.plan import suggest_size, summarise_lesion_sizes
 from pldmlt_jax.errors import DataError
 from pldmlt_jax.io.files import write_json
 from pldmlt_jax.io.progress import show_progress
-from pldmlt_jax.method.cost import state_bytes, step_cost
+from pldmlt_jax.method.diagnostics import state_bytes, step_cost
+from pldmlt_jax.method.state import make_method
 from pldmlt_jax.method.steps import meta_step, train_step
 from pldmlt_jax.models.build import encoder_depth
 from pldmlt_jax.workflow.options import RunOptions
-from pldmlt_jax.workflow.stages.train import make_method
 
 SHOWN_OF_A_KIND = 12
 """Lines on the terminal; the file has all."""

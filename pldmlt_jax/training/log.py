@@ -66,7 +66,7 @@ class RunLog:
     def write(
         self, step: int, phase: str, values: Mapping[str, Any], seconds: float | None = None, **more: Any
     ) -> dict[str, Any]:
-        """Writes one line: the step, the phase (`theta`, `label`, `both` or `val`), the values, which it returns as written.
+        """Writes one line: the step, the phase (`theta`, `label` or `val`), the values, which it returns as written.
 
         The time goes to TensorBoard alone: `log.jsonl` is the same, byte for byte, whenever and however often it stopped.
         """

@@ -67,13 +67,8 @@ class RoundPlan:
 
 
 def plan_rounds(config: TrainConfig, steps_per_epoch: int, *, label_update: bool) -> RoundPlan:
-    """Algorithm 1: `theta_units` of (A), then `label_units` of (B); without the label update there is no (B).
-
-    With `same_batch`, `theta_units` of both in one.
-    """
+    """Algorithm 1: `theta_units` of (A), then `label_units` of (B); without the label update there is no (B)."""
     steps = {"epoch": steps_per_epoch, "step": 1}[config.unit]
-    if config.same_batch:
-        return RoundPlan((("both", config.theta_units * steps),), config.max_rounds)
     phases = (("theta", config.theta_units * steps), ("label", config.label_units * steps))
     return RoundPlan(phases if label_update else phases[:1], config.max_rounds)
 

@@ -9,8 +9,7 @@ import numpy as np
 from pldmlt_jax.config import Config, DataConfig, EvaluationConfig, LossConfig, ModelConfig, to_dict
 from pldmlt_jax.evaluation.inference import TrainedNetwork
 from pldmlt_jax.io.files import write_json
-from pldmlt_jax.method.setup import make_method
-from pldmlt_jax.method.state import init_method_state
+from pldmlt_jax.method.state import init_method_state, make_method
 from pldmlt_jax.models.weights.checkpoint_io import WEIGHTS, write_weights
 
 SIZE_PX = 64

@@ -20,16 +20,16 @@ from pldmlt_jax.training.parallel import Devices, select_local_devices, select_t
 ROOT = Path(__file__).parents[2]
 
 CASES = (
-    "dice_ce maxl round_step, mesh of 8",
-    "dice_ce maxl round_step, pmap of 8",
+    "dice_ce maxl both_steps, mesh of 8",
+    "dice_ce maxl both_steps, pmap of 8",
     "dice_ce maxl eval_step, mesh of 8",
     "dice_ce maxl eval_step, pmap of 8",
-    "dice_ce maxl round_step, mesh of 2, parameters in parts",
+    "dice_ce maxl both_steps, mesh of 2, parameters in parts",
     "focal paper in microbatches train_step, mesh of 2",
     "focal paper in microbatches train_step, pmap of 2",
     "focal paper in microbatches meta_step, mesh of 2",
     "focal paper in microbatches meta_step, pmap of 2",
-    "focal paper in microbatches round_diagnostics, pmap of 2",
+    "focal paper in microbatches both_diagnostics, pmap of 2",
     "grader_step, mesh of 2",
     "grader_step, pmap of 8",
     "grader_eval, pmap of 2",

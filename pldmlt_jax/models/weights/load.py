@@ -192,7 +192,7 @@ def _layout(path: Path, architecture: str) -> tuple[Layout, Callable[[str], str]
 
 
 def preprocessing_scheme(architecture: str, weights: str) -> str:
-    """What the weights of a file expect, by who publishes them: a scheme of `layers.normalise`.
+    """What the weights of a file expect, by who publishes them: a scheme of `normalise`.
 
     Args:
         architecture: A key of `build.ENCODERS` or `build.GRADERS`.

@@ -27,7 +27,7 @@ from pldmlt_jax.evaluation.scoring import SegmentationScores
 from pldmlt_jax.io.files import read_json, write_rows
 from pldmlt_jax.io.processes import is_first_process, merge_rows, take_own_share
 from pldmlt_jax.io.progress import ProgressTask, show_progress
-from pldmlt_jax.method.setup import make_method
+from pldmlt_jax.method.state import make_method
 from pldmlt_jax.method.steps import read_labels
 from pldmlt_jax.models.label_update import HIERARCHIES
 from pldmlt_jax.training.log import read_log

@@ -27,11 +27,10 @@ from pldmlt_jax.evaluation.inference import TrainedNetwork, checkpoint_directory
 from pldmlt_jax.evaluation.metrics.segmentation import SegmentationCounts, segmentation_counts
 from pldmlt_jax.io.processes import run_on_first, sum_over_processes
 from pldmlt_jax.io.progress import show_progress
-from pldmlt_jax.method.diagnostics import gradient_balance, meta_gradient_paths, round_diagnostics
+from pldmlt_jax.method.diagnostics import gradient_balance, meta_gradient_paths
 from pldmlt_jax.method.pseudo_labels import admissible_grades
-from pldmlt_jax.method.setup import make_method
-from pldmlt_jax.method.state import Method, MethodState, init_method_state
-from pldmlt_jax.method.steps import eval_step, meta_step, round_step, train_step
+from pldmlt_jax.method.state import Method, MethodState, init_method_state, make_method
+from pldmlt_jax.method.steps import eval_step, meta_step, train_step
 from pldmlt_jax.method.virtual_step import uses_graded_images
 from pldmlt_jax.models.weights.checkpoint_io import WEIGHTS, read_variables
 from pldmlt_jax.models.weights.download import fetch_weights
@@ -49,8 +48,8 @@ from pldmlt_jax.workflow.stages.pseudo_label import read_label_table
 MONITOR_THRESHOLD = 0.5
 """Threshold of the Dice that early stopping monitors: `evaluation.threshold` may change without another training."""
 
-STEPS = {"theta": train_step, "label": meta_step, "both": round_step}
-DIAGNOSTICS = {"theta": gradient_balance, "label": meta_gradient_paths, "both": round_diagnostics}
+STEPS = {"theta": train_step, "label": meta_step}
+DIAGNOSTICS = {"theta": gradient_balance, "label": meta_gradient_paths}
 """Phase of a round -> its step, and the diagnostics of a logged step."""
 
 

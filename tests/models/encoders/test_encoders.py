@@ -85,7 +85,7 @@ def test_the_dilated_last_stage_equals_the_original() -> None:
         assert_close(feature, recorded["feature"])
 
 
-def test_kerass_vgg16_equals_keras_under_its_own_preprocessing() -> None:
+def test_vgg16_of_keras_equals_the_original_with_its_own_preprocessing() -> None:
     pytest.importorskip("h5py", reason="needs requirements.txt")
     recorded = recorded_of("vgg16_keras_narrow.h5")
     grader = Classifier(VGG((4, 4, 8, 8, 8)), preprocess=preprocessing_scheme("vgg16", "vgg16_keras_narrow.h5"))

@@ -17,7 +17,7 @@ from pldmlt_jax.errors import CheckpointError
 from pldmlt_jax.models.classifier import Classifier
 from pldmlt_jax.models.encoders.resnet import ResNet
 from pldmlt_jax.models.encoders.vgg import VGG
-from pldmlt_jax.models.layers import normalise
+from pldmlt_jax.models.input_normalisation import normalise
 from pldmlt_jax.models.weights.load import assign_tensors, load_weights, read_tensors
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
