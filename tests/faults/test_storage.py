@@ -13,7 +13,8 @@ from faults.runs import ROOT, arguments
 from pldmlt_jax.cli import app
 from pldmlt_jax.errors import ConfigError
 from pldmlt_jax.io.files import PARTIAL, atomic_write, locked, write_json, write_rows
-from pldmlt_jax.training.checkpoint import Checkpoints, find_damage
+from pldmlt_jax.training.checkpoint import Checkpoints
+from pldmlt_jax.training.manifest import find_damage
 
 NO_SPACE = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
