@@ -39,19 +39,19 @@ class ProgressTask:
         self._marks: deque[tuple[float, int]] = deque()
         self._first: tuple[float, int] | None = None
 
-    def update(self, done: int, note: str = "", *, total: int | None = None, most_s: float = float("inf")) -> None:
+    def update(self, done: int, note: str = "", *, total: int | None = None, limit_s: float = float("inf")) -> None:
         """Shows how far it is.
 
         Args:
             done: Units done.
             note: In a few words.
             total: In all, where that was not known before.
-            most_s: It will not go on for longer than this.
+            limit_s: It will not go on for longer than this.
         """
         self.done, self.total = done, total if total is not None else self.total
         now = time.monotonic()
         self._mark(now)
-        said = ", ".join(part for part in (self._speed(), self._left(now, most_s), note) if part)
+        said = ", ".join(part for part in (self._speed(), self._left(now, limit_s), note) if part)
         if self._bar is not None and self._id is not None:
             self._bar.update(self._id, completed=done, total=self.total, said=said)
         elif now - self._last >= PLAIN_INTERVAL_S:
@@ -81,11 +81,11 @@ class ProgressTask:
         speed = self.images * (after - before) / (end - begin)
         return f"{speed:.0f} images/s" if speed >= 100 else f"{speed:.3g} images/s"
 
-    def _left(self, now: float, most_s: float) -> str:
+    def _left(self, now: float, limit_s: float) -> str:
         """By the mean speed, validation and all."""
         begin, before = self._first or (now, self.done)
         seconds = (self.total - self.done) * (now - begin) / (self.done - before) if self.done > before else float("inf")
-        seconds = min(seconds, most_s)
+        seconds = min(seconds, limit_s)
         return f"{format_duration(seconds)} left" if 0 < seconds < float("inf") else ""
 
 

@@ -21,7 +21,7 @@ class Interrupted(KeyboardInterrupt):
         then: What comes of the same command.
     """
 
-    def __init__(self, signum: int, done: str = "", then: str = "the same command goes on from there"):
+    def __init__(self, signum: int, done: str = "", then: str = "the same command resumes from there"):
         super().__init__(signum, done, then)
         self.signum, self.done, self.then = signum, done, then
 

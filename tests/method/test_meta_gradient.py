@@ -16,7 +16,7 @@ from pldmlt_jax.method import meta_gradient
 from pldmlt_jax.method.meta_gradient import META_GRADIENTS, WITHOUT_DIRECT_PATH
 from pldmlt_jax.method.steps import meta_step, round_step, train_step
 from pldmlt_jax.method.virtual_step import META_LOSSES, meta_loss
-from pldmlt_jax.training.loop import plan_rounds
+from pldmlt_jax.training.rounds import plan_rounds
 from tests.method.methods import graded_beside, tiny_batch, tiny_method, tiny_state
 
 

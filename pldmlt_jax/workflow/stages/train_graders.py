@@ -20,8 +20,9 @@ from pldmlt_jax.models.build import build_grader
 from pldmlt_jax.models.weights.download import fetch_weights, resolve_weights_path
 from pldmlt_jax.models.weights.load import load_weights
 from pldmlt_jax.training.log import open_log
-from pldmlt_jax.training.loop import LoopOptions, RoundPlan, ValidationResult, fit
+from pldmlt_jax.training.loop import ValidationResult, fit
 from pldmlt_jax.training.parallel import Devices, local_rows, select_local_devices, select_training_devices
+from pldmlt_jax.training.rounds import LoopOptions, RoundPlan
 from pldmlt_jax.types import NUM_GRADES, UNKNOWN_GRADE, Batch
 from pldmlt_jax.workflow.context import Context
 
@@ -65,12 +66,12 @@ def train_one(context: Context, name: str) -> None:
         fit(
             state,
             rounds=rounds,
-            stopping=LoopOptions.from_grader_config(config.grader, config.train),
+            options=LoopOptions.from_grader_config(config.grader, config.train),
             steps={"grader": devices.make_training_step(grader_step, grader=grader)},
             diagnostics={},
             batches=batches,
             validate=validate,
-            names=lambda batch: [training.split.image_ids[i] for i in local_rows(batch.index).ravel()],
+            image_names=lambda batch: [training.split.image_ids[i] for i in local_rows(batch.index).ravel()],
             checkpoints=checkpoints,
             make_log=lambda step: open_log(directory, step, config_text(config)),
             task=task,

@@ -143,7 +143,7 @@ def test_a_signal_reaches_the_run_and_both_end_in_good_order(root: Path, tmp_pat
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM
-    assert "saved at step" in errors and errors.count("the same command goes on from there") == 2
+    assert "saved at step" in errors and errors.count("the same command resumes from there") == 2
     with locked(cell / LOCK, lambda holder: AssertionError(holder)):  # pyright: ignore[reportArgumentType]
         pass
 
