@@ -40,6 +40,7 @@ from pldmlt_jax.training.init_from import read_best_network, transfer_weights
 from pldmlt_jax.training.log import open_log
 from pldmlt_jax.training.loop import ValidationResult, fit
 from pldmlt_jax.training.parallel import Devices, local_rows, select_training_devices
+from pldmlt_jax.training.parameters import write_parameter_table
 from pldmlt_jax.training.rounds import LoopOptions, RoundPlan, plan_rounds
 from pldmlt_jax.types import UNKNOWN_GRADE, Batch
 from pldmlt_jax.workflow.context import Context
@@ -156,6 +157,7 @@ def start_state(context: Context, method: Method) -> MethodState:
         print("  encoder weights: none, a random start (the paper starts from ImageNet; see --config.model.weights)")
     state = init_method_state(method, pretrained)
     context.write_json("weights.json", record)
+    write_parameter_table(context.workdir, "network", state.network.params)
     return state
 
 

@@ -22,6 +22,7 @@ from pldmlt_jax.models.weights.load import load_weights
 from pldmlt_jax.training.log import open_log
 from pldmlt_jax.training.loop import ValidationResult, fit
 from pldmlt_jax.training.parallel import Devices, local_rows, select_local_devices, select_training_devices
+from pldmlt_jax.training.parameters import write_parameter_table
 from pldmlt_jax.training.rounds import LoopOptions, RoundPlan
 from pldmlt_jax.types import NUM_GRADES, UNKNOWN_GRADE, Batch
 from pldmlt_jax.workflow.context import Context
@@ -43,6 +44,7 @@ def train_one(context: Context, name: str) -> None:
     devices = select_training_devices(config.parallel, config.grader.batch_size, "grader.batch_size")
     grader = make_grader(config, name, selections["train"], devices.axis_name)
     state, weights = start_state(context, grader, name)
+    write_parameter_table(directory, f"grader {name}", state.params)
     state = devices.put_state(state)
     training = selections["train"]
     indices = drawn_indices(training, config.grader)
