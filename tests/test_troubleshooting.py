@@ -25,7 +25,7 @@ from pldmlt_jax.data.preprocessing.geometry import read_image
 from pldmlt_jax.data.splits.selection import require_lesion_kinds, select_segmented
 from pldmlt_jax.errors import UserError
 from pldmlt_jax.export.onnx import require
-from pldmlt_jax.io.files import locked
+from pldmlt_jax.io.locks import locked
 from pldmlt_jax.io.signals import Interrupted
 from pldmlt_jax.models.weights.load import assign_tensors
 from pldmlt_jax.training.checkpoint import Checkpoints

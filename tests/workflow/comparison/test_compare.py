@@ -20,7 +20,7 @@ from configs.tables import rows as rows_of
 from pldmlt_jax.cli.app import LOCK, VERBS, run
 from pldmlt_jax.cli.flags import parse
 from pldmlt_jax.config_checks import config_errors
-from pldmlt_jax.io.files import locked
+from pldmlt_jax.io.locks import locked
 from pldmlt_jax.table_config import Table, cells
 from pldmlt_jax.workflow.comparison import compare
 from pldmlt_jax.workflow.comparison.table_file import table_errors
