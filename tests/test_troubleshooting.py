@@ -25,12 +25,13 @@ from pldmlt_jax.data.preprocessing.geometry import read_image
 from pldmlt_jax.data.splits.selection import require_lesion_types, select_segmented
 from pldmlt_jax.errors import UserError
 from pldmlt_jax.export.onnx import import_optional
-from pldmlt_jax.io.files import locked
+from pldmlt_jax.io.locks import locked
 from pldmlt_jax.io.signals import Interrupted
 from pldmlt_jax.models.weights.load import assign_tensors
 from pldmlt_jax.training.checkpoint import Checkpoints
-from pldmlt_jax.training.loop import RoundPlan, restore_latest
+from pldmlt_jax.training.loop import restore_latest
 from pldmlt_jax.training.nonfinite import NonfiniteWatch
+from pldmlt_jax.training.rounds import RoundPlan
 from pldmlt_jax.workflow.pipeline import set_aside
 from pldmlt_jax.workflow.stage_table import STAGES
 

@@ -16,7 +16,8 @@ from types import TracebackType
 from pldmlt_jax.cli.flags import COMPARE, VERBS_OF, parse
 from pldmlt_jax.config import Config, frozen
 from pldmlt_jax.errors import ConfigError, UserError, nearest, not_installed, raise_all
-from pldmlt_jax.io.files import find_disk_error, locked
+from pldmlt_jax.io.files import find_disk_error
+from pldmlt_jax.io.locks import locked
 from pldmlt_jax.io.signals import Interrupted, stop_on_signals
 from pldmlt_jax.workflow.options import RunOptions
 

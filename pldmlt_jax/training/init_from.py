@@ -1,4 +1,4 @@
-"""Fine-tuning: a network that starts from another one's arrays, where they have the same name and shape."""
+"""Fine-tuning: a network starts from the arrays of another one that have the same name and shape."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,27 +12,29 @@ MAX_LISTED = 6
 
 
 class TransferredWeights(NamedTuple):
+    """A network's variables after `transfer_weights`."""
+
     variables: dict[str, Any]
     num_taken: int
-    """Arrays."""
+    """Number of arrays taken from the other network."""
     kept: tuple[str, ...]
-    """Modules that keep their start, since the other network has none such or one of another shape."""
+    """Modules that keep their initial values, since the other network lacks them or has them in another shape."""
 
     def summary(self) -> str:
-        """One line."""
+        """Describes the transfer in one line."""
         shown = ", ".join(self.kept[:MAX_LISTED]) + (
             f" and {len(self.kept) - MAX_LISTED} more" if len(self.kept) > MAX_LISTED else ""
         )
         return f"{self.num_taken} arrays; " + (
-            f"left at their start, for they differ: {shown}" if self.kept else "none differs"
+            f"kept at their initial values, since they differ: {shown}" if self.kept else "none differs"
         )
 
 
 def read_best_network(directory: Path) -> dict[str, Any]:
-    """`params` and `batch_stats` of the best checkpoint of a folder, averaged ones where they are kept.
+    """Reads `params` and `batch_stats` of the best checkpoint in a folder; averaged parameters if there are any.
 
     Raises:
-        CheckpointError: Where there is none.
+        CheckpointError: There is no checkpoint with a score.
     """
     with Checkpoints(directory) as checkpoints:
         network = checkpoints.restore_raw(checkpoints.require_best_step())["network"]
@@ -40,12 +42,15 @@ def read_best_network(directory: Path) -> dict[str, Any]:
 
 
 def transfer_weights(variables: dict[str, Any], other: dict[str, Any], parts: str) -> TransferredWeights:
-    """Takes from another network what fits.
+    """Replaces each module of a network by the other network's module of the same name, if all its arrays fit.
 
     Args:
-        variables: `params` and `batch_stats` of the network that starts.
-        other: Of the other one.
-        parts: "encoder", or "all".
+        variables: `params` and `batch_stats` of the network.
+        other: `params` and `batch_stats` of the other network.
+        parts: "encoder" or "all".
+
+    Returns:
+        The new variables, and what was kept.
     """
     own: dict[tuple[str, ...], Any] = traverse_util.flatten_dict(variables)
     others: dict[tuple[str, ...], Any] = traverse_util.flatten_dict(other)

@@ -1,4 +1,4 @@
-"""What a run writes while it trains: one JSON object a line, and the same scalars for TensorBoard."""
+"""The training log of a run: one JSON object per line, and the same scalars for TensorBoard."""
 
 import json
 import os
@@ -15,11 +15,11 @@ from pldmlt_jax.training.tensorboard import EventFile
 
 
 def to_json_values(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Arrays and numpy scalars as JSON-able numbers and lists, with six significant digits; None where not finite."""
-    return {key: _plain(value) for key, value in values.items()}
+    """Converts arrays and NumPy scalars to numbers and lists of six significant digits; values not finite become None."""
+    return {key: _to_json_value(value) for key, value in values.items()}
 
 
-def _plain(value: Any) -> Any:
+def _to_json_value(value: Any) -> Any:
     if isinstance(value, str | bool | int | None):
         return value
     array = np.asarray(value)
@@ -30,12 +30,12 @@ def _plain(value: Any) -> Any:
 
 
 class RunLog:
-    """`log.jsonl` and `events.*` in one folder.
+    """Writes `log.jsonl` and `events.*` in one folder. Use it as a context manager.
 
     Args:
-        workdir: Where both go.
-        after_step: What was written for later steps is removed: a resumed run writes it again.
-        text: Of the config, for TensorBoard.
+        workdir: The folder.
+        after_step: Step that the run resumes from. Lines of later steps are removed, since they will be written again.
+        text: The config as text, for TensorBoard; "" for none.
     """
 
     def __init__(self, workdir: Path, after_step: int = 0, text: str = ""):
@@ -54,42 +54,46 @@ class RunLog:
         self._file.close()
         self._events.close()
 
-    def _write_line(self, line: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
-
     def sync(self) -> None:
-        """Brings what was written to the disk, before a checkpoint that counts on it."""
+        """Writes everything to disk; called before a checkpoint, so that a resumed run finds all lines up to it."""
         os.fsync(self._file.fileno())
         self._events.sync()
 
     def write(
         self, step: int, phase: str, values: Mapping[str, Any], seconds: float | None = None, **more: Any
     ) -> dict[str, Any]:
-        """Writes one line: the step, the phase (`theta`, `label` or `val`), the values, which it returns as written.
+        """Writes one line: the step, the phase and the values.
 
-        The time goes to TensorBoard alone: `log.jsonl` is the same, byte for byte, whenever and however often it stopped.
+        Args:
+            step: Number of the step, from 1.
+            phase: Name of the phase (`theta`, `label`, `grader`), or `val` for a validation.
+            values: Scalars and vectors by name; TensorBoard shows each under `phase/name`.
+            seconds: Training time so far. It goes to TensorBoard only, so that `log.jsonl` is the same, byte for byte,
+                however often a run was stopped.
+            more: Further values for `log.jsonl` only.
+
+        Returns:
+            The values as they were written.
         """
         plain = to_json_values(values)
-        self._write_line({"step": step, "phase": phase} | to_json_values(more) | plain)
+        self._file.write(json.dumps({"step": step, "phase": phase} | to_json_values(more) | plain) + "\n")
+        self._file.flush()
         timed = plain if seconds is None else plain | {"seconds": seconds}
         for name, value in timed.items():
             for i, scalar in enumerate(value if isinstance(value, list) else [value]):
                 suffix = f"_{i}" if isinstance(value, list) else ""
                 if scalar is not None:
                     self._events.add_scalar(f"{phase}/{name.removeprefix(f'{phase}/')}{suffix}", scalar, step)
-        self._events.flush()
         return plain
 
-    def write_images(self, step: int, phase: str, pictures: Mapping[str, UInt8[np.ndarray, "h w 3"]]) -> None:
-        """Shows pictures in TensorBoard."""
-        for name, picture in pictures.items():
-            self._events.add_picture(f"{phase}/{name}", picture, step)
-        self._events.flush()
+    def write_images(self, step: int, phase: str, images: Mapping[str, UInt8[np.ndarray, "h w 3"]]) -> None:
+        """Writes RGB images for TensorBoard, each under `phase/name`."""
+        for name, image in images.items():
+            self._events.add_image(f"{phase}/{name}", image, step)
 
 
 class NullLog(RunLog):
-    """What the other processes write: nothing."""
+    """The log of all processes except the first: it writes nothing."""
 
     def __init__(self) -> None:
         pass
@@ -105,17 +109,17 @@ class NullLog(RunLog):
     ) -> dict[str, Any]:
         return {}
 
-    def write_images(self, step: int, phase: str, pictures: Mapping[str, UInt8[np.ndarray, "h w 3"]]) -> None:
+    def write_images(self, step: int, phase: str, images: Mapping[str, UInt8[np.ndarray, "h w 3"]]) -> None:
         pass
 
 
 def open_log(workdir: Path, after_step: int = 0, text: str = "") -> RunLog:
-    """The run's log in its first process, none in others; see `RunLog`."""
+    """Opens the run's log in the first process, and one that writes nothing in the others; see `RunLog`."""
     return RunLog(workdir, after_step, text) if is_first_process() else NullLog()
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of a `log.jsonl`, up to one that an interruption cut off; empty where there is no file."""
+    """Reads the lines of a `log.jsonl`, up to one that was cut off by a kill; returns no lines if there is no file."""
     if not path.exists():
         return []
     lines = []

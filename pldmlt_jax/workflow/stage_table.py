@@ -95,8 +95,8 @@ STAGES = (
     Stage(
         "train", train, leaves=("checkpoints", "log.jsonl"), sets=sets_of_training, parts=METHOD,
         weights=weights_of_training, reads=("pseudo_labels.csv",),
-        stale=("checkpoints", "log.jsonl", "events.*", "weights.json", "metrics.json", "curves.json", "per_image.csv",
-               "per_graded_image.csv", "examples", "predictions", "report.html"),
+        stale=("checkpoints", "log.jsonl", "events.*", "weights.json", "parameters.txt", "metrics.json", "curves.json",
+               "per_image.csv", "per_graded_image.csv", "examples", "predictions", "report.html"),
         goes_on=True, shared=("segmented", "graded_for_network"),
     ),
     Stage(

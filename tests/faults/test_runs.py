@@ -43,10 +43,10 @@ def test_pipeline_stopped_in_graders_and_network_leaves_what_an_uninterrupted_on
         monkeypatch.setattr(NonfiniteWatch, "record", signalled)
         assert run(["main.py", *arguments(workdir, whole.parent / "cache")]) == 128 + signum
         message = capsys.readouterr().err
-        assert f"stopped by {signum.name}: saved at step {number}; the same command goes on from there" in message
+        assert f"stopped by {signum.name}: saved at step {number}; the same command resumes from there" in message
     monkeypatch.setattr(NonfiniteWatch, "record", follow)
     assert run(["main.py", *arguments(workdir, whole.parent / "cache")]) == 0
-    assert "goes on from step 13 of 20" in capsys.readouterr().out
+    assert "resumes from step 13 of 20" in capsys.readouterr().out
     ours, theirs = results(workdir), results(whole)
     assert {"metrics.json", "log.jsonl", "graders/vgg16/log.jsonl", "per_image.csv"} <= ours.files.keys()
     assert len(ours.checkpoints) == 2

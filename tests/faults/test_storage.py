@@ -12,8 +12,10 @@ from faults.runs import ROOT, arguments
 
 from pldmlt_jax.cli import app
 from pldmlt_jax.errors import ConfigError
-from pldmlt_jax.io.files import PARTIAL, atomic_write, locked, write_json, write_rows
-from pldmlt_jax.training.checkpoint import Checkpoints, find_damage
+from pldmlt_jax.io.files import PARTIAL, atomic_write, write_json, write_rows
+from pldmlt_jax.io.locks import locked
+from pldmlt_jax.training.checkpoint import Checkpoints
+from pldmlt_jax.training.manifest import find_damage
 
 NO_SPACE = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -116,7 +118,7 @@ def test_read_only_file_system_is_refused_before_any_work(small_disk, capsys):
 HOLDS = """
 import sys
 from pathlib import Path
-from pldmlt_jax.io.files import locked
+from pldmlt_jax.io.locks import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()

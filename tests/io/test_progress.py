@@ -60,7 +60,7 @@ def test_time_left_is_bounded_where_the_time_is(clock, capsys):
     with show_progress("train", 200) as task:
         for done in (1, 2, 3):
             clock[0] += 20
-            task.update(done, most_s=7.0)
+            task.update(done, limit_s=7.0)
     assert "train: 3/200 (60 s) 0.05 images/s, 7 s left" in plain_lines(capsys)
 
 

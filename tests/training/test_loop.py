@@ -17,13 +17,14 @@ from pldmlt_jax.io.progress import ProgressTask
 from pldmlt_jax.io.signals import STOP, Interrupted
 from pldmlt_jax.training.checkpoint import Checkpoints
 from pldmlt_jax.training.log import RunLog, read_log
-from pldmlt_jax.training.loop import LoopOptions, RoundPlan, ValidationResult, fit, plan_rounds
+from pldmlt_jax.training.loop import ValidationResult, fit
+from pldmlt_jax.training.rounds import LoopOptions, RoundPlan, plan_rounds
 
 
 def test_rounds_of_algorithm_1():
     config = TrainConfig(unit="epoch", theta_units=2, label_units=1, max_rounds=3)
     rounds = plan_rounds(config, 5, label_update=True)
-    assert [phase for phase, _ in rounds.steps()] == ["theta"] * 10 + ["label"] * 5
+    assert [rounds.phase_at(i)[0] for i in range(rounds.steps_per_round)] == ["theta"] * 10 + ["label"] * 5
     assert rounds.total_steps == 45
     assert plan_rounds(config, 5, label_update=False).steps_per_round == 10
 
@@ -54,14 +55,14 @@ def run(directory: Path, rounds: RoundPlan, scores: list[float], patience: int =
         progress = fit(
             start,
             rounds=rounds,
-            stopping=LoopOptions(patience_rounds=patience, log_every_steps=1, **when),
+            options=LoopOptions(patience_rounds=patience, log_every_steps=1, **when),
             steps={"a": step, "b": step},
             diagnostics={},
             batches=batches,
             validate=validate,
             checkpoints=checkpoints,
             make_log=lambda at: RunLog(directory, at, text="    seed = 0"),
-            names=lambda batch: [str(batch)],
+            image_names=lambda batch: [str(batch)],
             task=ProgressTask("test", None, rounds.total_steps),
         )
     with Checkpoints(directory / "checkpoints") as checkpoints:
@@ -150,14 +151,14 @@ def test_shown_losses_are_the_logged_ones_and_no_other_is_waited_for(tmp_path):
         fit(
             {"x": jnp.zeros(())},
             rounds=RoundPlan((("a", 3), ("b", 1)), 2),
-            stopping=LoopOptions(patience_rounds=9, log_every_steps=3),
+            options=LoopOptions(patience_rounds=9, log_every_steps=3),
             steps={"a": step, "b": step},
             diagnostics={},
             batches=lambda step: iter(range(step, 8)),
             validate=lambda state: ValidationResult(0.5, {}),
             checkpoints=checkpoints,
             make_log=lambda at: RunLog(tmp_path, at),
-            names=lambda batch: [str(batch)],
+            image_names=lambda batch: [str(batch)],
             task=Watched("test", None, 8),
         )
     first, second = "loss 0.25, round 1", "loss 4.25, meta loss 0.5, round 2, best score 0.5000"

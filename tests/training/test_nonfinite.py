@@ -12,8 +12,9 @@ import pytest
 from pldmlt_jax.io.progress import ProgressTask
 from pldmlt_jax.training.checkpoint import Checkpoints
 from pldmlt_jax.training.log import RunLog, read_log
-from pldmlt_jax.training.loop import LoopOptions, RoundPlan, ValidationResult, fit
+from pldmlt_jax.training.loop import ValidationResult, fit
 from pldmlt_jax.training.nonfinite import MAX_SKIPPED_IN_A_ROW, NONFINITE_FOLDER
+from pldmlt_jax.training.rounds import LoopOptions, RoundPlan
 
 
 def run(directory: Path, bad: set[int], *, skip: bool = False, log_every: int = 1, rounds: int = 3) -> Any:
@@ -33,12 +34,12 @@ def run(directory: Path, bad: set[int], *, skip: bool = False, log_every: int = 
         return fit(
             {"sum": jnp.zeros(())},
             rounds=plan,
-            stopping=LoopOptions(100, log_every_steps=log_every, on_nonfinite="skip" if skip else "stop"),
+            options=LoopOptions(100, log_every_steps=log_every, on_nonfinite="skip" if skip else "stop"),
             steps={"theta": step},
             diagnostics={},
             batches=batches,
             validate=lambda state: ValidationResult(0.0, {}),
-            names=lambda batch: [f"image {batch['number']}"],
+            image_names=lambda batch: [f"image {batch['number']}"],
             checkpoints=checkpoints,
             make_log=lambda at: RunLog(directory, at),
             task=ProgressTask("test", None, plan.total_steps),

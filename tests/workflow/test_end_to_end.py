@@ -59,7 +59,15 @@ def workdir(tmp_path_factory) -> Path:
 
 
 def test_pipeline_leaves_every_promised_file(workdir):
-    for name in ("report.html", "metrics.json", "per_image.csv", "pseudo_labels.csv", "config.json", "log.jsonl"):
+    for name in (
+        "report.html",
+        "metrics.json",
+        "per_image.csv",
+        "pseudo_labels.csv",
+        "config.json",
+        "log.jsonl",
+        "parameters.txt",
+    ):
         assert (workdir / name).stat().st_size > 0
     assert list(workdir.glob("events.*"))
     assert json.loads((workdir / "weights.json").read_text()) == {"encoder": "random start"}

@@ -24,7 +24,8 @@ from pldmlt_jax.data.datasets.records import RawRecord
 from pldmlt_jax.data.datasets.registry import dataset_spec, parse_set_names
 from pldmlt_jax.data.preprocessing.prepare import prepare_listing
 from pldmlt_jax.errors import DataError, UserError, collect_errors, raise_all
-from pldmlt_jax.io.files import locked, sync_tree
+from pldmlt_jax.io.files import sync_tree
+from pldmlt_jax.io.locks import locked
 from pldmlt_jax.io.progress import OnProgress
 from pldmlt_jax.types import LESIONS, Geometry, Sample
 

@@ -38,8 +38,10 @@ from pldmlt_jax.models.weights.load import load_encoder_weights, preprocessing_s
 from pldmlt_jax.reporting.validation_panel import NUM_IMAGES, validation_panel
 from pldmlt_jax.training.init_from import read_best_network, transfer_weights
 from pldmlt_jax.training.log import open_log
-from pldmlt_jax.training.loop import LoopOptions, RoundPlan, ValidationResult, fit, plan_rounds
+from pldmlt_jax.training.loop import ValidationResult, fit
 from pldmlt_jax.training.parallel import Devices, local_rows, select_local_devices, select_training_devices
+from pldmlt_jax.training.parameters import write_parameter_table
+from pldmlt_jax.training.rounds import LoopOptions, RoundPlan, plan_rounds
 from pldmlt_jax.types import UNKNOWN_GRADE, Batch
 from pldmlt_jax.workflow.context import Context
 from pldmlt_jax.workflow.stages.calibrate import calibrate
@@ -85,12 +87,12 @@ def train(context: Context) -> None:
         fit(
             devices.put_state(make_start_state(context, method)),
             rounds=rounds,
-            stopping=LoopOptions.from_train_config(config.train),
+            options=LoopOptions.from_train_config(config.train),
             steps={phase: devices.make_training_step(step, method=method) for phase, step in STEPS.items()},
             diagnostics={phase: devices.make_evaluation(diagnose, method=method) for phase, diagnose in DIAGNOSTICS.items()},
             batches=batches,
             validate=lambda state: validate(state, method, devices, validation, validation_labels, config),
-            names=lambda batch: batch_image_ids(batch, training, context),
+            image_names=lambda batch: batch_image_ids(batch, training, context),
             checkpoints=checkpoints,
             make_log=lambda step: open_log(context.workdir, step, config_text(config)),
             task=task,
@@ -162,6 +164,7 @@ def make_start_state(context: Context, method: Method) -> MethodState:
         print("  encoder weights: none, a random start (the paper starts from ImageNet; see --config.model.weights)")
     state = init_method_state(method, pretrained)
     context.write_json("weights.json", record)
+    write_parameter_table(context.workdir, "network", state.network.params)
     return state
 
 

@@ -23,8 +23,10 @@ from pldmlt_jax.models.weights.download import fetch_weights, resolve_weights_pa
 from pldmlt_jax.models.weights.load import load_weights
 from pldmlt_jax.training.checkpoint import Checkpoints
 from pldmlt_jax.training.log import open_log
-from pldmlt_jax.training.loop import LoopOptions, RoundPlan, ValidationResult, fit
+from pldmlt_jax.training.loop import ValidationResult, fit
 from pldmlt_jax.training.parallel import Devices, local_rows, select_local_devices, select_training_devices
+from pldmlt_jax.training.parameters import write_parameter_table
+from pldmlt_jax.training.rounds import LoopOptions, RoundPlan
 from pldmlt_jax.types import NUM_GRADES, Batch
 from pldmlt_jax.workflow.context import Context
 
@@ -45,6 +47,7 @@ def train_grader(context: Context, name: str) -> None:
     devices = select_training_devices(config.parallel, config.grader.batch_size, "grader.batch_size")
     grader = make_grader(config, name, selections["train"], devices.axis_name)
     state, weights = make_start_state(context, grader, name)
+    write_parameter_table(directory, f"grader {name}", state.params)
     state = devices.put_state(state)
     training, validation = selections["train"], selections["val"]
     indices = epoch_indices(training, config.grader)
@@ -69,12 +72,12 @@ def train_grader(context: Context, name: str) -> None:
         fit(
             state,
             rounds=rounds,
-            stopping=LoopOptions.from_grader_config(config.grader, config.train),
+            options=LoopOptions.from_grader_config(config.grader, config.train),
             steps={"grader": devices.make_training_step(grader_step, grader=grader)},
             diagnostics={},
             batches=batches,
             validate=validate,
-            names=lambda batch: [training.split.image_ids[i] for i in local_rows(batch.index).ravel()],
+            image_names=lambda batch: [training.split.image_ids[i] for i in local_rows(batch.index).ravel()],
             checkpoints=checkpoints,
             make_log=lambda step: open_log(directory, step, config_text(config)),
             task=task,

@@ -103,7 +103,7 @@ def test_a_tensor_beyond_its_numbers_is_refused(tmp_path: Path) -> None:
 
 def test_a_training_checkpoint_is_told_from_a_state_dict(tmp_path: Path) -> None:
     path = _write_zip(tmp_path / "checkpoint.pth", pickle.dumps({"epoch": 3, "state_dict": {}}))
-    with pytest.raises(CheckpointError, match="something else than a state dict"):
+    with pytest.raises(CheckpointError, match="something other than a state dict"):
         read_tensors(path)
 
 
