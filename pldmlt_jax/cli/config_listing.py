@@ -1,77 +1,24 @@
-"""A config as text: each field with its value, its comment, which stands in `config.py` alone, and its default."""
+"""`--print_config`: prints a config and exits."""
 
-import ast
-import functools
-import inspect
-import io
 import os
 import shutil
 import sys
 import textwrap
-import tokenize
-from typing import Any
 
-from pldmlt_jax import config as fields_home
-from pldmlt_jax.config import Config, Part, fields
+from pldmlt_jax.config import Config
+from pldmlt_jax.config.listing import DIFFERS, config_lines
 
-DIFFERS = "*"
-"""Before a field that has another value than its default."""
-
-CONTINUED = " " * 8
+INDENT = " " * 8
 """Before the further lines of a field that is wider than the terminal."""
 
 
-def config_lines(config: Config) -> list[str]:
-    """One line a field: `path = value  # comment`; one that differs from its default is marked, and tells that."""
-    comments, defaults = field_comments(), dict(fields(Config()))
-    lines = []
-    for path, value in fields(config):
-        differs = value != defaults[path]
-        told = [comments[path], f"(default: {defaults[path]!r})"] if differs else [comments[path]]
-        lines.append(f"{DIFFERS if differs else ' '} {path} = {value!r}  # {' '.join(told)}")
-    return lines
-
-
-def config_text(config: Config) -> str:
-    """The lines as Markdown, for TensorBoard."""
-    return "\n".join(f"    {line}" for line in config_lines(config))
-
-
 def print_config(config: Config) -> None:
-    """Prints the lines, wrapped where they go to a terminal; a reader like `head` may have had enough of them."""
+    """Prints every field, wrapped to the width of a terminal. The reader may close the pipe early, as `head` does."""
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
     try:
-        print(f"{DIFFERS} differs from the default in pldmlt_jax/config.py")
+        print(f"{DIFFERS} differs from the default")
         for line in config_lines(config):
-            print(textwrap.fill(line, width, subsequent_indent=CONTINUED, break_on_hyphens=False))
+            print(textwrap.fill(line, width, subsequent_indent=INDENT, break_on_hyphens=False))
         sys.stdout.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains again when it ends
-
-
-@functools.cache
-def field_comments() -> dict[str, str]:
-    """Dotted path of each field -> its comment, as the source has it."""
-    source = inspect.getsource(fields_home)
-    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
-    said = {token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT}
-    of_class = {
-        node.name: {
-            line.target.id: " ".join(said[n] for n in range(line.lineno, (line.end_lineno or line.lineno) + 1) if n in said)
-            for line in node.body
-            if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name)
-        }
-        for node in ast.parse(source).body
-        if isinstance(node, ast.ClassDef)
-    }
-
-    def paths(part: Any, prefix: str) -> dict[str, str]:
-        found = {}
-        for name, value in vars(part).items():
-            if isinstance(value, Part):
-                found |= paths(value, f"{prefix}{name}.")
-            else:
-                found[prefix + name] = of_class[type(part).__name__][name]
-        return found
-
-    return paths(Config(), "")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python reports the closed pipe at exit

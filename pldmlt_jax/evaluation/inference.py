@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save
 
 from pldmlt_jax.config import Config, ParallelConfig, from_dict
 from pldmlt_jax.data.preprocessing.geometry import to_original
-from pldmlt_jax.errors import CheckpointError, DataError
+from pldmlt_jax.errors import CheckpointError, ConfigError, DataError
 from pldmlt_jax.evaluation.tta import RawOutput
 from pldmlt_jax.export.quantisation import with_8_bits, with_32_bits
 from pldmlt_jax.io.files import read_json, writing
@@ -114,11 +114,13 @@ def saved_config(directory: Path) -> Config:
     """The config that training has left in its folder of checkpoints.
 
     Raises:
-        CheckpointError: It is missing or not one of this version.
+        CheckpointError: It is missing, is of another version, or holds a retired field with another value than its default.
     """
     path = directory / CONFIG
     try:
         return from_dict(read_json(path))
+    except ConfigError as error:  # a retired field
+        raise CheckpointError(path, f"{error.where}: {error.found}", error.expected, error.action) from error
     except (DataError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(path, str(error), "the config that the network was trained with", "train again") from error
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from pldmlt_jax.cli.config_listing import config_text
 from pldmlt_jax.config import Config, has_stage_1, to_dict
+from pldmlt_jax.config.listing import config_text
 from pldmlt_jax.data.augment import training_window
 from pldmlt_jax.data.loader import (
     Labels,

@@ -6,8 +6,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from pldmlt_jax.cli.config_listing import config_text
 from pldmlt_jax.config import Config, GraderConfig, to_dict
+from pldmlt_jax.config.listing import config_text
 from pldmlt_jax.data.loader import eval_batches, given_labels, oversampled, steps_per_epoch, train_batches
 from pldmlt_jax.data.splits.selection import Selection, held_out
 from pldmlt_jax.evaluation.metrics.grading import grade_rows, grading_metrics
