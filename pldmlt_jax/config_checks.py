@@ -11,8 +11,18 @@ import reprlib
 from collections.abc import Iterator
 from typing import Any, get_args, get_origin
 
-from pldmlt_jax.config import NO_SET, RETIRED_FIELDS, Config, ConfigSection, FieldInfo, LossConfig, field_infos, fields
-from pldmlt_jax.errors import ConfigError, UserError, nearest, raise_all
+from pldmlt_jax.config import (
+    NAME_RULE,
+    NO_SET,
+    RETIRED_FIELDS,
+    Config,
+    ConfigSection,
+    FieldInfo,
+    LossConfig,
+    field_infos,
+    fields,
+)
+from pldmlt_jax.errors import ConfigError, UserError, raise_all, suggest_nearest
 from pldmlt_jax.evaluation.tta import TILE_STEP_PX
 from pldmlt_jax.method.losses import OVERLAP_LOSSES
 from pldmlt_jax.method.meta_gradient import WITHOUT_DIRECT_PATH
@@ -54,7 +64,7 @@ def _type_errors(section: ConfigSection, prefix: str = "") -> Iterator[UserError
     for name, value in vars(section).items():
         path = prefix + name
         if name not in kinds:
-            similar = nearest(path, [prefix + known for known in kinds], "see docs/configs.md")
+            similar = suggest_nearest(path, [prefix + known for known in kinds], "see docs/configs.md")
             action = RETIRED_FIELDS[path].action if path in RETIRED_FIELDS else similar
             yield ConfigError(path, "no such config field", "a known config field", action)
         elif not _has_type(value, kinds[name]):
@@ -82,8 +92,7 @@ def _value_errors(path: str, value: Any, info: FieldInfo) -> Iterator[UserError]
             if not (math.isfinite(item) and info.min <= item <= info.max):
                 yield ConfigError(path, f"{item}", f"a number from {info.range_text()}", "set it inside this range")
     elif info.pattern and not re.fullmatch(info.pattern, str(value)):
-        expected = "a folder's name of at most 100 letters, digits, spaces and . + - _; the first is a letter, digit or _"
-        yield ConfigError(path, reprlib.repr(value), expected, "shorten it, or leave out the other characters")
+        yield ConfigError(path, reprlib.repr(value), NAME_RULE, "shorten it, or leave out the other characters")
     else:
         for text in (item for item in items if isinstance(item, str)):
             if len(text) > MAX_TEXT_CHARACTERS or any(ord(character) < 32 for character in text):
@@ -98,7 +107,7 @@ def _choice_errors(path: str, items: tuple[str, ...], info: FieldInfo) -> Iterat
     for item in (name for text in items for name in (text.split(info.separator) if info.separator else [text])):
         if item not in choices:
             expected = "one of " + ", ".join((*choices, NO_SET) if info.or_none else choices)
-            action = nearest(item, choices, "choose one of them")
+            action = suggest_nearest(item, choices, "choose one of them")
             yield ConfigError(path, f"unknown name {reprlib.repr(item)}", expected, action)
 
 

@@ -12,7 +12,10 @@ from pldmlt_jax.config.section import ConfigSection, field
 from pldmlt_jax.config.training import CheckpointConfig, OptimConfig, ParallelConfig, TrainConfig
 
 NAME_PATTERN = r"\w[\w.+ -]{0,99}"
-"""Names of runs and of the rows of tables, which become folders."""
+"""Regular expression of the names of runs and of rows of tables, which become folders."""
+
+NAME_RULE = "a folder's name of at most 100 letters, digits, spaces and . + - _; the first is a letter, digit or _"
+"""NAME_PATTERN in words, for error messages."""
 
 
 @dataclass(unsafe_hash=True)
