@@ -17,6 +17,7 @@ INFOS = field_infos(Config)
 DEFAULTS = dict(fields(Config()))
 UNITS = {
     "_px": "px",
+    "_s": "s",
     "_deg": "degrees",
     "_minutes": "minutes",
     "_steps": "steps",
