@@ -6,13 +6,11 @@ relations between fields: values that are fine on their own and contradict each 
 
 import dataclasses
 import math
-import re
 import reprlib
 from collections.abc import Iterator
 from typing import Any, get_args, get_origin
 
 from pldmlt_jax.config import (
-    NAME_RULE,
     NO_SET,
     RETIRED_FIELDS,
     Config,
@@ -24,12 +22,13 @@ from pldmlt_jax.config import (
 )
 from pldmlt_jax.errors import ConfigError, UserError, raise_all, suggest_nearest
 from pldmlt_jax.evaluation.tta import TILE_STEP_PX
+from pldmlt_jax.io.files import FOLDER_NAME, is_folder_name
 from pldmlt_jax.method.losses import OVERLAP_LOSSES
-from pldmlt_jax.method.meta_gradient import WITHOUT_DIRECT_PATH
+from pldmlt_jax.method.meta_gradient import META_LOSSES_WITHOUT_DIRECT_PATH
 from pldmlt_jax.method.virtual_step import uses_graded_images
-from pldmlt_jax.models.build import TARGET_CHANNELS, halvings
+from pldmlt_jax.models.build import TARGET_CHANNELS, encoder_depth
 from pldmlt_jax.models.checks import network_errors
-from pldmlt_jax.models.weights.download import NO_WEIGHTS
+from pldmlt_jax.models.weights.download import RANDOM_START
 
 MAX_TEXT_CHARACTERS = 4000
 
@@ -91,8 +90,8 @@ def _value_errors(path: str, value: Any, info: FieldInfo) -> Iterator[UserError]
         for item in items:
             if not (math.isfinite(item) and info.min <= item <= info.max):
                 yield ConfigError(path, f"{item}", f"a number from {info.range_text()}", "set it inside this range")
-    elif info.pattern and not re.fullmatch(info.pattern, str(value)):
-        yield ConfigError(path, reprlib.repr(value), NAME_RULE, "shorten it, or leave out the other characters")
+    elif path == "name" and not is_folder_name(str(value)):
+        yield ConfigError(path, reprlib.repr(value), FOLDER_NAME, "shorten it, or leave out the other characters")
     else:
         for text in (item for item in items if isinstance(item, str)):
             if len(text) > MAX_TEXT_CHARACTERS or any(ord(character) < 32 for character in text):
@@ -115,7 +114,7 @@ def _choice_errors(path: str, items: tuple[str, ...], info: FieldInfo) -> Iterat
 
 
 def _size_errors(config: Config) -> Iterator[UserError]:
-    size_px, crop_px, times = config.data.size_px, config.train.crop_px, halvings(config.model)
+    size_px, crop_px, times = config.data.size_px, config.train.crop_px, encoder_depth(config.model)
     multiple = 2**times
     if size_px % multiple:
         expected = f"a multiple of {multiple}, because the network halves it {times} times"
@@ -128,7 +127,7 @@ def _size_errors(config: Config) -> Iterator[UserError]:
 def _cost_errors(config: Config) -> Iterator[UserError]:
     """Options that make training cheaper."""
     model, train = config.model, config.train
-    if model.frozen_stages and model.weights in NO_WEIGHTS and not train.init_from:
+    if model.frozen_stages and model.weights in RANDOM_START and not train.init_from:
         found = f"{model.frozen_stages} with model.weights = {model.weights!r}"
         expected = "pretrained weights: these stages would stay frozen at random values"
         yield ConfigError("model.frozen_stages", found, expected, "name a file in model.weights, or set train.init_from")
@@ -229,7 +228,7 @@ def _class_weight_errors(loss: LossConfig) -> Iterator[UserError]:
 
 def _meta_errors(config: Config) -> Iterator[UserError]:
     meta = config.meta
-    indirect = meta.enabled and meta.loss in WITHOUT_DIRECT_PATH
+    indirect = meta.enabled and meta.loss in META_LOSSES_WITHOUT_DIRECT_PATH
     if indirect and meta.gradient == "first_order":
         found = f"'first_order' with meta.loss = {meta.loss!r}"
         expected = "'paper' or 'maxl', which depend on the label network directly"

@@ -22,15 +22,15 @@ from pldmlt_jax.data.datasets.records import RawRecord
 from pldmlt_jax.data.image_warnings import image_warnings
 from pldmlt_jax.data.preprocessing.field_of_view import field_of_view
 from pldmlt_jax.data.preprocessing.geometry import read_image
-from pldmlt_jax.data.splits.selection import require_lesion_kinds, select_segmented
+from pldmlt_jax.data.splits.selection import require_lesion_types, select_segmented
 from pldmlt_jax.errors import UserError
-from pldmlt_jax.export.onnx import require
+from pldmlt_jax.export.onnx import import_optional
 from pldmlt_jax.io.files import locked
 from pldmlt_jax.io.signals import Interrupted
-from pldmlt_jax.models.weights.load import assign
+from pldmlt_jax.models.weights.load import assign_tensors
 from pldmlt_jax.training.checkpoint import Checkpoints
-from pldmlt_jax.training.loop import Rounds, resumed
-from pldmlt_jax.training.nonfinite import FiniteWatch
+from pldmlt_jax.training.loop import RoundPlan, restore_latest
+from pldmlt_jax.training.nonfinite import NonfiniteWatch
 from pldmlt_jax.workflow.pipeline import set_aside
 from pldmlt_jax.workflow.stage_table import STAGES
 
@@ -165,7 +165,7 @@ def saved(user: User, rounds: int) -> Path:
 
 def fewer_rounds(user: User) -> str:
     with Checkpoints(saved(user, 3)) as checkpoints:
-        return told(lambda: resumed({"x": np.zeros(3)}, Rounds((("theta", 1),), 2), checkpoints))
+        return told(lambda: restore_latest({"x": np.zeros(3)}, RoundPlan((("theta", 1),), 2), checkpoints))
 
 
 def damaged(user: User) -> str:
@@ -180,7 +180,7 @@ def moved_aside(user: User) -> str:
 
 
 def not_finite(user: User) -> str:
-    watch = FiniteWatch(user.root, lambda batch: ["IDRiD_01"], skip=False)
+    watch = NonfiniteWatch(user.root, lambda batch: ["IDRiD_01"], skip=False)
     watch.record(1, "theta", {"image": np.zeros(1)}, {"loss": np.float32(np.nan), "finite": np.array(False)})
     return told(lambda: watch.check_pending({"x": np.zeros(3)}))
 
@@ -192,7 +192,7 @@ def in_use(user: User) -> str:
 
 def other_weights() -> str:
     tree, tensors = {"kernel": np.zeros((3, 3, 3, 8))}, {"weight": np.zeros((16, 3, 3, 3))}
-    return told(lambda: assign(tree, tensors, lambda path: "weight", Path("vgg.pth")))
+    return told(lambda: assign_tensors(tree, tensors, lambda path: "weight", Path("vgg.pth")))
 
 
 JPEG = cv2.imencode(".jpg", photograph(1))[1].tobytes()
@@ -228,7 +228,7 @@ MESSAGES: dict[str, Callable[[User], str]] = {
     "every graded photograph is pixel-labelled as well": all_graded_are_labelled,
     "the same photograph in two folds": two_folds,
     "masks do not say which lesion they show": lambda user: told(
-        lambda: require_lesion_kinds(select_segmented(folder(user, lesion=mask(255))))
+        lambda: require_lesion_types(select_segmented(folder(user, lesion=mask(255))))
     ),
     "which is empty": lambda user: user.command(LAPTOP, f"--workdir={user.root}"),
     "nowhere.pth: no such file": lambda user: user.command(
@@ -241,13 +241,15 @@ MESSAGES: dict[str, Callable[[User], str]] = {
     "made from another config or other input, and so moved to": moved_aside,
     "--config.checkpoint.fallback=True": damaged,
     "not finite": not_finite,
-    "training has diverged": lambda user: told(lambda: train(user.root, Rounds((("a", 1),), 1), [float("nan")])),
+    "training has diverged": lambda user: told(lambda: train(user.root, RoundPlan((("a", 1),), 1), [float("nan")])),
     "make room, and the same command goes on": lambda user: user.meets(FULL, 1),
     "(--debug shows the traceback)": lambda user: user.meets(RuntimeError("RESOURCE_EXHAUSTED: Out of memory"), 1),
     "stopped by SIGTERM": lambda user: user.meets(Interrupted(15), 143),
     "much smaller than the": lambda user: odd((200, 90, 40)),
     "not red or orange as a fundus is": lambda user: odd((40, 90, 200)),
-    "the package no_such_package is not there": lambda user: told(lambda: require("no_such_package", "--engine=onnx")),
+    "the package no_such_package is not there": lambda user: told(
+        lambda: import_optional("no_such_package", "--engine=onnx")
+    ),
 }
 """What the page quotes -> what brings it about and returns what is then told."""
 

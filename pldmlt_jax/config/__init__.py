@@ -9,14 +9,12 @@ from pldmlt_jax.config.evaluation import EvaluationConfig, InferenceConfig
 from pldmlt_jax.config.method import LossConfig, MetaConfig
 from pldmlt_jax.config.model import ModelConfig
 from pldmlt_jax.config.pseudo_labels import GraderConfig, PseudoLabelConfig
-from pldmlt_jax.config.run import NAME_PATTERN, NAME_RULE, Config, has_stage_1
+from pldmlt_jax.config.run import Config, has_stage_1
 from pldmlt_jax.config.saved import RETIRED_FIELDS, RetiredField, from_dict, to_dict
 from pldmlt_jax.config.section import ConfigSection, FieldInfo, field, field_infos, fields, frozen
 from pldmlt_jax.config.training import CheckpointConfig, OptimConfig, ParallelConfig, TrainConfig
 
 __all__ = [
-    "NAME_PATTERN",
-    "NAME_RULE",
     "NO_SET",
     "RETIRED_FIELDS",
     "SET_SEPARATOR",

@@ -11,18 +11,12 @@ from pldmlt_jax.config.pseudo_labels import GraderConfig, PseudoLabelConfig
 from pldmlt_jax.config.section import ConfigSection, field
 from pldmlt_jax.config.training import CheckpointConfig, OptimConfig, ParallelConfig, TrainConfig
 
-NAME_PATTERN = r"\w[\w.+ -]{0,99}"
-"""Regular expression of the names of runs and of rows of tables, which become folders."""
-
-NAME_RULE = "a folder's name of at most 100 letters, digits, spaces and . + - _; the first is a letter, digit or _"
-"""NAME_PATTERN in words, for error messages."""
-
 
 @dataclass(unsafe_hash=True)
 class Config(ConfigSection):
     """All settings of a run. In Python they are attributes: `config.train.batch_size = 4`."""
 
-    name: str = field("idrid", "Name of the run and of its folder.", pattern=NAME_PATTERN)
+    name: str = field("idrid", "Name of the run and of its folder.")
     workdir: str = field("", 'Folder of the run; "" = runs/NAME.')
     seed: int = field(0, "Seed of initial weights and of the order and augmentation of images.", min=0, max=MAX_SEED)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)

@@ -30,7 +30,6 @@ class FieldInfo:
     choices: str | tuple[str, ...] = ()
     separator: str = ""
     or_none: bool = False
-    pattern: str = ""
 
     def load_choices(self) -> tuple[str, ...]:
         """The names that are allowed now; imports the module of the table that holds them, if there is one."""
@@ -57,7 +56,6 @@ def field(
     choices: str | tuple[str, ...] = (),
     separator: str = "",
     or_none: bool = False,
-    pattern: str = "",
 ) -> Value:
     """Declares a field of a config section.
 
@@ -71,12 +69,11 @@ def field(
             that has them as keys. A table is imported only when a config is checked, so that users can add entries to it.
         separator: Joins several names in one value, as in "idrid_s+diaretdb1". "" = a value is one name.
         or_none: Also allow the value "none", on its own.
-        pattern: Regular expression that the whole text must match. Other texts without choices are free.
 
     Returns:
         A `dataclasses.field`. It is typed as the value, which is how type checkers read the default of a dataclass.
     """
-    info = FieldInfo(doc, unit, min, max, choices, separator, or_none, pattern)
+    info = FieldInfo(doc, unit, min, max, choices, separator, or_none)
     return dataclasses.field(default=default, metadata={"info": info})  # pyright: ignore[reportReturnType]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pldmlt_jax.data.preprocessing.geometry import IMAGE_SUFFIXES, PHOTOGRAPH_SUFFIXES
 from pldmlt_jax.errors import DataError, UserError, collect_errors, raise_all
-from pldmlt_jax.io.files import visible
+from pldmlt_jax.io.files import sort_visible_paths
 from pldmlt_jax.workflow.stages.predictions_table import ENDINGS, TABLE
 
 PATTERN_MARKS = frozenset("*?[")
@@ -59,10 +59,10 @@ def _below(folder: Path) -> Iterator[Path]:
 
 
 def _images(paths: Iterable[Path]) -> list[Path]:
-    return visible({path for path in paths if path.suffix.lower() in PHOTOGRAPH_SUFFIXES and path.is_file()})
+    return sort_visible_paths({path for path in paths if path.suffix.lower() in PHOTOGRAPH_SUFFIXES and path.is_file()})
 
 
-def without_results(paths: Sequence[Path]) -> list[Path]:
+def exclude_predictions(paths: Sequence[Path]) -> list[Path]:
     """The images that are not what `predict` has left itself: its folder may lie among the photographs."""
     return [path for path in paths if not (path.name.endswith(ENDINGS) and (path.parent / TABLE).is_file())]
 

@@ -19,7 +19,7 @@ from pldmlt_jax.models.encoders.resnet import RESNETS, make_resnet
 from pldmlt_jax.models.encoders.vgg import VGG
 from pldmlt_jax.models.label_update import LabelUpdate
 from pldmlt_jax.models.multitask import MultiTask
-from pldmlt_jax.models.weights.load import preprocessing
+from pldmlt_jax.models.weights.load import preprocessing_scheme
 
 TARGET_CHANNELS = {"fused": 2, "lesions": 4, "exclusive": 5}
 """Channels of the segmentation output for each target."""
@@ -44,7 +44,7 @@ def _resnet(name: str) -> Callable[[ModelConfig], nn.Module]:
         config.encoder_max_blocks,
         field="model.encoder_base_filters",
         frozen_stages=config.frozen_stages,
-        dilate_last=config.decoder in DILATING,
+        dilate_last=config.decoder in STRIDE_16_DECODERS,
         rematerialisation=config.rematerialisation,
         dtype=jnp.dtype(config.dtype),
     )
@@ -90,23 +90,23 @@ ENCODERS: dict[str, Callable[[ModelConfig], nn.Module]] = {
 }
 DECODERS: dict[str, Callable[[ModelConfig], Decoder]] = {
     "unet": _unet,
-    "linknet": lambda config: LinkNet(halvings(config), config.decoder_base_filters // 8, **_normed(config)),
+    "linknet": lambda config: LinkNet(encoder_depth(config), config.decoder_base_filters // 8, **_normed(config)),
     "fpn": lambda config: FPN(config.decoder_base_filters, **_shared(config)),
     "deeplabv3plus": lambda config: DeepLabV3Plus(config.decoder_base_filters, config.atrous_rates, **_normed(config)),
 }
 
-DILATING = ("deeplabv3plus",)
+STRIDE_16_DECODERS = ("deeplabv3plus",)
 """Decoders that want the encoder's last feature at stride 16."""
 
-DILATABLE = tuple(RESNETS)
+DILATABLE_ENCODERS = tuple(RESNETS)
 """Encoders that can give it: they halve by strided convolutions. VGG and DenseNet halve by pooling, and the reference
 refuses them."""
 
-FIVE_FEATURES = ("fpn", "deeplabv3plus")
+FIVE_STAGE_DECODERS = ("fpn", "deeplabv3plus")
 """Decoders for an encoder that halves the image five times."""
 
 
-def halvings(config: ModelConfig) -> int:
+def encoder_depth(config: ModelConfig) -> int:
     """How often the encoder halves the image's size; where its last stage is dilated, once less."""
     return len(config.encoder_filters) if config.encoder == "vgg16" else 5
 
@@ -117,7 +117,7 @@ def build_network(config: ModelConfig, target: str) -> MultiTask:
         encoder=ENCODERS[config.encoder](config),
         decoder=DECODERS[config.decoder](config),
         num_channels=TARGET_CHANNELS[target],
-        preprocess=preprocessing(config.encoder, config.weights),
+        preprocess=preprocessing_scheme(config.encoder, config.weights),
         dtype=jnp.dtype(config.dtype),
         grade_head=config.grade_head,
     )
@@ -170,4 +170,4 @@ def build_grader(name: str, config: GraderConfig, weights: str = "") -> Classifi
 
     Images are prepared as the file of `weights` expects them.
     """
-    return Classifier(encoder=GRADERS[name](config), preprocess=preprocessing(name, weights))
+    return Classifier(encoder=GRADERS[name](config), preprocess=preprocessing_scheme(name, weights))

@@ -29,7 +29,7 @@ from pldmlt_jax.evaluation.operating_points import OperatingPoint, OperatingPoin
 from pldmlt_jax.io.files import read_json
 from pldmlt_jax.models.weights.load import read_tensors
 from pldmlt_jax.training.log import read_log
-from pldmlt_jax.workflow.stages.pseudo_label import read_table
+from pldmlt_jax.workflow.stages.pseudo_label import read_label_table
 
 ROOT = Path(__file__).parents[2]
 FIXTURES = ROOT / "tests" / "fixtures"
@@ -167,7 +167,7 @@ KINDS: dict[str, Kind] = {
     "pseudo_labels_csv": Kind(
         "pseudo_labels.csv",
         lambda: [table(["image", "before", "after", "true_grade"], *[[name, 1, 2, ""] for name in IMAGES])],
-        read_table,
+        read_label_table,
         PLAIN,
     ),
     "true_grades_csv": Kind(

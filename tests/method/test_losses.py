@@ -193,8 +193,8 @@ def test_binary_focal_of_two_channels_is_that_of_their_logits_difference():
     logits = 3 * jax.random.normal(jax.random.key(0), (*batch.mask_bits.shape, 2))
     truth = losses.segmentation_target(batch.mask_bits, "fused")
     difference = jnp.stack([logits[..., 0] - logits[..., 1], logits[..., 1] - logits[..., 0]], axis=-1)
-    counted = losses.bit(batch.mask_bits, "valid")
-    expected = losses.masked_mean(losses.binary_focal(difference, truth, 0.25, 2.0, "retinanet"), counted) / 2
+    pixel_mask = losses.unpack_mask(batch.mask_bits, "valid")
+    expected = losses.masked_mean(losses.binary_focal(difference, truth, 0.25, 2.0, "retinanet"), pixel_mask) / 2
     config = LossConfig(segmentation="binary_focal")
     assert float(losses.segmentation_loss(logits, batch, config)) == pytest.approx(float(expected), rel=1e-5)
 

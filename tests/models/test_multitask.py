@@ -10,10 +10,10 @@ from pldmlt_jax.config_checks import validate_config
 from pldmlt_jax.errors import ConfigError
 from pldmlt_jax.models.build import (
     DECODERS,
-    DILATABLE,
-    DILATING,
+    DILATABLE_ENCODERS,
     ENCODERS,
     GRADERS,
+    STRIDE_16_DECODERS,
     build_grader,
     build_label_network,
     build_network,
@@ -87,7 +87,7 @@ def test_nearest_upsampling_repeats_pixels():
 @pytest.mark.parametrize("decoder", sorted(DECODERS))
 def test_every_pair_segments_at_full_size_and_grades_or_is_refused(encoder, decoder):
     model = ModelConfig(encoder=encoder, decoder=decoder)
-    if decoder in DILATING and encoder not in DILATABLE:
+    if decoder in STRIDE_16_DECODERS and encoder not in DILATABLE_ENCODERS:
         with pytest.raises(ConfigError, match="cannot be dilated"):
             validate_config(Config(model=model))
         return

@@ -24,7 +24,7 @@ from pldmlt_jax.method.steps import eval_step, meta_step, round_step, train_step
 from pldmlt_jax.models.classifier import Classifier
 from pldmlt_jax.models.encoders.vgg import VGG
 from pldmlt_jax.training.checkpoint import Checkpoints
-from pldmlt_jax.training.parallel import Devices, training_devices
+from pldmlt_jax.training.parallel import Devices, select_training_devices
 from pldmlt_jax.types import Batch
 from tests.method.methods import tiny_method, tiny_state
 
@@ -61,7 +61,7 @@ def make_method(segmentation: str, meta_loss: str, gradient: str, **fields):
 
 @functools.cache
 def devices(mode: str, count: int, *, shard: bool = False) -> Devices:
-    return training_devices(ParallelConfig(mode, count, shard_params=shard), NUM, "train.batch_size")
+    return select_training_devices(ParallelConfig(mode, count, shard_params=shard), NUM, "train.batch_size")
 
 
 def difference(actual: Any, expected: Any) -> float:
@@ -80,7 +80,7 @@ def difference(actual: Any, expected: Any) -> float:
 def on(where: Devices, step, state, batch, *, updates: bool, **static):
     """A step on some devices, with the axis that a pmap needs."""
     static = {name: dataclasses.replace(value, axis_name=where.axis_name) for name, value in static.items()}
-    make = where.training_step if updates else where.evaluation
+    make = where.make_training_step if updates else where.make_evaluation
     return make(step, **static)(where.put_state(state), where.put_batch(batch))
 
 
@@ -158,7 +158,7 @@ def go_on_elsewhere(batch: Batch) -> dict[str, float]:
     after_one, _ = round_step(state, batch, method=method)
     after_two, _ = round_step(after_one, batch, method=method)
     two, eight = devices("mesh", 2, shard=True), devices("mesh", 8)
-    program = two.training_step(round_step, method=method)
+    program = two.make_training_step(round_step, method=method)
     placed = two.put_state(state)
     before = jax.tree.map(np.array, placed)
     saved, _ = program(placed, two.put_batch(batch))
@@ -173,7 +173,7 @@ def go_on_elsewhere(batch: Batch) -> dict[str, float]:
             found["restored on 1 device"] = difference(alone, after_one)
             found["went on with 1 device"] = difference(round_step(alone, batch, method=method)[0], after_two)
             spread, _ = checkpoints.restore(1, eight.put_state(state))
-            again = eight.training_step(round_step, method=method)(spread, eight.put_batch(batch))
+            again = eight.make_training_step(round_step, method=method)(spread, eight.put_batch(batch))
             found["went on with 8 devices"] = difference(again[0], after_two)
     return found
 
@@ -189,12 +189,12 @@ def compilations_of_another_run(batch: Batch) -> dict[str, float]:
     jax.monitoring.register_event_duration_secs_listener(listen)
     for mode in ("mesh", "pmap"):
         method = dataclasses.replace(make_method("dice_ce", "maxl", "exact"), axis_name=devices(mode, 8).axis_name)
-        where = training_devices(ParallelConfig(mode, 8), NUM, "train.batch_size")
+        where = select_training_devices(ParallelConfig(mode, 8), NUM, "train.batch_size")
         state, placed = where.put_state(tiny_state(method)), where.put_batch(batch)
         before = count
         for _ in range(2):
-            state, _ = where.training_step(round_step, method=method)(state, placed)
-            where.evaluation(eval_step, method=method)(state, placed)
+            state, _ = where.make_training_step(round_step, method=method)(state, placed)
+            where.make_evaluation(eval_step, method=method)(state, placed)
         if count != before:
             return {"compilations of another run": float(count - before)}
     return {"compilations of another run": 0.0, "compilations were not counted": float(not count)}

@@ -64,7 +64,7 @@ GRADING_SETS = SetNames(lambda spec: spec.has_grades)
 """Graded sets: the choices of `data.grading`."""
 
 
-def set_names(name: str) -> list[str]:
+def parse_set_names(name: str) -> list[str]:
     """The sets that a config field names: one, or several that are pooled, as in `idrid_s+diaretdb1`."""
     return name.split(SET_SEPARATOR)
 

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, UInt8
 from pldmlt_jax.config import DataConfig
 from pldmlt_jax.data.preprocessing.image_headers import MAX_PIXELS, declared_size
 from pldmlt_jax.errors import DataError
-from pldmlt_jax.io.files import read_bounded, writing
+from pldmlt_jax.io.files import atomic_write, read_bounded
 from pldmlt_jax.types import Geometry
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".jp2", ".avif")
@@ -67,7 +67,7 @@ def decoded(content: bytes, path: Path, mode: int, what: str) -> np.ndarray:
 
 def write_image(path: Path, pixels: np.ndarray, options: Sequence[int] = ()) -> None:
     """Writes an image as OpenCV encodes it, whole or not at all; colours in OpenCV's order."""
-    with writing(path, "wb") as file:
+    with atomic_write(path, "wb") as file:
         file.write(encoded(pixels, path.suffix, options))
 
 

@@ -31,7 +31,7 @@ from pldmlt_jax.data.datasets.records import Listing
 from pldmlt_jax.data.preprocessing.geometry import encoded
 from pldmlt_jax.data.synthetic.fundus import develop, draw_disc, draw_vessels, new_canvas
 from pldmlt_jax.data.synthetic.lesions import Findings, draw_findings, grade_from_findings
-from pldmlt_jax.io.files import locked, naming, partial_path, remove_leftovers, sync_folder, sync_tree
+from pldmlt_jax.io.files import locked, name_file_in_errors, partial_path, remove_leftovers, sync_folder, sync_tree
 from pldmlt_jax.types import LESIONS, NUM_GRADES
 
 DRAWING_VERSION = 4
@@ -203,7 +203,7 @@ def _write_one(job: _Job, height_px: int) -> None:
     if fundus.grade != job.grade:
         raise AssertionError(f"{job.image.name}: drew grade {fundus.grade} for {job.grade}")
     bgr = cv2.cvtColor(fundus.image, cv2.COLOR_RGB2BGR)
-    with naming(job.image):
+    with name_file_in_errors(job.image):
         job.image.write_bytes(encoded(bgr, job.image.suffix, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]))
     if job.masks is None:
         return
@@ -216,5 +216,5 @@ def _write_one(job: _Job, height_px: int) -> None:
 
 def _write_mask(path: Path, mask: Bool[np.ndarray, "h w"]) -> None:
     coloured = np.where(mask[..., None], np.array(MASK_COLOUR_BGR, np.uint8), np.uint8(0))
-    with naming(path):
+    with name_file_in_errors(path):
         path.write_bytes(encoded(coloured, path.suffix))

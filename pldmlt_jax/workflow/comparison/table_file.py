@@ -7,8 +7,9 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from pldmlt_jax.config import NAME_PATTERN, NAME_RULE, NO_SET, Config
+from pldmlt_jax.config import NO_SET, Config
 from pldmlt_jax.errors import ConfigError, UserError, raise_all, suggest_nearest
+from pldmlt_jax.io.files import FOLDER_NAME, is_folder_name
 from pldmlt_jax.table_config import PARTS, PUBLISHED, Row, Table
 
 EXPECTED = "a file with get_table() -> Table"
@@ -122,8 +123,8 @@ def table_errors(
 def _name_errors(table: Table) -> Iterator[UserError]:
     names = [row.name.lower() for row in table.rows]
     for name in (table.name, *(row.name for row in table.rows)):
-        if not re.fullmatch(NAME_PATTERN, name):
-            yield ConfigError("name", repr(name), NAME_RULE, "shorten it, or leave out the other characters")
+        if not is_folder_name(name):
+            yield ConfigError("name", repr(name), FOLDER_NAME, "mend it")
     for name in sorted({name for name in names if names.count(name) > 1}):
         yield ConfigError("rows", f"{name!r} twice", "a name of its own for each row", "rename one")
     if table.reference and table.reference not in [row.name for row in table.rows]:

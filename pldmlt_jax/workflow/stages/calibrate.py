@@ -9,7 +9,7 @@ import numpy as np
 from pldmlt_jax.data.splits.selection import Selection
 from pldmlt_jax.evaluation.operating_points import OperatingPoints, PointSearch, write_points
 from pldmlt_jax.evaluation.predictor import Predictor
-from pldmlt_jax.io.progress import Task, progress
+from pldmlt_jax.io.progress import ProgressTask, show_progress
 from pldmlt_jax.workflow.context import Context
 from pldmlt_jax.workflow.stages.load_checkpoint import load_predictor
 from pldmlt_jax.workflow.stages.train_graders import fit_temperature, given_grades
@@ -21,7 +21,7 @@ def calibrate(context: Context) -> None:
     (network,) = predictor.networks
     validation = context.segmented["val"]
     graded = context.graded_for_network.get("val")
-    with progress("operating points", len(validation) + (len(graded) if graded else 0)) as task:
+    with show_progress("operating points", len(validation) + (len(graded) if graded else 0)) as task:
         lesions = choose_points(predictor, validation, task)
         temperature = choose_temperature(predictor, graded, task) if graded else None
     longer = [max(row.crop_height_px, row.crop_width_px) for row in _geometries(context.segmented["train"])]
@@ -30,14 +30,14 @@ def calibrate(context: Context) -> None:
         lesions, temperature, len(graded) if graded else 0, network.step, inference, (min(longer), max(longer))
     )
     write_points(network.directory, points)
-    print(f"  {describe(points)}")
+    print(f"  {summarise_points(points)}")
 
 
 def _geometries(selection: Selection) -> list:
     return [selection.split.metadata[int(i)].geometry for i in selection.indices]
 
 
-def choose_points(predictor: Predictor, validation: Selection, task: Task) -> dict:
+def choose_points(predictor: Predictor, validation: Selection, task: ProgressTask) -> dict:
     """Each lesion's point, by the Dice pooled over the validation images at the network's size."""
     search, batch_size = PointSearch(predictor.target), predictor.config.evaluation.batch_size
     for start in range(0, len(validation), batch_size):
@@ -49,7 +49,7 @@ def choose_points(predictor: Predictor, validation: Selection, task: Task) -> di
     return search.choose()
 
 
-def choose_temperature(predictor: Predictor, graded: Selection, task: Task) -> float:
+def choose_temperature(predictor: Predictor, graded: Selection, task: ProgressTask) -> float:
     """The temperature of truly graded validation images; with views it is fitted on the mean of their probabilities."""
     uncalibrated = dataclasses.replace(predictor, temperatures=(1.0,))
     batch_size, probabilities = predictor.config.evaluation.batch_size, []
@@ -62,7 +62,7 @@ def choose_temperature(predictor: Predictor, graded: Selection, task: Task) -> f
     return fit_temperature(logits, given_grades(graded))
 
 
-def describe(points: OperatingPoints) -> str:
+def summarise_points(points: OperatingPoints) -> str:
     """One line for the terminal."""
     parts = [
         f"{name} > {point.threshold:g}" + (f", from {point.min_area_px:g} px" if point.min_area_px else "")

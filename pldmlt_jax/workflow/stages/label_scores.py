@@ -9,12 +9,12 @@ from pldmlt_jax.config import has_stage_1
 from pldmlt_jax.data.loader import stacked
 from pldmlt_jax.evaluation.inference import TrainedNetwork
 from pldmlt_jax.evaluation.metrics.labels import label_quality_metrics
-from pldmlt_jax.io.processes import merged, own_share
+from pldmlt_jax.io.processes import merge_rows, take_own_share
 from pldmlt_jax.method.steps import read_labels
 from pldmlt_jax.models.label_update import HIERARCHIES
 from pldmlt_jax.types import UNKNOWN_GRADE
 from pldmlt_jax.workflow.context import Context
-from pldmlt_jax.workflow.stages.train import labels_of
+from pldmlt_jax.workflow.stages.train import training_labels
 
 
 def score_labels(context: Context, network: TrainedNetwork) -> dict[str, Any]:
@@ -27,13 +27,13 @@ def score_labels(context: Context, network: TrainedNetwork) -> dict[str, Any]:
     table = context.workdir / "pseudo_labels.csv"
     if config.pseudo.source == "none" or (has_stage_1(config) and not table.exists()):
         return {}
-    labels = labels_of(train.split, config, table)
+    labels = training_labels(train.split, config, table)
     true = {int(i): context.known_grades.get(train.split.records[i].image, UNKNOWN_GRADE) for i in train.indices}
     known = [i for i, grade in sorted(true.items()) if UNKNOWN_GRADE not in (grade, labels.grade[i])]
-    ask = network.devices.evaluation(read_labels, method=network.method)
-    batch_size = network.devices.own_batch_size(config.train.batch_size)
+    ask = network.devices.make_evaluation(read_labels, method=network.method)
+    batch_size = network.devices.batch_size_per_process(config.train.batch_size)
     soft: dict[int, np.ndarray] = {}
-    own = own_share(known)
+    own = take_own_share(known)
     filled = np.resize(own, -(-len(own) // batch_size) * batch_size).tolist()
     for start in range(0, len(filled), batch_size):
         chunk = filled[start : start + batch_size]
@@ -44,4 +44,4 @@ def score_labels(context: Context, network: TrainedNetwork) -> dict[str, Any]:
     given = labels.grade[known]
     hierarchy = HIERARCHIES[config.meta.hierarchy if config.meta.enabled else "full"]
     allowed = np.asarray(hierarchy(jnp.asarray(given), jnp.asarray(labels.admissible[known])))
-    return label_quality_metrics(np.stack(merged(soft)), given, np.array([true[i] for i in known]), allowed)
+    return label_quality_metrics(np.stack(merge_rows(soft)), given, np.array([true[i] for i in known]), allowed)

@@ -9,19 +9,19 @@ import numpy as np
 from pldmlt_jax.config import Config, GraderConfig, to_dict
 from pldmlt_jax.config.listing import config_text
 from pldmlt_jax.data.loader import eval_batches, given_labels, oversampled, steps_per_epoch, train_batches
-from pldmlt_jax.data.splits.selection import Selection, held_out
+from pldmlt_jax.data.splits.selection import Selection, held_out_split
 from pldmlt_jax.evaluation.metrics.grading import grade_rows, grading_metrics
 from pldmlt_jax.io.files import write_json, write_rows
-from pldmlt_jax.io.processes import merged, on_first, summed
-from pldmlt_jax.io.progress import progress
+from pldmlt_jax.io.processes import merge_rows, run_on_first, sum_over_processes
+from pldmlt_jax.io.progress import show_progress
 from pldmlt_jax.method.grader import Grader, grader_eval, grader_step, init_grader, init_grader_state
 from pldmlt_jax.method.state import TrainState
 from pldmlt_jax.models.build import build_grader
-from pldmlt_jax.models.weights.download import fetch_weights, weights_path
+from pldmlt_jax.models.weights.download import fetch_weights, resolve_weights_path
 from pldmlt_jax.models.weights.load import load_weights
 from pldmlt_jax.training.log import open_log
-from pldmlt_jax.training.loop import Rounds, Stopping, Validated, fit
-from pldmlt_jax.training.parallel import Devices, own_devices, own_rows, training_devices
+from pldmlt_jax.training.loop import LoopOptions, RoundPlan, ValidationResult, fit
+from pldmlt_jax.training.parallel import Devices, local_rows, select_local_devices, select_training_devices
 from pldmlt_jax.types import NUM_GRADES, UNKNOWN_GRADE, Batch
 from pldmlt_jax.workflow.context import Context
 
@@ -32,56 +32,56 @@ GRADED_IMAGES = "per_graded_image.csv"
 def train_graders(context: Context) -> None:
     """Trains every grader of the config on the graded set's training images."""
     for name in context.config.grader.architectures:
-        train_one(context, name)
+        train_grader(context, name)
 
 
-def train_one(context: Context, name: str) -> None:
+def train_grader(context: Context, name: str) -> None:
     """Trains one grader, keeps its best state by validation kappa and writes its figures on the test images."""
     config, selections = context.config, context.graded_for_graders
     directory = context.workdir / "graders" / name
-    devices = training_devices(config.parallel, config.grader.batch_size, "grader.batch_size")
+    devices = select_training_devices(config.parallel, config.grader.batch_size, "grader.batch_size")
     grader = make_grader(config, name, selections["train"], devices.axis_name)
-    state, weights = start_state(context, grader, name)
+    state, weights = make_start_state(context, grader, name)
     state = devices.put_state(state)
     training = selections["train"]
-    indices = drawn_indices(training, config.grader)
-    rounds = Rounds((("grader", steps_per_epoch(len(indices), config.grader.batch_size)),), config.grader.epochs)
+    indices = epoch_indices(training, config.grader)
+    rounds = RoundPlan((("grader", steps_per_epoch(len(indices), config.grader.batch_size)),), config.grader.epochs)
 
-    def validate(state: TrainState) -> Validated:
+    def validate(state: TrainState) -> ValidationResult:
         logits, loss = predict(state, grader, selections["val"], devices)
         figures = grading_metrics(softmax(logits), given_grades(selections["val"]), majority_grade(selections["train"]))
         values = {"val/loss": loss, "val/accuracy": figures["grade/accuracy"], "val/kappa": figures["grade/kappa"]}
-        return Validated(values["val/kappa"] or 0.0, values)
+        return ValidationResult(values["val/kappa"] or 0.0, values)
 
     def batches(step: int) -> Iterator[Batch]:
-        own, labels = devices.own_batch_size(config.grader.batch_size), given_labels(training.split)
+        own, labels = devices.batch_size_per_process(config.grader.batch_size), given_labels(training.split)
         shared: Any = {"config": config.data, "seed": config.seed, "start_step": step, "shard": devices.shard}
         return map(devices.put_batch, train_batches(training.split, indices, labels, batch_size=own, **shared))
 
     with (
-        progress(f"grader {name}", rounds.total_steps, config.grader.batch_size) as task,
+        show_progress(f"grader {name}", rounds.total_steps, config.grader.batch_size) as task,
         context.checkpoints(directory / "checkpoints", to_dict(context.config)) as checkpoints,
     ):
         fit(
             state,
             rounds=rounds,
-            stopping=Stopping.of_grader(config.grader, config.train),
-            steps={"grader": devices.training_step(grader_step, grader=grader)},
+            stopping=LoopOptions.from_grader_config(config.grader, config.train),
+            steps={"grader": devices.make_training_step(grader_step, grader=grader)},
             diagnostics={},
             batches=batches,
             validate=validate,
-            names=lambda batch: [training.split.image_ids[i] for i in own_rows(batch.index).ravel()],
+            names=lambda batch: [training.split.image_ids[i] for i in local_rows(batch.index).ravel()],
             checkpoints=checkpoints,
             make_log=lambda step: open_log(directory, step, config_text(config)),
             task=task,
         )
-    on_first(lambda: _write_figures(context, grader, name, weights))
+    run_on_first(lambda: _write_figures(context, grader, name, weights))
 
 
 def _write_figures(context: Context, grader: Grader, name: str, weights: dict) -> None:
-    selections, devices = context.graded_for_graders, own_devices(context.config.parallel)
+    selections, devices = context.graded_for_graders, select_local_devices(context.config.parallel)
     state = devices.put_state(restore_best(context, grader, name))
-    split = held_out(selections)
+    split = held_out_split(selections)
     logits, _ = predict(state, grader, selections[split], devices)
     answers, truth = softmax(logits), true_grades(selections[split])
     figures = grading_metrics(answers, truth, majority_grade(selections["train"]))
@@ -95,7 +95,7 @@ def _write_figures(context: Context, grader: Grader, name: str, weights: dict) -
     write_json(directory / "metrics.json", figures | weights)
 
 
-def drawn_indices(train: Selection, config: GraderConfig) -> np.ndarray:
+def epoch_indices(train: Selection, config: GraderConfig) -> np.ndarray:
     """The positions of an epoch, those of rarer grades more than once where the config asks for it."""
     return oversampled(train.indices, given_grades(train), config.oversample)
 
@@ -107,15 +107,15 @@ def make_grader(whole: Config, name: str, train: Selection, axis_name: str | Non
     if config.class_weights:
         counts = np.bincount(given_grades(train), minlength=NUM_GRADES)
         weights = np.where(counts > 0, len(train) / np.maximum(counts, 1) / max((counts > 0).sum(), 1), 0.0)
-    total_steps = config.epochs * steps_per_epoch(len(drawn_indices(train, config)), config.batch_size)
+    total_steps = config.epochs * steps_per_epoch(len(epoch_indices(train, config)), config.batch_size)
     return Grader(network, config, total_steps, tuple(float(w) for w in weights), axis_name)
 
 
-def start_state(context: Context, grader: Grader, name: str) -> tuple[TrainState, dict[str, Any]]:
+def make_start_state(context: Context, grader: Grader, name: str) -> tuple[TrainState, dict[str, Any]]:
     """A fresh state, with the weight file that the config names for this grader, and what was loaded."""
     config = context.config
     position = config.grader.architectures.index(name)
-    path = fetch_weights(named_weights(config)[position], config.data.cache_dir)
+    path = fetch_weights(grader_weight_names(config)[position], config.data.cache_dir)
     variables = init_grader(grader, jax.random.fold_in(jax.random.key(config.seed), position))
     if not path:
         return init_grader_state(grader, variables), {"weights": "random start"}
@@ -124,14 +124,14 @@ def start_state(context: Context, grader: Grader, name: str) -> tuple[TrainState
     return init_grader_state(grader, loaded.variables), {"weights": path, "weights_sha256": loaded.sha256}
 
 
-def named_weights(config: Config) -> list[str]:
+def grader_weight_names(config: Config) -> list[str]:
     """The weights that the config names for each grader; `encoder` stands for the multi-task network's."""
     return [config.model.weights if name == "encoder" else name for name in config.grader.weights]
 
 
 def weight_files(config: Config) -> list[str]:
     """The weight file of each grader, "" for a random start."""
-    return [weights_path(name, config.data.cache_dir) for name in named_weights(config)]
+    return [resolve_weights_path(name, config.data.cache_dir) for name in grader_weight_names(config)]
 
 
 def restore_best(context: Context, grader: Grader, name: str) -> TrainState:
@@ -163,8 +163,8 @@ def predict(state: TrainState, grader: Grader, selection: Selection, devices: De
     """Logits [n, 5] and mean focal loss over a selection, in order, by all processes of the devices."""
     logits: list[np.ndarray] = []
     loss, count, shard = 0.0, 0.0, devices.shard
-    own, labels = devices.own_batch_size(grader.config.batch_size), given_labels(selection.split)
-    evaluated = devices.evaluation(grader_eval, grader=grader)
+    own, labels = devices.batch_size_per_process(grader.config.batch_size), given_labels(selection.split)
+    evaluated = devices.make_evaluation(grader_eval, grader=grader)
     for batch in eval_batches(selection.split, selection.indices, labels, batch_size=own, shard=shard):
         batch_logits, batch_loss = evaluated(state, devices.put_batch(batch))
         counted = batch.sample_mask > 0
@@ -172,8 +172,8 @@ def predict(state: TrainState, grader: Grader, selection: Selection, devices: De
         loss, count = loss + float(batch_loss) * counted.sum(), count + counted.sum()
     if devices.num_processes > 1:
         places = range(shard.process, len(selection), shard.num_processes)
-        logits = merged(dict(zip(places, logits, strict=True)))
-        loss, count = summed((loss, count))
+        logits = merge_rows(dict(zip(places, logits, strict=True)))
+        loss, count = sum_over_processes((loss, count))
     return np.stack(logits), loss / max(count, 1.0)
 
 

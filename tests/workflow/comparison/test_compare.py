@@ -24,7 +24,7 @@ from pldmlt_jax.io.files import locked
 from pldmlt_jax.table_config import Table, list_runs
 from pldmlt_jax.workflow.comparison import compare
 from pldmlt_jax.workflow.comparison.table_file import table_errors
-from pldmlt_jax.workflow.stages.train_graders import named_weights
+from pldmlt_jax.workflow.stages.train_graders import grader_weight_names
 
 TABLE = "tests/faults/tiny_table.py"
 
@@ -281,7 +281,7 @@ def test_one_file_of_vgg16_is_enough_for_the_rows_that_have_no_other_network() -
     assert parsed is not None and parsed.table is not None
     for name in parsed.rows:
         config = parsed.table.row(name).config
-        assert {config.model.weights, *named_weights(config)} == {"own.pth"}
+        assert {config.model.weights, *grader_weight_names(config)} == {"own.pth"}
 
 
 def threshold_without_pixels(masks: Path) -> float:

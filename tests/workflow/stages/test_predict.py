@@ -14,10 +14,10 @@ from evaluation.tiny_network import photograph, tiny_config, write_tiny
 from PIL import Image
 
 from pldmlt_jax.cli.app import run
-from pldmlt_jax.data.input_images import find_images, unique_names, without_results
+from pldmlt_jax.data.input_images import exclude_predictions, find_images, unique_names
 from pldmlt_jax.errors import UserError
 from pldmlt_jax.evaluation.predictor import load
-from pldmlt_jax.io.progress import Task
+from pldmlt_jax.io.progress import ProgressTask
 from pldmlt_jax.io.signals import Interrupted
 from pldmlt_jax.reporting.overlays import LESION_COLOURS
 from pldmlt_jax.workflow.stages.predict import predict_files
@@ -138,7 +138,7 @@ def test_what_was_predicted_and_hidden_folders_are_passed_over_and_what_must_be_
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "out" / "predictions.csv").touch()
-    kept = without_results(find_images(str(tmp_path)))
+    kept = exclude_predictions(find_images(str(tmp_path)))
     assert [str(path.relative_to(tmp_path)) for path in kept] == ["a.jpg", "b_mask.png", "c.HEIC", "out/late.jpg"]
 
 
@@ -193,7 +193,7 @@ def test_memory_does_not_grow_with_the_number_of_photographs(folder, tmp_path):
     for few in (paths[:4], paths[:8], paths):
         gc.collect()
         tracemalloc.start()
-        outcome = predict_files(predictor, few, tmp_path / "out", Task("", None, len(few)), num_threads=1)
+        outcome = predict_files(predictor, few, tmp_path / "out", ProgressTask("", None, len(few)), num_threads=1)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
         assert len(outcome.rows) == len(few)
