@@ -15,9 +15,9 @@ from data.idrid_files import SHAPE, photograph, write_grading, write_segmentatio
 from training.test_loop import run as train
 
 from pldmlt_jax.cli.app import run
-from pldmlt_jax.cli.check import nothing_left
+from pldmlt_jax.cli.check import find_grader_shortage
 from pldmlt_jax.config import Config, DataConfig, to_dict
-from pldmlt_jax.data.check import Photograph, SetReport, check_set, leaking
+from pldmlt_jax.data.check import CheckedPhotograph, DatasetReport, check_dataset, find_leakage
 from pldmlt_jax.data.datasets.records import RawRecord
 from pldmlt_jax.data.image_warnings import image_warnings
 from pldmlt_jax.data.preprocessing.field_of_view import field_of_view
@@ -68,7 +68,7 @@ def told(function: Callable[[], object]) -> str:
 
 def checked(name: str, data: DataConfig) -> str:
     """What `check` finds in a set."""
-    return "\n".join(f"{f.kind}: {f.found}, {f.expected}, {f.action}" for f in check_set(name, data).findings)
+    return "\n".join(f"{f.kind}: {f.found}, {f.expected}, {f.action}" for f in check_dataset(name, data).findings)
 
 
 def idrid(root: Path) -> DataConfig:
@@ -135,8 +135,10 @@ def folder(user: User, **masks: np.ndarray) -> DataConfig:
 
 def all_graded_are_labelled(user: User) -> str:
     record = RawRecord("a", Path("a.png"))
-    both = [SetReport(name, photographs=[Photograph(record, "train", np.zeros(72, np.uint8))]) for name in ("s", "d")]
-    return next(nothing_left(both[:1], both[1:], list(leaking(*both, distance=88)))).found
+    both = [
+        DatasetReport(name, photographs=[CheckedPhotograph(record, "train", np.zeros(72, np.uint8))]) for name in ("s", "d")
+    ]
+    return next(find_grader_shortage(both[:1], both[1:], list(find_leakage(*both, distance=88)))).found
 
 
 def pixels(user: User, content: bytes) -> str:

@@ -15,11 +15,11 @@ from pldmlt_jax.export.model_card import model_card
 from pldmlt_jax.export.onnx import INSTALL, import_optional
 from pldmlt_jax.io.files import atomic_write, read_json_if_present, read_rows
 from pldmlt_jax.io.progress import show_progress
+from pldmlt_jax.reporting.predictions_table import TABLE
 from pldmlt_jax.workflow.context import Context
+from pldmlt_jax.workflow.load_checkpoint import load_networks
 from pldmlt_jax.workflow.options import RunOptions
-from pldmlt_jax.workflow.stages.load_checkpoint import load_networks
 from pldmlt_jax.workflow.stages.predict import EXAMPLES
-from pldmlt_jax.workflow.stages.predictions_table import TABLE
 
 CARD = "model_card.md"
 MAX_COMPARED = 4

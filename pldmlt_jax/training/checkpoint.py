@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -228,10 +228,15 @@ class Checkpoints:
         restored = self._manager.restore(step, args=args)
         return restored["state"], restored["progress"]
 
-    def restore_raw(self, step: int) -> Any:
-        """The arrays of a state as nested dictionaries, of whatever architecture, on one device."""
+    def restore_raw(self, step: int, place: Callable[[Any], Any] = lambda shapes: shapes) -> Any:
+        """Restores the arrays of a state of any architecture as nested dictionaries.
+
+        Args:
+            step: Number of the checkpoint.
+            place: Gives shapes the sharding to restore them with, as `Devices.like` does; by default one device.
+        """
         saved = self._manager.item_metadata(step)["state"]
-        abstract = jax.tree.map(_abstract, getattr(saved, "tree", saved))
+        abstract = place(jax.tree.map(_abstract, getattr(saved, "tree", saved)))
         return self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)))["state"]
 
     def _require_same_structure(self, step: int, like: Any) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,19 @@ from pldmlt_jax.data.splits.selection import (
     select_segmented,
 )
 from pldmlt_jax.errors import CheckpointError
+from pldmlt_jax.evaluation.inference import (
+    BUNDLED_MODEL,
+    TrainedNetwork,
+    checkpoint_directory,
+    saved_config,
+    split_checkpoints,
+)
 from pldmlt_jax.io.files import write_json
 from pldmlt_jax.io.processes import is_first_process
 from pldmlt_jax.io.progress import show_progress
 from pldmlt_jax.method.virtual_step import uses_graded_images
-from pldmlt_jax.training.checkpoint import CONFIG, Checkpoints
+from pldmlt_jax.training.best_state import CheckpointsWithBest
+from pldmlt_jax.training.checkpoint import CONFIG
 from pldmlt_jax.workflow.options import RunOptions
 
 
@@ -30,6 +39,7 @@ class Context:
 
     options: RunOptions
     others: tuple[Path, ...] = ()  # workdirs of other runs, whose stage 1 is taken where it is the same
+    trained: TrainedNetwork | None = None  # that this run has trained, for the stages that follow
 
     @property
     def config(self) -> Config:
@@ -96,9 +106,9 @@ class Context:
             return self.graded_for_graders
         return self.truly_graded
 
-    def checkpoints(self, directory: Path, config: dict[str, Any] | None = None, *, alone: bool = False) -> Checkpoints:
-        """The checkpoints of a folder; whether damaged ones are passed over is the config's choice."""
-        return Checkpoints(directory, config, fallback=self.config.checkpoint.fallback, alone=alone)
+    def training_checkpoints(self, directory: Path, keep: Callable[[Any], Any]) -> CheckpointsWithBest:
+        """Opens the checkpoints of a training; `keep` gives the part of its best state that stays in memory."""
+        return CheckpointsWithBest(directory, to_dict(self.config), keep, fallback=self.config.checkpoint.fallback)
 
     def write_json(self, name: str, value: Any) -> None:
         """Writes a JSON file of the workdir, whole or not at all; of several processes the first does."""
@@ -145,8 +155,6 @@ def with_saved_config(options: RunOptions) -> RunOptions:
         CheckpointError: There is no checkpoint, or it was trained for or on something else than is asked for.
     """
     from pldmlt_jax.config_checks import config_errors
-    from pldmlt_jax.evaluation.inference import BUNDLED_MODEL, checkpoint_directory, saved_config
-    from pldmlt_jax.evaluation.predictor import split_checkpoints
 
     if options.verb not in ("evaluate", "predict", "export", "figures"):
         return options

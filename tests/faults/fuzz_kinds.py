@@ -19,7 +19,7 @@ from pldmlt_jax.cli.flags import parse
 from pldmlt_jax.config import Config, DataConfig, to_dict
 from pldmlt_jax.config_checks import validate_config
 from pldmlt_jax.data.datasets import ddr, diaretdb1, folder, idrid
-from pldmlt_jax.data.datasets.diaretdb1_xml import PLANES, read_markings, votes
+from pldmlt_jax.data.datasets.diaretdb1_xml import PLANES, count_votes, read_markings
 from pldmlt_jax.data.preprocessing.geometry import read_image
 from pldmlt_jax.data.preprocessing.masks import read_mask
 from pldmlt_jax.data.preprocessing.prepare import prepare_image
@@ -107,7 +107,7 @@ def read_picture(path: Path) -> None:
 
 
 def read_markings_and_draw(path: Path) -> None:
-    assert votes([read_markings(path)], SHAPE).shape == (*SHAPE, len(PLANES))
+    assert count_votes([read_markings(path)], SHAPE).shape == (*SHAPE, len(PLANES))
 
 
 def in_folder(name: str, files: dict[str, bytes], read: Callable[[Path], Any]) -> Callable[[Path], Any]:
@@ -151,7 +151,7 @@ KINDS: dict[str, Kind] = {
             ("avif", (b"ftyp", b"ispe", b"av01", b"iloc")),
         )
     },
-    "grades_csv": Kind("grades.csv", lambda: [GRADES], idrid.read_grades, PLAIN),
+    "grades_csv": Kind("grades.csv", lambda: [GRADES], idrid.read_grade_table, PLAIN),
     "folder_csv": Kind(
         "grades.csv",
         lambda: [table(["image", "grade"], *[[name, 1] for name in IMAGES]), b"id_code;level\nIDRiD_01;2.0\n"],
@@ -176,7 +176,7 @@ KINDS: dict[str, Kind] = {
         idrid._table_of_grades,
         PLAIN,
     ),
-    "ddr_list": Kind("train.txt", lambda: [b"a.jpg 0\nb.jpg 5\nc.jpg 3\n"], ddr.read_list, PLAIN),
+    "ddr_list": Kind("train.txt", lambda: [b"a.jpg 0\nb.jpg 5\nc.jpg 3\n"], ddr.read_grade_list, PLAIN),
     "diaretdb1_list": Kind(
         "ddb1_v02_01_train.txt",
         lambda: [b"images/a.png g/a1.xml g/a2.xml g/a3.xml g/a4.xml\nimages/b.png g/a1.xml g/a2.xml g/a3.xml g/a4.xml\n"],

@@ -8,9 +8,9 @@ import pytest
 from evaluation.tiny_network import tiny_config, tiny_network, write_tiny
 
 from pldmlt_jax.errors import CheckpointError
-from pldmlt_jax.evaluation.inference import WEIGHTS
 from pldmlt_jax.method.setup import make_method
 from pldmlt_jax.method.state import init_method_state
+from pldmlt_jax.models.weights.checkpoint_io import WEIGHTS
 from pldmlt_jax.training.checkpoint import Checkpoints
 from pldmlt_jax.training.init_from import read_best_network, transfer_weights
 from pldmlt_jax.workflow.stages.train import list_initial_files, read_initial_network

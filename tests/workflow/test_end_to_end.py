@@ -83,6 +83,16 @@ def test_pipeline_leaves_every_promised_file(workdir):
     assert phases == {"theta", "label", "val"}
 
 
+def test_metrics_of_the_state_in_memory_are_those_of_the_checkpoint(workdir):
+    """The pipeline evaluates the state that training held; the verb alone reads it from disk."""
+    copy = workdir.parent / "from_disk"
+    shutil.copytree(workdir, copy)
+    (copy / "metrics.json").unlink()
+    assert run(arguments(copy, verb="evaluate")) == 0
+    for name in ("metrics.json", "per_image.csv", "curves.json"):
+        assert (copy / name).read_text() == (workdir / name).read_text(), name
+
+
 def test_second_run_skips_every_stage(workdir, capsys):
     assert run(arguments(workdir)) == 0
     assert capsys.readouterr().out.count("complete and unchanged, skipped") == 7

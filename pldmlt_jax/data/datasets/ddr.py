@@ -111,7 +111,7 @@ def list_grading(root: Path) -> Listing:
         if not images:
             continue
         table = base / f"{folder}.txt"
-        grades, wrong = read_list(table)
+        grades, wrong = read_grade_list(table)
         names = {image.name: image for image in images}
         errors += wrong
         errors += [
@@ -132,7 +132,7 @@ def list_grading(root: Path) -> Listing:
     return Listing(records, tuple(errors), dropped)
 
 
-def read_list(path: Path) -> tuple[dict[str, int | None], list[UserError]]:
+def read_grade_list(path: Path) -> tuple[dict[str, int | None], list[UserError]]:
     """Image name -> grade 0..5 of one list, None where the line has no such grade, and what is wrong in it."""
     if not path.is_file():
         raise DataError(path, "no such file", LAYOUT, "get the list with its images")

@@ -146,7 +146,7 @@ def list_grading(root: Path) -> Listing:
         if not images:
             continue
         table = base / "2. Groundtruths" / GRADE_FILES[split]
-        grades, found = read_grades(table)
+        grades, found = read_grade_table(table)
         errors += [*found, *_unmatched(images, grades, table)]
         true_grades = _table_of_grades(root / TRUE_GRADING_FILE, split)
         records[split] = [
@@ -157,7 +157,7 @@ def list_grading(root: Path) -> Listing:
     return Listing(records, tuple(errors))
 
 
-def read_grades(path: Path) -> tuple[dict[str, int | None], list[UserError]]:
+def read_grade_table(path: Path) -> tuple[dict[str, int | None], list[UserError]]:
     """Image name -> grade of one of B's tables, None where it is none of 0..4, and what is wrong in it.
 
     The released tables have twelve columns, nine of them empty, and a header with a trailing space.

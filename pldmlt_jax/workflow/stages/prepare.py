@@ -4,13 +4,13 @@ import cv2
 import numpy as np
 
 from pldmlt_jax.config import SyntheticConfig, has_stage_1
-from pldmlt_jax.data.augment import augment, training_window
+from pldmlt_jax.data.augment import augment, make_training_window
 from pldmlt_jax.data.loader import sample_rng
 from pldmlt_jax.data.preprocessing.store import open_prepared
 from pldmlt_jax.data.splits.folds import write_folds
 from pldmlt_jax.data.splits.selection import choose_splits
 from pldmlt_jax.data.splits.summary import dataset_summary, fold_rows
-from pldmlt_jax.data.synthetic.dataset import draw_fundus, ensure_written
+from pldmlt_jax.data.synthetic.dataset import draw_fundus, ensure_synthetic_set
 from pldmlt_jax.errors import UserError, collect_errors, raise_all
 from pldmlt_jax.io.progress import show_progress
 from pldmlt_jax.reporting.overlays import add_caption, overlay, write_picture
@@ -27,7 +27,7 @@ def prepare(context: Context) -> None:
     synthetic = "synthetic" in data.segmentation or "synthetic" in data.grading
     if synthetic:
         with show_progress("draw synthetic photographs") as task:
-            ensure_written(data.synthetic, data.cache_dir, task)
+            ensure_synthetic_set(data.synthetic, data.cache_dir, task)
         write_picture(context.workdir / "contact_sheet", contact_sheet(data.synthetic))
     errors: list[UserError] = []
     with collect_errors(errors):
@@ -55,7 +55,7 @@ def prepare(context: Context) -> None:
 def augmented_sheet(context: Context) -> np.ndarray:
     """A row for each image: as it is, and as training sees it in its first epochs, lesions outlined."""
     config, training = context.config, context.segmented["train"]
-    window = training_window(config.train)
+    window = make_training_window(config.train)
     rows = []
     for index in map(int, training.indices[: context.options.augmented]):
         sample = training.split[index]

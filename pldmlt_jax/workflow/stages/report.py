@@ -1,4 +1,4 @@
-"""`report`: one self-contained page of everything that the run left."""
+"""`report`: one self-contained HTML page with the results of a run."""
 
 from pldmlt_jax.errors import ConfigError
 from pldmlt_jax.io.progress import show_progress
@@ -8,11 +8,17 @@ from pldmlt_jax.workflow.options import RunOptions
 
 
 def main(options: RunOptions) -> None:
+    """Writes the report of `--workdir`.
+
+    Raises:
+        ConfigError: There is no such folder.
+    """
     if not options.workdir.is_dir():
         raise ConfigError("--workdir", f"no folder {options.workdir}", "the workdir of a run", "check the path")
     report(Context(options))
 
 
 def report(context: Context) -> None:
+    """Writes `report.html`: the pipeline's stage."""
     with show_progress("report", images=0) as task:
         task.advance(str(write_report(context.workdir)))

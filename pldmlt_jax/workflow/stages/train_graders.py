@@ -1,16 +1,18 @@
-"""`train-grader`: trains the stage 1 graders, each into `graders/<name>/`."""
+"""`train-grader`: trains the stage 1 graders, each in `graders/<name>/`."""
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
 
-from pldmlt_jax.config import Config, GraderConfig, to_dict
+from pldmlt_jax.config import Config, GraderConfig
 from pldmlt_jax.config.listing import config_text
-from pldmlt_jax.data.loader import eval_batches, given_labels, oversampled, steps_per_epoch, train_batches
+from pldmlt_jax.data.loader import eval_batches, given_labels, oversample_grades, steps_per_epoch, train_batches, true_labels
 from pldmlt_jax.data.splits.selection import Selection, held_out_split
 from pldmlt_jax.evaluation.metrics.grading import grade_rows, grading_metrics
+from pldmlt_jax.evaluation.temperature import fit_temperature, softmax
 from pldmlt_jax.io.files import write_json, write_rows
 from pldmlt_jax.io.processes import merge_rows, run_on_first, sum_over_processes
 from pldmlt_jax.io.progress import show_progress
@@ -19,14 +21,15 @@ from pldmlt_jax.method.state import TrainState
 from pldmlt_jax.models.build import build_grader
 from pldmlt_jax.models.weights.download import fetch_weights, resolve_weights_path
 from pldmlt_jax.models.weights.load import load_weights
+from pldmlt_jax.training.checkpoint import Checkpoints
 from pldmlt_jax.training.log import open_log
 from pldmlt_jax.training.loop import LoopOptions, RoundPlan, ValidationResult, fit
 from pldmlt_jax.training.parallel import Devices, local_rows, select_local_devices, select_training_devices
-from pldmlt_jax.types import NUM_GRADES, UNKNOWN_GRADE, Batch
+from pldmlt_jax.types import NUM_GRADES, Batch
 from pldmlt_jax.workflow.context import Context
 
 GRADED_IMAGES = "per_graded_image.csv"
-"""A line for each held-out graded image, in a grader's folder and, of the network, in the workdir."""
+"""Table with a row for each held-out graded image: in a grader's folder, and for the network in the workdir."""
 
 
 def train_graders(context: Context) -> None:
@@ -36,21 +39,22 @@ def train_graders(context: Context) -> None:
 
 
 def train_grader(context: Context, name: str) -> None:
-    """Trains one grader, keeps its best state by validation kappa and writes its figures on the test images."""
+    """Trains one grader, saves its best state by validation kappa, and writes its metrics on the test images."""
     config, selections = context.config, context.graded_for_graders
     directory = context.workdir / "graders" / name
     devices = select_training_devices(config.parallel, config.grader.batch_size, "grader.batch_size")
     grader = make_grader(config, name, selections["train"], devices.axis_name)
     state, weights = make_start_state(context, grader, name)
     state = devices.put_state(state)
-    training = selections["train"]
+    training, validation = selections["train"], selections["val"]
     indices = epoch_indices(training, config.grader)
     rounds = RoundPlan((("grader", steps_per_epoch(len(indices), config.grader.batch_size)),), config.grader.epochs)
 
     def validate(state: TrainState) -> ValidationResult:
-        logits, loss = predict(state, grader, selections["val"], devices)
-        figures = grading_metrics(softmax(logits), given_grades(selections["val"]), majority_grade(selections["train"]))
-        values = {"val/loss": loss, "val/accuracy": figures["grade/accuracy"], "val/kappa": figures["grade/kappa"]}
+        logits, loss = predict(state, grader, validation, devices)
+        grades = given_labels(validation.split).grade[validation.indices]
+        metrics = grading_metrics(softmax(logits), grades, majority_grade(training))
+        values = {"val/loss": loss, "val/accuracy": metrics["grade/accuracy"], "val/kappa": metrics["grade/kappa"]}
         return ValidationResult(values["val/kappa"] or 0.0, values)
 
     def batches(step: int) -> Iterator[Batch]:
@@ -60,7 +64,7 @@ def train_grader(context: Context, name: str) -> None:
 
     with (
         show_progress(f"grader {name}", rounds.total_steps, config.grader.batch_size) as task,
-        context.checkpoints(directory / "checkpoints", to_dict(context.config)) as checkpoints,
+        context.training_checkpoints(directory / "checkpoints", drop_optimizer) as checkpoints,
     ):
         fit(
             state,
@@ -75,44 +79,53 @@ def train_grader(context: Context, name: str) -> None:
             make_log=lambda step: open_log(directory, step, config_text(config)),
             task=task,
         )
-    run_on_first(lambda: _write_figures(context, grader, name, weights))
+        best = checkpoints.best_in_memory()
+
+    def write() -> None:
+        _write_metrics(context, grader, name, best or restore_best(context, grader, name), weights)
+
+    run_on_first(write)
 
 
-def _write_figures(context: Context, grader: Grader, name: str, weights: dict) -> None:
+def _write_metrics(context: Context, grader: Grader, name: str, best: TrainState, weights: dict[str, Any]) -> None:
+    """Writes the metrics of a grader's best state on held-out images, a row for each image, and its temperature."""
     selections, devices = context.graded_for_graders, select_local_devices(context.config.parallel)
-    state = devices.put_state(restore_best(context, grader, name))
     split = held_out_split(selections)
-    logits, _ = predict(state, grader, selections[split], devices)
-    answers, truth = softmax(logits), true_grades(selections[split])
-    figures = grading_metrics(answers, truth, majority_grade(selections["train"]))
-    figures["grade/split"] = split
-    val_logits, _ = predict(state, grader, selections["val"], devices)
-    figures["temperature"] = fit_temperature(val_logits, given_grades(selections["val"]))
-    figures["parameters"] = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    figures["images/train"], figures["images/held_out"] = len(selections["train"]), len(selections[split])
+    training, validation, testing = selections["train"], selections["val"], selections[split]
+    state = devices.put_state(best)
+    logits, _ = predict(state, grader, testing, devices)
+    probabilities, truth = softmax(logits), true_labels(testing.split).grade[testing.indices]
+    val_logits, _ = predict(state, grader, validation, devices)
+    metrics = grading_metrics(probabilities, truth, majority_grade(training)) | {
+        "grade/split": split,
+        "temperature": fit_temperature(val_logits, given_labels(validation.split).grade[validation.indices]),
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
+        "images/train": len(training),
+        "images/held_out": len(testing),
+    }
     directory = context.workdir / "graders" / name
-    write_rows(directory / GRADED_IMAGES, grade_rows(selections[split].image_ids, answers, truth))
-    write_json(directory / "metrics.json", figures | weights)
+    write_rows(directory / GRADED_IMAGES, grade_rows(testing.image_ids, probabilities, truth))
+    write_json(directory / "metrics.json", metrics | weights)
 
 
 def epoch_indices(train: Selection, config: GraderConfig) -> np.ndarray:
-    """The positions of an epoch, those of rarer grades more than once where the config asks for it."""
-    return oversampled(train.indices, given_grades(train), config.oversample)
+    """The positions of one epoch; with `grader.oversample`, images of rarer grades are repeated."""
+    return oversample_grades(train.indices, given_labels(train.split).grade[train.indices], config.oversample)
 
 
 def make_grader(whole: Config, name: str, train: Selection, axis_name: str | None = None) -> Grader:
-    """The static part of a grader; grade weights are inverse frequencies of mean 1 where the config asks for them."""
+    """Makes the static part of a grader; with `grader.class_weights`, grades are weighted by inverse frequency, mean 1."""
     config, weights = whole.grader, np.ones(NUM_GRADES)
     network = build_grader(name, config, weight_files(whole)[config.architectures.index(name)])
     if config.class_weights:
-        counts = np.bincount(given_grades(train), minlength=NUM_GRADES)
+        counts = np.bincount(given_labels(train.split).grade[train.indices], minlength=NUM_GRADES)
         weights = np.where(counts > 0, len(train) / np.maximum(counts, 1) / max((counts > 0).sum(), 1), 0.0)
     total_steps = config.epochs * steps_per_epoch(len(epoch_indices(train, config)), config.batch_size)
     return Grader(network, config, total_steps, tuple(float(w) for w in weights), axis_name)
 
 
 def make_start_state(context: Context, grader: Grader, name: str) -> tuple[TrainState, dict[str, Any]]:
-    """A fresh state, with the weight file that the config names for this grader, and what was loaded."""
+    """Makes a fresh state with the weights that the config names for this grader; also returns what was loaded."""
     config = context.config
     position = config.grader.architectures.index(name)
     path = fetch_weights(grader_weight_names(config)[position], config.data.cache_dir)
@@ -125,42 +138,36 @@ def make_start_state(context: Context, grader: Grader, name: str) -> tuple[Train
 
 
 def grader_weight_names(config: Config) -> list[str]:
-    """The weights that the config names for each grader; `encoder` stands for the multi-task network's."""
+    """The weights that the config names for each grader; `encoder` stands for those of the multi-task network."""
     return [config.model.weights if name == "encoder" else name for name in config.grader.weights]
 
 
 def weight_files(config: Config) -> list[str]:
-    """The weight file of each grader, "" for a random start."""
+    """The weight file of each grader, "" for random weights."""
     return [resolve_weights_path(name, config.data.cache_dir) for name in grader_weight_names(config)]
 
 
 def restore_best(context: Context, grader: Grader, name: str) -> TrainState:
-    """The best state of a trained grader."""
-    with context.checkpoints(context.workdir / "graders" / name / "checkpoints", alone=True) as checkpoints:
+    """Restores the best state of a trained grader from its checkpoints."""
+    directory, fallback = context.workdir / "graders" / name / "checkpoints", context.config.checkpoint.fallback
+    with Checkpoints(directory, fallback=fallback, alone=True) as checkpoints:
         like = jax.eval_shape(lambda: init_grader_state(grader, init_grader(grader, jax.random.key(0))))
         state, _ = checkpoints.restore(checkpoints.require_best_step(), like)
     return state
 
 
-def given_grades(selection: Selection) -> np.ndarray:
-    """Grades of a selection as the set gives them, to be learnt, int [n]; those of pixel-labelled images are true ones."""
-    rows = [selection.split.metadata[i] for i in selection.indices]
-    return np.array([row.true_grade if row.grade == UNKNOWN_GRADE else row.grade for row in rows], np.int64)
-
-
-def true_grades(selection: Selection) -> np.ndarray:
-    """The same before any corruption, where the set keeps the true ones: only to score held-out images."""
-    rows = [selection.split.metadata[i] for i in selection.indices]
-    return np.array([row.grade if row.true_grade == UNKNOWN_GRADE else row.true_grade for row in rows])
+def drop_optimizer(state: TrainState) -> TrainState:
+    """The state without what its optimiser keeps."""
+    return dataclasses.replace(state, opt_state=())
 
 
 def majority_grade(train: Selection) -> int:
-    """The most frequent grade of the training images: the baseline that always answers it."""
-    return int(np.bincount(given_grades(train), minlength=NUM_GRADES).argmax())
+    """The most frequent grade of the training images: the baseline always predicts it."""
+    return int(np.bincount(given_labels(train.split).grade[train.indices], minlength=NUM_GRADES).argmax())
 
 
 def predict(state: TrainState, grader: Grader, selection: Selection, devices: Devices) -> tuple[np.ndarray, float]:
-    """Logits [n, 5] and mean focal loss over a selection, in order, by all processes of the devices."""
+    """Predicts a selection with all processes of the devices: logits [n, 5] in order, and the mean focal loss."""
     logits: list[np.ndarray] = []
     loss, count, shard = 0.0, 0.0, devices.shard
     own, labels = devices.batch_size_per_process(grader.config.batch_size), given_labels(selection.split)
@@ -175,15 +182,3 @@ def predict(state: TrainState, grader: Grader, selection: Selection, devices: De
         logits = merge_rows(dict(zip(places, logits, strict=True)))
         loss, count = sum_over_processes((loss, count))
     return np.stack(logits), loss / max(count, 1.0)
-
-
-def softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
-    """Probabilities [n, 5] of logits divided by a temperature."""
-    return np.asarray(jax.nn.softmax(logits / temperature, axis=-1))
-
-
-def fit_temperature(logits: np.ndarray, grades: np.ndarray) -> float:
-    """The temperature of least negative log-likelihood on validation images (Guo et al. 2017), by a grid of 200."""
-    grid = np.geomspace(0.1, 10.0, 200)
-    likelihood = [-np.log(softmax(logits, t)[np.arange(len(grades)), grades] + 1e-12).mean() for t in grid]
-    return float(grid[int(np.argmin(likelihood))])
