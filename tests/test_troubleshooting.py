@@ -207,7 +207,7 @@ MESSAGES: dict[str, Callable[[User], str]] = {
     "no such verb": lambda user: user.command("evalute"),
     "unknown name": lambda user: user.command("--config.meta.loss=papr"),
     "a number from": lambda user: user.command("--config.loss.beta=-1"),
-    "a multiple of 32, for the network halves it 5 times": lambda user: user.command(IDRID, "--config.data.size_px=100"),
+    "a multiple of 32, because the network halves it 5 times": lambda user: user.command(IDRID, "--config.data.size_px=100"),
     "no effect on": lambda user: user.command("--checkpoint=runs/demo"),
     "more than one word": lambda user: user.command("predict", "--input", "a.jpg", "b.jpg"),
     "the packages of requirements.txt": lambda user: user.meets(ModuleNotFoundError("No module named 'jax'"), 1),

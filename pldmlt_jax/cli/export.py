@@ -8,7 +8,7 @@ import numpy as np
 
 from pldmlt_jax.data.preprocessing.geometry import read_image
 from pldmlt_jax.data.preprocessing.prepare import prepare_image
-from pldmlt_jax.errors import CheckpointError, ConfigError, DataError, UserError, collect_errors, nearest, raise_all
+from pldmlt_jax.errors import CheckpointError, ConfigError, DataError, UserError, collect_errors, raise_all, suggest_nearest
 from pldmlt_jax.evaluation.operating_points import read_points
 from pldmlt_jax.export.export import FORMATS, OPT_IN_FORMATS, Export
 from pldmlt_jax.export.model_card import model_card
@@ -60,7 +60,7 @@ def chosen_formats(text: str) -> list[str]:
     errors: list[UserError] = []
     for name in names:
         if name not in FORMATS:
-            action = nearest(name, list(FORMATS), "choose one of them")
+            action = suggest_nearest(name, list(FORMATS), "choose one of them")
             errors.append(ConfigError("--format", f"{name!r}", "one of " + ", ".join(FORMATS), action))
     with collect_errors(errors):
         if {"folder", "int8"} <= set(names):

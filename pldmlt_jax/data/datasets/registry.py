@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from pldmlt_jax.config import DataConfig
+from pldmlt_jax.config import SET_SEPARATOR, DataConfig
 from pldmlt_jax.data.datasets.base import FundusBuilder
 from pldmlt_jax.data.datasets.ddr import DdrGrading, DdrSegmentation
 from pldmlt_jax.data.datasets.diaretdb1 import Diaretdb1
@@ -42,7 +42,7 @@ DATASETS: dict[str, DatasetSpec] = {
 
 
 class SetNames(Collection[str]):
-    """Names of the sets of some kind, as DATASETS stands when it is asked: it can be added to."""
+    """Names of the sets of one kind. They are read from DATASETS at each use, so that added sets are included."""
 
     def __init__(self, belongs: Callable[[DatasetSpec], bool]):
         self._belongs = belongs
@@ -57,9 +57,16 @@ class SetNames(Collection[str]):
         return any(name == known for known in self)
 
 
+SEGMENTATION_SETS = SetNames(lambda spec: spec.has_masks)
+"""Pixel-labelled sets: the choices of `data.segmentation`."""
+
+GRADING_SETS = SetNames(lambda spec: spec.has_grades)
+"""Graded sets: the choices of `data.grading`."""
+
+
 def parse_set_names(name: str) -> list[str]:
     """The sets that a config field names: one, or several that are pooled, as in `idrid_s+diaretdb1`."""
-    return name.split("+")
+    return name.split(SET_SEPARATOR)
 
 
 def dataset_spec(name: str) -> DatasetSpec:
