@@ -2,12 +2,15 @@
 
 import dataclasses
 import functools
+from collections.abc import Collection
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from pldmlt_jax.cli.flags import Arguments
 from pldmlt_jax.config import Config, fields, has_stage_1, to_dict
+from pldmlt_jax.data.datasets.registry import RawListings
+from pldmlt_jax.data.preprocessing.store import prepare_set
 from pldmlt_jax.data.splits.selection import (
     Selection,
     keep_truly_graded,
@@ -16,10 +19,9 @@ from pldmlt_jax.data.splits.selection import (
     select_graded,
     select_segmented,
 )
-from pldmlt_jax.errors import CheckpointError
+from pldmlt_jax.errors import CheckpointError, UserError, collect_errors, raise_all
 from pldmlt_jax.io.files import write_json
 from pldmlt_jax.io.processes import is_first
-from pldmlt_jax.io.progress import progress
 from pldmlt_jax.method.virtual_step import uses_graded_images
 from pldmlt_jax.training.checkpoint import CONFIG, Checkpoints
 
@@ -40,10 +42,36 @@ class Context:
         return self.arguments.workdir
 
     @cached_property
+    def listings(self) -> RawListings:
+        """The raw files of each set, listed once for the whole run."""
+        return RawListings(self.config.data)
+
+    def prepare_sets(self) -> None:
+        """Prepares the images that the run trains on: the pixel-labelled set, and the graded one if it is used.
+
+        Raises:
+            UserError: All bad files of both sets at once.
+        """
+        data, sizes = self.config.data, {}
+        if has_stage_1(self.config):
+            sizes[data.grading] = self.config.grader.size_px
+        elif uses_graded_images(self.config.meta, self.config.loss):
+            sizes[data.grading] = data.size_px
+        errors: list[UserError] = []
+        for name, size_px in [(data.segmentation, data.size_px), *sizes.items()]:
+            with collect_errors(errors):
+                prepare_set(name, data, size_px, self.listings)
+        raise_all(errors)
+
+    def open_sets(self, names: Collection[str]) -> None:
+        """Opens some of the sets below, by the names of their properties; what is not prepared yet is prepared."""
+        for name in names:
+            getattr(self, name)
+
+    @cached_property
     def segmented(self) -> dict[str, Selection]:
         """Splits of the pixel-labelled set at the network's size."""
-        with progress(f"prepare {self.config.data.segmentation}") as task:
-            selections = select_segmented(self.config.data, task)
+        selections = select_segmented(self.config.data, listings=self.listings)
         if self.config.loss.target != "fused":
             require_lesion_types(selections)
         return selections
@@ -53,8 +81,7 @@ class Context:
         """Splits of the graded set at the graders' size, without photographs that stage 2 sees; none without graders."""
         if not has_stage_1(self.config):
             return {}
-        with progress(f"prepare {self.config.data.grading} for the graders") as task:
-            return select_graded(self.config.data, self.config.grader.size_px, self.segmented, task)
+        return select_graded(self.config.data, self.config.grader.size_px, self.segmented, self.listings)
 
     @cached_property
     def segmented_for_graders(self) -> dict[str, Selection]:
@@ -63,8 +90,7 @@ class Context:
         No lesion may vanish from these masks, whatever the network is trained on: they are evidence for a grade.
         """
         data = dataclasses.replace(self.config.data, mask_reduction="max")
-        with progress(f"prepare {data.segmentation} for the graders") as task:
-            return select_segmented(data, task, size_px=self.config.grader.size_px)
+        return select_segmented(data, size_px=self.config.grader.size_px, listings=self.listings)
 
     @cached_property
     def known_grades(self) -> dict[Path, int]:
@@ -86,8 +112,7 @@ class Context:
     @cached_property
     def truly_graded(self) -> dict[str, Selection]:
         """The graded set at the network's size, whose training images may stand beside the pixel-labelled ones."""
-        with progress(f"prepare {self.config.data.grading} for the network") as task:
-            return select_graded(self.config.data, self.config.data.size_px, self.segmented, task)
+        return select_graded(self.config.data, self.config.data.size_px, self.segmented, self.listings)
 
     @property
     def graded_for_training(self) -> dict[str, Selection]:

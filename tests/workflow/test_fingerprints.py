@@ -9,8 +9,9 @@ from data.idrid_files import SHAPE, write_grading, write_segmentation
 
 from pldmlt_jax.cli.app import run
 from pldmlt_jax.cli.flags import Arguments, parse
+from pldmlt_jax.data.datasets.registry import RawListings
 from pldmlt_jax.workflow.context import Context
-from pldmlt_jax.workflow.fingerprints import compute_fingerprint, describe_raw_files
+from pldmlt_jax.workflow.fingerprints import compute_fingerprint, describe_raw_files, describe_raw_sets
 from pldmlt_jax.workflow.stage_table import STAGES
 
 
@@ -24,7 +25,8 @@ def config(tmp_path):
 
 
 def contents(config):
-    return "\n".join(describe_raw_files(name, config.data, []) for name in (config.data.segmentation, config.data.grading))
+    listings = RawListings(config.data)
+    return "\n".join(describe_raw_files(name, config.data, listings, []) for name in ("idrid_s", "idrid_d"))
 
 
 STAGE = {stage.name: stage for stage in STAGES}
@@ -32,7 +34,7 @@ STAGE = {stage.name: stage for stage in STAGES}
 
 def begun(stage, config, tmp_path):
     """The fingerprint that decides whether a stage goes on from what it has begun."""
-    raw = {name: describe_raw_files(getattr(config.data, name), config.data, []) for name in ("segmentation", "grading")}
+    raw = describe_raw_sets(config.data, RawListings(config.data), [], defer_errors=False)
     return compute_fingerprint(STAGE[stage], Context(Arguments("run", config, True, tmp_path / "run")), raw).begun
 
 

@@ -9,12 +9,12 @@ import numpy as np
 from jaxtyping import Int
 
 from pldmlt_jax.config import DataConfig
+from pldmlt_jax.data.datasets.records import Listing
 from pldmlt_jax.data.datasets.registry import parse_set_names
 from pldmlt_jax.data.preprocessing.store import ImageMetadata, PreparedSplit, concatenate_splits, open_prepared
 from pldmlt_jax.data.splits.folds import read_folds, split_indices, stratified_folds
 from pldmlt_jax.data.splits.near_duplicates import SAME_IMAGE_BITS, find_near_duplicates, group_near_duplicates
 from pldmlt_jax.errors import ConfigError, DataError
-from pldmlt_jax.io.progress import OnProgress
 from pldmlt_jax.types import EVIDENCE, UNKNOWN_GRADE
 
 HELD_OUT_FIRST = ("test", "val", "train")
@@ -45,13 +45,13 @@ def evidence_pattern(evidence_px: np.ndarray) -> str:
 
 
 def select_segmented(
-    data: DataConfig, on_progress: OnProgress | None = None, *, size_px: int | None = None
+    data: DataConfig, *, size_px: int | None = None, listings: Mapping[str, Listing] | None = None
 ) -> dict[str, Selection]:
     """Train, val, test and, where it is on disk, official_test of the pixel-labelled set.
 
     No photograph is in two folds, nor in a fold and in an official part that is held out, and no other one of the same eye.
     """
-    prepared = open_prepared(data.segmentation, data, size_px or data.size_px, on_progress)
+    prepared = open_prepared(data.segmentation, data, size_px or data.size_px, listings)
     selections = _selections(prepared, data, data.split, segmentation_strata)
     if data.leakage == "as_paper":
         return selections
@@ -63,10 +63,10 @@ def select_segmented(
 
 
 def select_graded(
-    data: DataConfig, size_px: int, segmented: dict[str, Selection], on_progress: OnProgress | None = None
+    data: DataConfig, size_px: int, segmented: dict[str, Selection], listings: Mapping[str, Listing] | None = None
 ) -> dict[str, Selection]:
     """The same of the graded set, stratified by grade, without photographs that stand in the pixel-labelled set."""
-    prepared = open_prepared(data.grading, data, size_px, on_progress)
+    prepared = open_prepared(data.grading, data, size_px, listings)
     selections = _selections(prepared, data, data.grading_split, lambda split: [row.grade for row in split.metadata])
     if data.leakage == "as_paper":
         return selections
