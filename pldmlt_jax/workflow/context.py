@@ -1,4 +1,4 @@
-"""What every stage of a run shares: the config, the workdir, the prepared sets and their splits."""
+"""What the stages of a run share: the config, the workdir, the prepared sets and their splits."""
 
 import dataclasses
 import functools
@@ -28,7 +28,7 @@ from pldmlt_jax.training.checkpoint import CONFIG, Checkpoints
 
 @dataclasses.dataclass
 class Context:
-    """One run. Sets are opened when first asked for, and prepared then if they are not."""
+    """One run. Each set is opened at the first access, and prepared then if `prepare_sets` has not done so."""
 
     arguments: Arguments
     others: tuple[Path, ...] = ()  # workdirs of other runs, whose stage 1 is taken where it is the same
@@ -78,30 +78,30 @@ class Context:
 
     @cached_property
     def graded_for_graders(self) -> dict[str, Selection]:
-        """Splits of the graded set at the graders' size, without photographs that stage 2 sees; none without graders."""
+        """Splits of the graded set at the graders' size, without images that stage 2 sees; empty without graders."""
         if not has_stage_1(self.config):
             return {}
         return select_graded(self.config.data, self.config.grader.size_px, self.segmented, self.listings)
 
     @cached_property
     def segmented_for_graders(self) -> dict[str, Selection]:
-        """The pixel-labelled set at the graders' size, to be given pseudo-labels.
+        """Splits of the pixel-labelled set at the graders' size, for pseudo-labels.
 
-        No lesion may vanish from these masks, whatever the network is trained on: they are evidence for a grade.
+        No lesion may vanish from these masks, whatever the network is trained on, because they are evidence for a grade.
         """
         data = dataclasses.replace(self.config.data, mask_reduction="max")
         return select_segmented(data, size_px=self.config.grader.size_px, listings=self.listings)
 
     @cached_property
     def known_grades(self) -> dict[Path, int]:
-        """True grades of pixel-labelled photographs, where they are known: to evaluate, never to train on."""
+        """True grades of pixel-labelled images by file, if known: to evaluate, never to train on."""
         return known_grades(self.segmented, self.graded_for_graders)
 
     @cached_property
     def graded_for_network(self) -> dict[str, Selection]:
-        """Truly graded images at the network's size, to evaluate its grades; none where it has learnt none.
+        """Truly graded images at the network's size, to evaluate its grades; empty if it is not trained to grade.
 
-        Without graders these are the pixel-labelled images whose grade is given: held-out ones among them.
+        Without graders these are the pixel-labelled images whose grade is given, including held-out ones.
         """
         if not self.config.loss.grading:
             return {}
@@ -111,12 +111,12 @@ class Context:
 
     @cached_property
     def truly_graded(self) -> dict[str, Selection]:
-        """The graded set at the network's size, whose training images may stand beside the pixel-labelled ones."""
+        """Splits of the graded set at the network's size, whose training images may join the pixel-labelled ones."""
         return select_graded(self.config.data, self.config.data.size_px, self.segmented, self.listings)
 
     @property
     def graded_for_training(self) -> dict[str, Selection]:
-        """Truly graded images that anything is trained on: graders, or the network itself; none where nothing is."""
+        """Splits of the graded set that graders or the network are trained on; empty if neither is."""
         if has_stage_1(self.config) or not uses_graded_images(self.config.meta, self.config.loss):
             return self.graded_for_graders
         return self.truly_graded
