@@ -21,8 +21,8 @@ from absl import flags, logging
 
 from benchmarks.measure import numbers, resident_bytes, time_columns, write_rows
 from pldmlt_jax.config import AugmentConfig, DataConfig, SyntheticConfig
-from pldmlt_jax.data.augment import augment, jitter, random_affine
-from pldmlt_jax.data.loader import stacked, train_batches, train_samples, true_labels
+from pldmlt_jax.data.augment import augment, jitter_colours, random_affine
+from pldmlt_jax.data.loader import stack_batch, train_batches, train_samples, true_labels
 from pldmlt_jax.data.preprocessing.store import PreparedSplit, open_prepared
 from pldmlt_jax.types import MASK_BITS
 
@@ -105,7 +105,7 @@ def parts(split: PreparedSplit) -> Iterator[dict[str, Any]]:
         "decode masks": lambda: cv2.imdecode(decoded["mask_bits"], cv2.IMREAD_UNCHANGED),
         "warp image": lambda: cv2.warpAffine(sample.image, affine, size, flags=cv2.INTER_LINEAR),
         "warp masks": lambda: cv2.warpAffine(sample.mask_bits, affine, size, flags=cv2.INTER_NEAREST),
-        "jitter": lambda: jitter(sample.image, valid, 0.1, rng),
+        "jitter": lambda: jitter_colours(sample.image, valid, 0.1, rng),
     }
     rows: list[dict[str, Any]] = [{"what": what} | timed(job) for what, job in jobs.items()]
     whole = timed(lambda: augment((fresh := split[0]).image, fresh.mask_bits, AUGMENT, rng))
@@ -127,7 +127,7 @@ def pipelines(split: PreparedSplit, data: DataConfig, arguments: argparse.Namesp
     for workers in arguments.workers:
         samples = train_samples(split, indices, config=data, seed=0)
         dataset = samples.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)).batch(
-            BATCH_SIZE, batch_fn=partial(stacked, labels=labels, batch_size=BATCH_SIZE)
+            BATCH_SIZE, batch_fn=partial(stack_batch, labels=labels, batch_size=BATCH_SIZE)
         )
         stream = iter(dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers)))
         yield {"what": f"pipeline, {workers} processes of 2 threads"} | rate(stream, arguments.seconds)
@@ -159,9 +159,8 @@ def train_step_row(split: PreparedSplit, data: DataConfig, size_px: int) -> dict
     import jax
 
     from configs.idrid_laptop import get_config
-    from pldmlt_jax.method.state import init_method_state
+    from pldmlt_jax.method.state import init_method_state, make_method
     from pldmlt_jax.method.steps import train_step
-    from pldmlt_jax.workflow.stages.train import make_method
 
     config = get_config()
     method = make_method(config, total_steps=100)

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from pldmlt_jax.config import DataConfig, SyntheticConfig
-from pldmlt_jax.data.loader import Labels, stacked
+from pldmlt_jax.data.loader import GradeLabels, stack_batch
 from pldmlt_jax.data.preprocessing.store import open_prepared
 from pldmlt_jax.types import NUM_GRADES, Batch
 
@@ -36,9 +36,9 @@ def drawn_batch(size_px: int, batch_size: int, cache_dir: str) -> Batch:
     )
     split = open_prepared("synthetic_s", data, size_px)["train"]
     grades = np.array([record.true_grade for record in split.records], np.int32)
-    labels = Labels(grades, np.ones((len(split), NUM_GRADES), bool))
+    labels = GradeLabels(grades, np.ones((len(split), NUM_GRADES), bool))
     positions = [i % len(split) for i in range(batch_size)]
-    return stacked([(i, split[i]) for i in positions], labels, batch_size)
+    return stack_batch([(i, split[i]) for i in positions], labels, batch_size)
 
 
 def timed_in_turns(jobs: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:

@@ -178,7 +178,7 @@ class MetaConfig(Part):
 
     enabled: bool = True  # False: the pseudo-labels stay as they are (ablation row 2)
     loss: str = "paper"  # J: "paper", "indirect", "anchored", "maxl", or "trusted" (on truly graded images, not the paper's)
-    gradient: str = "exact"  # of J: "exact", "forward" (equal); to compare: "first_order", "finite_difference", "none"
+    gradient: str = "exact"  # of J: "exact", or "none": the label network stays as it starts
     inner_optimizer: str = "sgd"  # of theta*: "sgd" or "adam" (from theta's own optimiser state)
     inner_learning_rate: float = 5e-5  # epsilon of line 20
     optimizer: str = "sgd"  # of theta_1: "sgd" (literal) or "adam"
@@ -217,7 +217,6 @@ class TrainConfig(Part):
     unit: str = "epoch"  # of theta_units and label_units: "epoch" or "step"
     theta_units: int = 1  # (A) of a round
     label_units: int = 1  # (B) of a round
-    same_batch: bool = False  # (A) and (B) are one step on one batch and share a gradient: cheaper, not Algorithm 1
     max_rounds: int = 100  # of Algorithm 1, at most
     max_minutes: float = 0.0  # stop after the round in which this time is over, 0 = no limit
     monitor: str = "loss"  # early stopping and best checkpoint: "loss" = L_S + beta L_C(pseudo-label), or "dice"

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import re
 import reprlib
 from collections.abc import Collection, Iterator
 from typing import Any
@@ -14,10 +13,10 @@ from pldmlt_jax.data.preprocessing.contrast import ENHANCEMENTS
 from pldmlt_jax.data.preprocessing.masks import REDUCTIONS
 from pldmlt_jax.errors import ConfigError, UserError, nearest, raise_all
 from pldmlt_jax.evaluation.tta import VIEWS
+from pldmlt_jax.io.files import FOLDER_NAME, is_folder_name
 from pldmlt_jax.method.losses import BINARY_ALPHAS, SEGMENTATION_LOSSES, TARGETS
-from pldmlt_jax.method.meta_gradient import META_GRADIENTS
 from pldmlt_jax.method.pseudo_labels import ENSEMBLES
-from pldmlt_jax.method.virtual_step import META_LOSSES
+from pldmlt_jax.method.virtual_step import META_GRADIENTS, META_LOSSES
 from pldmlt_jax.models.build import DECODERS, ENCODERS, GRADERS
 from pldmlt_jax.models.checks import network_errors
 from pldmlt_jax.models.decoders.layers import DECODER_NORMS
@@ -230,9 +229,8 @@ def _range_errors(values: dict[str, Any]) -> Iterator[UserError]:
 
 
 def _text_errors(values: dict[str, Any]) -> Iterator[UserError]:
-    if not re.fullmatch(r"\w[\w.+ -]{0,99}", values[NAME]):
-        expected = "a folder's name: letters, digits, and . + - _ behind the first"
-        yield ConfigError(NAME, repr(values[NAME]), expected, "shorten it, or leave out what is something else")
+    if not is_folder_name(values[NAME]):
+        yield ConfigError(NAME, repr(values[NAME]), FOLDER_NAME, "shorten it, or leave out what is something else")
     for path in PATHS:
         for text in _items(values[path]):
             if len(text) > MAX_PATH_CHARACTERS or any(ord(character) < 32 for character in text):
@@ -250,6 +248,6 @@ def config_errors(config: Config) -> list[UserError]:
     return [*alone, *network, *relation_errors(config)]
 
 
-def validate(config: Config) -> None:
+def validate_config(config: Config) -> None:
     """Raises every error of the config at once, as one `ConfigError` or an `ErrorGroup`."""
     raise_all(config_errors(config))

@@ -6,19 +6,18 @@ from pldmlt_jax.config import NO_SET, Config, LossConfig
 from pldmlt_jax.errors import ConfigError, UserError
 from pldmlt_jax.evaluation.tta import TILE_STEP_PX
 from pldmlt_jax.method.losses import OVERLAP_LOSSES
-from pldmlt_jax.method.meta_gradient import WITHOUT_DIRECT_PATH
-from pldmlt_jax.method.virtual_step import uses_graded_images
-from pldmlt_jax.models.build import TARGET_CHANNELS, halvings
-from pldmlt_jax.models.weights.download import NO_WEIGHTS
+from pldmlt_jax.method.virtual_step import META_LOSSES_WITHOUT_DIRECT_PATH, uses_graded_images
+from pldmlt_jax.models.build import TARGET_CHANNELS, encoder_depth
+from pldmlt_jax.models.weights.download import RANDOM_START
 
 
 def _size_errors(config: Config) -> Iterator[UserError]:
-    multiple = 2 ** halvings(config.model)
+    multiple = 2 ** encoder_depth(config.model)
     if config.data.size_px % multiple:
         yield ConfigError(
             "data.size_px",
             f"{config.data.size_px}",
-            f"a multiple of {multiple}, for the network halves it {halvings(config.model)} times",
+            f"a multiple of {multiple}, for the network halves it {encoder_depth(config.model)} times",
             f"use {max(round(config.data.size_px / multiple), 1) * multiple}",
         )
     if config.train.crop_px % multiple or config.train.crop_px > config.data.size_px:
@@ -33,13 +32,10 @@ def _size_errors(config: Config) -> Iterator[UserError]:
 def _saving_errors(config: Config) -> Iterator[UserError]:
     """Of what makes training cheaper."""
     model = config.model
-    if model.frozen_stages and model.weights in NO_WEIGHTS and not config.train.init_from:
+    if model.frozen_stages and model.weights in RANDOM_START and not config.train.init_from:
         found = f"{model.frozen_stages} with model.weights = {model.weights!r}"
         expected = "stages that start from something: frozen at random they would stay so"
         yield ConfigError("model.frozen_stages", found, expected, "name a file in model.weights, or train.init_from")
-    if model.weight_gradients != "xla" and config.meta.enabled and config.meta.gradient == "forward":
-        found = f"{model.weight_gradients!r} with meta.gradient = 'forward'"
-        yield ConfigError("model.weight_gradients", found, "'xla', or reverse mode", "take meta.gradient = 'exact'")
 
 
 def _grader_errors(config: Config) -> Iterator[UserError]:
@@ -146,17 +142,15 @@ def _loss_errors(config: Config) -> Iterator[UserError]:
 
 def _meta_errors(config: Config) -> Iterator[UserError]:
     meta = config.meta
-    if meta.enabled and meta.gradient == "first_order" and meta.loss in WITHOUT_DIRECT_PATH:
-        yield ConfigError(
-            "meta.gradient",
-            f"'first_order' with meta.loss = {meta.loss!r}",
-            "a meta loss that the label network reaches directly: 'paper' or 'maxl'",
-            "the gradient would be zero; take 'exact'",
-        )
     if meta.enabled and not config.loss.beta:
         found, expected = "0 with meta.enabled = True", "a grading loss that counts: the updated labels act through it alone"
         yield ConfigError("loss.beta", found, expected, "raise it, or set --config.meta.enabled=False")
-    if meta.enabled and not meta.inner_learning_rate and meta.gradient != "none" and meta.loss in WITHOUT_DIRECT_PATH:
+    if (
+        meta.enabled
+        and not meta.inner_learning_rate
+        and meta.gradient != "none"
+        and meta.loss in META_LOSSES_WITHOUT_DIRECT_PATH
+    ):
         yield ConfigError(
             "meta.inner_learning_rate",
             f"0 with meta.loss = {meta.loss!r}",
@@ -173,27 +167,13 @@ def _meta_errors(config: Config) -> Iterator[UserError]:
 
 
 def _train_errors(config: Config) -> Iterator[UserError]:
-    train, loss, meta = config.train, config.loss, config.meta
+    train = config.train
     if train.batch_size % max(train.microbatches, 1):
         yield ConfigError(
             "train.microbatches",
             f"{train.microbatches} for train.batch_size = {train.batch_size}",
             "a divisor of it",
             "microbatches are equally large",
-        )
-    if train.same_batch and (
-        not meta.enabled
-        or meta.gradient == "first_order"
-        or loss.graded_weight
-        or loss.self_training
-        or train.theta_units != train.label_units
-    ):
-        yield ConfigError(
-            "train.same_batch",
-            f"True with meta.enabled = {meta.enabled}, meta.gradient = {meta.gradient!r}, loss.graded_weight = "
-            f"{loss.graded_weight}, theta_units = {train.theta_units} and label_units = {train.label_units}",
-            "the label update with a virtual step to share, no other stream, and as many (A) as (B)",
-            "set these, or same_batch to False",
         )
 
 

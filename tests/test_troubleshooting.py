@@ -15,22 +15,22 @@ from data.idrid_files import SHAPE, photograph, write_grading, write_segmentatio
 from training.test_loop import run as train
 
 from pldmlt_jax.cli.app import run
-from pldmlt_jax.cli.check import nothing_left
+from pldmlt_jax.cli.check import find_grader_shortage
 from pldmlt_jax.config import Config, DataConfig, to_dict
-from pldmlt_jax.data.check import Photograph, SetReport, check_set, leaking
+from pldmlt_jax.data.check import CheckedPhotograph, DatasetReport, check_dataset, find_leakage
 from pldmlt_jax.data.datasets.records import RawRecord
 from pldmlt_jax.data.image_warnings import image_warnings
 from pldmlt_jax.data.preprocessing.field_of_view import field_of_view
 from pldmlt_jax.data.preprocessing.geometry import read_image
 from pldmlt_jax.data.splits.selection import require_lesion_types, select_segmented
 from pldmlt_jax.errors import UserError
-from pldmlt_jax.export.onnx import require
+from pldmlt_jax.export.onnx import import_optional
 from pldmlt_jax.io.files import locked
 from pldmlt_jax.io.signals import Interrupted
-from pldmlt_jax.models.weights.load import assign
+from pldmlt_jax.models.weights.load import assign_tensors
 from pldmlt_jax.training.checkpoint import Checkpoints
-from pldmlt_jax.training.loop import Rounds, resumed
-from pldmlt_jax.training.nonfinite import FiniteWatch
+from pldmlt_jax.training.loop import RoundPlan, restore_latest
+from pldmlt_jax.training.nonfinite import NonfiniteWatch
 from pldmlt_jax.workflow.pipeline import set_aside
 from pldmlt_jax.workflow.stage_table import STAGES
 
@@ -68,7 +68,7 @@ def told(function: Callable[[], object]) -> str:
 
 def checked(name: str, data: DataConfig) -> str:
     """What `check` finds in a set."""
-    return "\n".join(f"{f.kind}: {f.found}, {f.expected}, {f.action}" for f in check_set(name, data).findings)
+    return "\n".join(f"{f.kind}: {f.found}, {f.expected}, {f.action}" for f in check_dataset(name, data).findings)
 
 
 def idrid(root: Path) -> DataConfig:
@@ -135,8 +135,10 @@ def folder(user: User, **masks: np.ndarray) -> DataConfig:
 
 def all_graded_are_labelled(user: User) -> str:
     record = RawRecord("a", Path("a.png"))
-    both = [SetReport(name, photographs=[Photograph(record, "train", np.zeros(72, np.uint8))]) for name in ("s", "d")]
-    return next(nothing_left(both[:1], both[1:], list(leaking(*both, distance=88)))).found
+    both = [
+        DatasetReport(name, photographs=[CheckedPhotograph(record, "train", np.zeros(72, np.uint8))]) for name in ("s", "d")
+    ]
+    return next(find_grader_shortage(both[:1], both[1:], list(find_leakage(*both, distance=88)))).found
 
 
 def pixels(user: User, content: bytes) -> str:
@@ -165,7 +167,7 @@ def saved(user: User, rounds: int) -> Path:
 
 def fewer_rounds(user: User) -> str:
     with Checkpoints(saved(user, 3)) as checkpoints:
-        return told(lambda: resumed({"x": np.zeros(3)}, Rounds((("theta", 1),), 2), checkpoints))
+        return told(lambda: restore_latest({"x": np.zeros(3)}, RoundPlan((("theta", 1),), 2), checkpoints))
 
 
 def damaged(user: User) -> str:
@@ -180,7 +182,7 @@ def moved_aside(user: User) -> str:
 
 
 def not_finite(user: User) -> str:
-    watch = FiniteWatch(user.root, lambda batch: ["IDRiD_01"], skip=False)
+    watch = NonfiniteWatch(user.root, lambda batch: ["IDRiD_01"], skip=False)
     watch.record(1, "theta", {"image": np.zeros(1)}, {"loss": np.float32(np.nan), "finite": np.array(False)})
     return told(lambda: watch.check_pending({"x": np.zeros(3)}))
 
@@ -192,7 +194,7 @@ def in_use(user: User) -> str:
 
 def other_weights() -> str:
     tree, tensors = {"kernel": np.zeros((3, 3, 3, 8))}, {"weight": np.zeros((16, 3, 3, 3))}
-    return told(lambda: assign(tree, tensors, lambda path: "weight", Path("vgg.pth")))
+    return told(lambda: assign_tensors(tree, tensors, lambda path: "weight", Path("vgg.pth")))
 
 
 JPEG = cv2.imencode(".jpg", photograph(1))[1].tobytes()
@@ -241,13 +243,15 @@ MESSAGES: dict[str, Callable[[User], str]] = {
     "made from another config or other input, and so moved to": moved_aside,
     "--config.checkpoint.fallback=True": damaged,
     "not finite": not_finite,
-    "training has diverged": lambda user: told(lambda: train(user.root, Rounds((("a", 1),), 1), [float("nan")])),
+    "training has diverged": lambda user: told(lambda: train(user.root, RoundPlan((("a", 1),), 1), [float("nan")])),
     "make room, and the same command goes on": lambda user: user.meets(FULL, 1),
     "(--debug shows the traceback)": lambda user: user.meets(RuntimeError("RESOURCE_EXHAUSTED: Out of memory"), 1),
     "stopped by SIGTERM": lambda user: user.meets(Interrupted(15), 143),
     "much smaller than the": lambda user: odd((200, 90, 40)),
     "not red or orange as a fundus is": lambda user: odd((40, 90, 200)),
-    "the package no_such_package is not there": lambda user: told(lambda: require("no_such_package", "--engine=onnx")),
+    "the package no_such_package is not there": lambda user: told(
+        lambda: import_optional("no_such_package", "--engine=onnx")
+    ),
 }
 """What the page quotes -> what brings it about and returns what is then told."""
 

@@ -11,18 +11,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from pldmlt_jax.cli.flags import Arguments
 from pldmlt_jax.config import NO_SET, Config
-from pldmlt_jax.data.check import SEVERITIES, Finding, SetReport, check_set, leaking
+from pldmlt_jax.data.check import SEVERITIES, DatasetReport, Finding, check_dataset, find_leakage
 from pldmlt_jax.data.datasets.registry import DATASETS, parse_set_names
-from pldmlt_jax.data.plan import lesion_sizes, suggest
+from pldmlt_jax.data.plan import suggest_size, summarise_lesion_sizes
 from pldmlt_jax.errors import DataError
 from pldmlt_jax.io.files import write_json
-from pldmlt_jax.io.progress import progress
-from pldmlt_jax.method.cost import state_bytes, step_cost
+from pldmlt_jax.io.progress import show_progress
+from pldmlt_jax.method.diagnostics import state_bytes, step_cost
+from pldmlt_jax.method.state import make_method
 from pldmlt_jax.method.steps import meta_step, train_step
-from pldmlt_jax.models.build import halvings
-from pldmlt_jax.workflow.stages.train import make_method
+from pldmlt_jax.models.build import encoder_depth
+from pldmlt_jax.workflow.options import RunOptions
 
 SHOWN_OF_A_KIND = 12
 """Lines on the terminal; the file has all."""
@@ -30,25 +30,25 @@ SHOWN_OF_A_KIND = 12
 GIB = 2**30
 
 
-def main(arguments: Arguments) -> None:
+def main(options: RunOptions) -> None:
     """Checks every set of the config.
 
     Raises:
         DataError: There is an error, something that `prepare` would stop at.
     """
-    config, data = arguments.config, arguments.config.data
+    config, data = options.config, options.config.data
     reports = {}
     for name in [*parse_set_names(data.segmentation), *(parse_set_names(data.grading) if data.grading != NO_SET else [])]:
-        with progress(f"check {name}") as task:
-            reports[name] = check_set(name, data, task)
+        with show_progress(f"check {name}") as task:
+            reports[name] = check_dataset(name, data, task)
     segmented = [report for name, report in reports.items() if DATASETS[name].has_masks]
     graded = [report for name, report in reports.items() if DATASETS[name].has_grades]
-    pairs = [found for a in segmented for b in graded for found in leaking(a, b, data.leakage_distance)]
-    pairs += list(nothing_left(segmented, graded, pairs)) if config.pseudo.source == "graders" else []
+    pairs = [found for a in segmented for b in graded for found in find_leakage(a, b, data.leakage_distance)]
+    pairs += list(find_grader_shortage(segmented, graded, pairs)) if config.pseudo.source == "graders" else []
     findings = list(dict.fromkeys([*(found for report in reports.values() for found in report.findings), *pairs]))
     findings.sort(key=lambda found: (SEVERITIES.index(found.severity), found.kind, found.file))
     show(findings)
-    path = arguments.workdir / "data_report.json"
+    path = options.workdir / "data_report.json"
     content = {
         "counts": Counter(found.severity for found in findings),
         "sets": {name: describe_set(report) for name, report in reports.items()},
@@ -65,7 +65,9 @@ def main(arguments: Arguments) -> None:
     print(f"no errors; all that was found: {path}")
 
 
-def nothing_left(segmented: Sequence[SetReport], graded: Sequence[SetReport], pairs: Sequence[Finding]) -> Iterator[Finding]:
+def find_grader_shortage(
+    segmented: Sequence[DatasetReport], graded: Sequence[DatasetReport], pairs: Sequence[Finding]
+) -> Iterator[Finding]:
     """An error where every graded photograph is pixel-labelled as well: there is nothing to train graders on."""
     photographs = {str(p.record.image) for report in graded for p in report.photographs}
     if photographs and photographs <= {found.file for found in pairs}:
@@ -95,7 +97,7 @@ def show(findings: Sequence[Finding]) -> None:
     print()
 
 
-def describe_set(report: SetReport) -> dict[str, Any]:
+def describe_set(report: DatasetReport) -> dict[str, Any]:
     """Photographs and grades by split."""
     photographs = report.photographs
     splits = sorted({p.split for p in photographs})
@@ -107,11 +109,11 @@ def describe_set(report: SetReport) -> dict[str, Any]:
     return facts
 
 
-def plan(config: Config, segmented: Sequence[SetReport]) -> dict[str, Any]:
+def plan(config: Config, segmented: Sequence[DatasetReport]) -> dict[str, Any]:
     """Prints and returns what the lesions measure at the chosen size, what a step needs, and a size and batch that fit."""
     size_px, batch_size = config.data.size_px, config.train.batch_size
     diameters = np.sum([report.diameters for report in segmented], axis=0)
-    sizes = lesion_sizes(diameters, size_px)
+    sizes = summarise_lesion_sizes(diameters, size_px)
     print(f"lesions at {size_px} px:    number   median diameter   a tenth is below   narrower than 1 px")
     for name, lesion in sizes.items():
         print(
@@ -128,7 +130,7 @@ def plan(config: Config, segmented: Sequence[SetReport]) -> dict[str, Any]:
     print(f"at {size_px} px and batch {batch_size}: {needs}; {available / GIB:.1f} GiB are there ({device.device_kind})")
     field_px = int(np.median([px for report in segmented for px in report.longer_sides_px]))
     per_pixel = max(temporary.values()) / (batch_size * size_px**2)
-    chosen = suggest(diameters, field_px, state, per_pixel, available, 2 ** halvings(config.model))
+    chosen = suggest_size(diameters, field_px, state, per_pixel, available, 2 ** encoder_depth(config.model))
     why = "nine of ten lesions are at least 2 px wide then" if chosen.wide_enough else "the largest that fits"
     print(f"suggested: --config.data.size_px={chosen.size_px} --config.train.batch_size={chosen.batch_size}, {why}")
     if device.platform == "cpu" and chosen.size_px > size_px:

@@ -24,7 +24,7 @@ class Window:
     lesion_share: float  # share of the windows that are chosen to hold a lesion, of images that have one
 
 
-def training_window(config: TrainConfig) -> Window | None:
+def make_training_window(config: TrainConfig) -> Window | None:
     """The windows that the config trains on; None: whole images."""
     return Window(config.crop_px, config.crop_lesion_share) if config.crop_px else None
 
@@ -53,24 +53,26 @@ def augment(
     """
     source_px = image.shape[0]
     target_px = window.size_px if window else source_px
-    focus = window_centre(mask_bits, window, rng) if window else None
+    focus = choose_window_centre(mask_bits, window, rng) if window else None
     affine = random_affine(source_px, config, rng, target_px, focus)
     size = (target_px, target_px)
     if config.elastic:
-        x, y = elastic_maps(affine, target_px, config.elastic * source_px, rng)
+        x, y = make_elastic_maps(affine, target_px, config.elastic * source_px, rng)
         warped = cv2.remap(image, x, y, cv2.INTER_LINEAR)
         warped_bits = cv2.remap(mask_bits, x, y, cv2.INTER_NEAREST)
     else:
         warped = cv2.warpAffine(image, affine, size, flags=cv2.INTER_LINEAR)
         warped_bits = cv2.warpAffine(mask_bits, affine, size, flags=cv2.INTER_NEAREST)
     if config.photometric:
-        warped = jitter(warped, np.bitwise_and(warped_bits, MASK_BITS["valid"]) > 0, config.photometric, rng)
+        warped = jitter_colours(warped, np.bitwise_and(warped_bits, MASK_BITS["valid"]) > 0, config.photometric, rng)
     if config.blur_px and (sigma := rng.uniform(0.0, config.blur_px)) > 0.1:  # less changes nothing
         warped = cv2.GaussianBlur(warped, (0, 0), sigma)
     return warped, warped_bits
 
 
-def window_centre(mask_bits: UInt8[np.ndarray, "s s"], window: Window, rng: np.random.Generator) -> Float[np.ndarray, "2"]:
+def choose_window_centre(
+    mask_bits: UInt8[np.ndarray, "s s"], window: Window, rng: np.random.Generator
+) -> Float[np.ndarray, "2"]:
     """Where a window's centre (x, y) lies: a random pixel of the field of view, or of a lesion, near which it then lies.
 
     Of the lesions that the image has each kind is as likely; the window stays inside the image.
@@ -115,7 +117,7 @@ def random_affine(
     return np.column_stack([linear, ((target_px or source_px) - 1) / 2.0 - linear @ focus])
 
 
-def elastic_maps(
+def make_elastic_maps(
     affine: Float[np.ndarray, "2 3"], target_px: int, sigma_px: float, rng: np.random.Generator
 ) -> tuple[Float[np.ndarray, "t t"], Float[np.ndarray, "t t"]]:
     """For each target pixel the source's x and y: the inverse of the affine map, and a smooth random displacement.
@@ -135,7 +137,7 @@ def elastic_maps(
     return x.astype(np.float32), y.astype(np.float32)
 
 
-def jitter(
+def jitter_colours(
     image: UInt8[np.ndarray, "s s 3"], valid: Bool[np.ndarray, "s s"], strength: float, rng: np.random.Generator
 ) -> UInt8[np.ndarray, "s s 3"]:
     """Saturation, contrast about the mean and brightness of the valid pixels; the others stay as they are.

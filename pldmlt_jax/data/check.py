@@ -60,7 +60,7 @@ class Finding:
 
 
 @dataclass
-class Photograph:
+class CheckedPhotograph:
     """What stays of a photograph."""
 
     record: RawRecord
@@ -69,12 +69,12 @@ class Photograph:
 
 
 @dataclass
-class SetReport:
+class DatasetReport:
     """One set: what was found, and what its lesions measure."""
 
     name: str  # a key of DATASETS
     findings: list[Finding] = field(default_factory=list)
-    photographs: list[Photograph] = field(default_factory=list)
+    photographs: list[CheckedPhotograph] = field(default_factory=list)
     ungradable: Mapping[str, int] = field(default_factory=dict)
     diameters: Int[np.ndarray, "5 112"] = field(
         default_factory=lambda: np.zeros((len(EVIDENCE), len(DIAMETER_BINS) - 1), np.int64)
@@ -82,7 +82,7 @@ class SetReport:
     longer_sides_px: list[int] = field(default_factory=list)  # of the fields of view
 
 
-def check_set(name: str, data: DataConfig, on_progress: OnProgress | None = None) -> SetReport:
+def check_dataset(name: str, data: DataConfig, on_progress: OnProgress | None = None) -> DatasetReport:
     """Reads every file of a set.
 
     Args:
@@ -90,7 +90,7 @@ def check_set(name: str, data: DataConfig, on_progress: OnProgress | None = None
         data: Where the files are.
         on_progress: Called with the number done, the number in all and the image's name.
     """
-    report = SetReport(name)
+    report = DatasetReport(name)
     try:
         listing = dataset_spec(name).listing(data)
     except UserError as error:
@@ -109,7 +109,7 @@ def check_set(name: str, data: DataConfig, on_progress: OnProgress | None = None
             report.findings += one.findings
             report.diameters += one.diameters
             if one.dhash is not None:
-                report.photographs.append(Photograph(record, split, one.dhash))
+                report.photographs.append(CheckedPhotograph(record, split, one.dhash))
                 report.longer_sides_px.append(one.longer_side_px)
             if on_progress:
                 on_progress(done, len(records), record.image_id)
@@ -122,7 +122,7 @@ def check_set(name: str, data: DataConfig, on_progress: OnProgress | None = None
     return report
 
 
-def leaking(segmented: SetReport, graded: SetReport, distance: int) -> Iterator[Finding]:
+def find_leakage(segmented: DatasetReport, graded: DatasetReport, distance: int) -> Iterator[Finding]:
     """Photographs of the pixel-labelled set that stand in the graded set as well: no grader may see them."""
     hashes, others = ([p.dhash for p in report.photographs] for report in (segmented, graded))
     for i, j, bits in find_near_duplicates(hashes, others, distance):
@@ -259,9 +259,9 @@ def _alike(bits: int) -> str:
     return "the same photograph as" if bits <= SAME_IMAGE_BITS else "the same eye as"
 
 
-def _repeated(photographs: list[Photograph], hashes: Mapping[Path, str], distance: int) -> Iterator[Finding]:
+def _repeated(photographs: list[CheckedPhotograph], hashes: Mapping[Path, str], distance: int) -> Iterator[Finding]:
     """The same photograph or eye more than once in one set: by content, or by what it shows."""
-    by_content: dict[str, list[Photograph]] = defaultdict(list)
+    by_content: dict[str, list[CheckedPhotograph]] = defaultdict(list)
     for p in photographs:
         by_content[hashes[p.record.image]].append(p)
     seen = [p.dhash for p in photographs]

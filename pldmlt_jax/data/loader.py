@@ -23,29 +23,29 @@ PREFETCH_BATCHES = 2
 
 
 @dataclass(frozen=True)
-class Labels:
+class GradeLabels:
     """The grades that a stage trains on, by position in the split."""
 
     grade: Int[np.ndarray, "n"]  # 0..4, UNKNOWN_GRADE where there is none
     admissible: Bool[np.ndarray, "n 5"]  # grades that the masks admit; all True where nothing is known
 
 
-def given_labels(split: PreparedSplit) -> Labels:
+def given_labels(split: PreparedSplit) -> GradeLabels:
     """The set's own grades, of pixel-labelled images the true ones where it gives no other; every grade is admissible."""
     grades = np.array([r.true_grade if r.grade == UNKNOWN_GRADE else r.grade for r in split.records], np.int32)
-    return Labels(grades, np.ones((len(grades), NUM_GRADES), bool))
+    return GradeLabels(grades, np.ones((len(grades), NUM_GRADES), bool))
 
 
-def true_labels(split: PreparedSplit) -> Labels:
+def true_labels(split: PreparedSplit) -> GradeLabels:
     """The same before any corruption, where the set keeps the true ones: of images that guide or add to the given ones."""
     grades = np.array([r.grade if r.true_grade == UNKNOWN_GRADE else r.true_grade for r in split.records], np.int32)
-    return Labels(grades, np.ones((len(grades), NUM_GRADES), bool))
+    return GradeLabels(grades, np.ones((len(grades), NUM_GRADES), bool))
 
 
-def unknown_labels(split: PreparedSplit) -> Labels:
+def unknown_labels(split: PreparedSplit) -> GradeLabels:
     """No image has a grade: a loss against the one-hot of an unknown one is zero."""
     num = len(split.records)
-    return Labels(np.full(num, UNKNOWN_GRADE, np.int32), np.ones((num, NUM_GRADES), bool))
+    return GradeLabels(np.full(num, UNKNOWN_GRADE, np.int32), np.ones((num, NUM_GRADES), bool))
 
 
 def steps_per_epoch(num_images: int, batch_size: int) -> int:
@@ -61,7 +61,7 @@ class Shard:
     num_processes: int
 
 
-ONLY_SHARD = Shard(0, 1)
+SINGLE_PROCESS = Shard(0, 1)
 
 
 def train_samples(
@@ -95,20 +95,20 @@ def train_samples(
         image, mask_bits = augment(sample.image, sample.mask_bits, config.augment, rng, window)
         return position, dataclasses.replace(sample, image=image, mask_bits=mask_bits)
 
-    return grain.MapDataset.source(with_repetitions(indices)).seed(seed).shuffle().repeat().map_with_index(load)
+    return grain.MapDataset.source(number_repetitions(indices)).seed(seed).shuffle().repeat().map_with_index(load)
 
 
 def train_batches(
     split: PreparedSplit,
     indices: Int[np.ndarray, "m"],
-    labels: Labels,
+    labels: GradeLabels,
     *,
     batch_size: int,
     config: DataConfig,
     seed: int,
     start_step: int = 0,
     window: Window | None = None,
-    shard: Shard = ONLY_SHARD,
+    shard: Shard = SINGLE_PROCESS,
 ) -> Iterator[Batch]:
     """An endless stream of batches of `train_samples`, which see; a batch may span two epochs.
 
@@ -131,7 +131,7 @@ def train_batches(
     own = samples[start_step * batch_size * shard.num_processes + shard.process :: shard.num_processes]
     buffer_size = max(PREFETCH_BATCHES * batch_size, config.num_threads)  # a smaller one would leave threads idle
     stream = own.to_iter_dataset(grain.ReadOptions(num_threads=config.num_threads, prefetch_buffer_size=buffer_size))
-    return iter(stream.batch(batch_size, batch_fn=lambda chunk: stacked(chunk, labels, batch_size)))
+    return iter(stream.batch(batch_size, batch_fn=lambda chunk: stack_batch(chunk, labels, batch_size)))
 
 
 def sample_rng(seed: int, epoch: int, position: int, repetition: int = 0) -> np.random.Generator:
@@ -139,13 +139,13 @@ def sample_rng(seed: int, epoch: int, position: int, repetition: int = 0) -> np.
     return np.random.default_rng((seed, epoch, position, repetition) if repetition else (seed, epoch, position))
 
 
-def with_graded(batches: Iterator[Batch], graded: Iterator[Batch]) -> Iterator[Batch]:
+def attach_graded(batches: Iterator[Batch], graded: Iterator[Batch]) -> Iterator[Batch]:
     """Each batch with a batch of truly graded images beside it."""
     for batch, beside in zip(batches, graded, strict=False):
         yield dataclasses.replace(batch, graded=beside)
 
 
-def with_repetitions(indices: Int[np.ndarray, "m"]) -> list[tuple[int, int]]:
+def number_repetitions(indices: Int[np.ndarray, "m"]) -> list[tuple[int, int]]:
     """Each position, and how often it stood before."""
     seen: Counter[int] = Counter()
     drawn = []
@@ -155,7 +155,7 @@ def with_repetitions(indices: Int[np.ndarray, "m"]) -> list[tuple[int, int]]:
     return drawn
 
 
-def oversampled(indices: Int[np.ndarray, "m"], grades: Int[np.ndarray, "m"], strength: float) -> Int[np.ndarray, "k"]:
+def oversample_grades(indices: Int[np.ndarray, "m"], grades: Int[np.ndarray, "m"], strength: float) -> Int[np.ndarray, "k"]:
     """The positions, those of rarer grades more than once.
 
     Args:
@@ -177,7 +177,12 @@ def oversampled(indices: Int[np.ndarray, "m"], grades: Int[np.ndarray, "m"], str
 
 
 def eval_batches(
-    split: PreparedSplit, indices: Int[np.ndarray, "m"], labels: Labels, *, batch_size: int, shard: Shard = ONLY_SHARD
+    split: PreparedSplit,
+    indices: Int[np.ndarray, "m"],
+    labels: GradeLabels,
+    *,
+    batch_size: int,
+    shard: Shard = SINGLE_PROCESS,
 ) -> Iterator[Batch]:
     """Batches in order, without augmentation, as many in each process; filled up with rows of weight 0.
 
@@ -193,13 +198,13 @@ def eval_batches(
     for start in range(0, longest, batch_size):
         chunk = [(i, split[i]) for i in own[start : start + batch_size]]
         if chunk:
-            yield stacked(chunk, labels, batch_size)
+            yield stack_batch(chunk, labels, batch_size)
         else:
-            filler = stacked([(i := int(indices[0]), split[i])], labels, batch_size)
+            filler = stack_batch([(i := int(indices[0]), split[i])], labels, batch_size)
             yield dataclasses.replace(filler, sample_mask=np.zeros_like(filler.sample_mask))
 
 
-def stacked(samples: Sequence[tuple[int, Sample]], labels: Labels, batch_size: int) -> Batch:
+def stack_batch(samples: Sequence[tuple[int, Sample]], labels: GradeLabels, batch_size: int) -> Batch:
     """Stacks samples; missing rows are black, of no known grade and of weight 0."""
     positions = np.array([position for position, _ in samples], np.int32)
     missing = batch_size - len(samples)

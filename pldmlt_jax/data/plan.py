@@ -28,14 +28,14 @@ class LesionSize(NamedTuple):
     below_1_px: float  # share of them
 
 
-class Suggestion(NamedTuple):
+class SizeSuggestion(NamedTuple):
     size_px: int
     batch_size: int
     bytes_needed: int
     wide_enough: bool  # whether SHARE_ABOVE of the lesions are, or memory or the photographs' own size stood against it
 
 
-def lesion_sizes(diameters: Int[np.ndarray, "5 112"], size_px: int) -> dict[str, LesionSize]:
+def summarise_lesion_sizes(diameters: Int[np.ndarray, "5 112"], size_px: int) -> dict[str, LesionSize]:
     """By EVIDENCE, those that occur.
 
     Args:
@@ -65,18 +65,18 @@ def _share_above(counts: Int[np.ndarray, "112"], diameter: float) -> float:
     return float(counts[centres >= diameter].sum() / counts.sum())
 
 
-def suggest(
+def suggest_size(
     diameters: Int[np.ndarray, "5 112"],
     field_px: int,
     fixed_bytes: int,
     bytes_per_pixel: float,
     available_bytes: int,
     multiple: int,
-) -> Suggestion:
+) -> SizeSuggestion:
     """The smallest size that shows the lesions and fits, and the largest batch that fits then.
 
     Args:
-        diameters: See `lesion_sizes`.
+        diameters: See `summarise_lesion_sizes`.
         field_px: Longer side of a typical field of view: more pixels than that show nothing more.
         fixed_bytes: That a step needs whatever its size.
         bytes_per_pixel: Of an image of the batch.
@@ -90,4 +90,4 @@ def suggest(
     wide = [size for size in fitting if total.sum() and _share_above(total, LEAST_DIAMETER_PX / size) >= SHARE_ABOVE]
     size_px = wide[0] if wide else fitting[-1]
     batch_size = next((batch for batch in BATCHES if batch * bytes_per_pixel * size_px**2 <= room), 1)
-    return Suggestion(size_px, batch_size, int(fixed_bytes + batch_size * bytes_per_pixel * size_px**2), bool(wide))
+    return SizeSuggestion(size_px, batch_size, int(fixed_bytes + batch_size * bytes_per_pixel * size_px**2), bool(wide))

@@ -20,20 +20,20 @@ from pldmlt_jax.errors import DataError, UserError
 
 PARTIAL = ".part"
 
-WINDOWS = "cp1252"
+WINDOWS_ENCODING = "cp1252"
 """The encoding that spreadsheets on Windows save tables in, where it is not UTF-8."""
 
 MAX_TEXT_BYTES, MAX_ROWS = 2**24, 10**6
 """Of a table or a JSON file: a larger one is no such thing."""
 
 
-def visible(paths: Iterable[Path]) -> list[Path]:
+def sort_visible_paths(paths: Iterable[Path]) -> list[Path]:
     """Sorted, without hidden files: archives made on a Mac hold one of the same suffix beside each photograph."""
     return sorted(path for path in paths if not path.name.startswith("."))
 
 
 @contextlib.contextmanager
-def writing(path: Path, mode: str = "w", **options: Any) -> Iterator[IO[Any]]:
+def atomic_write(path: Path, mode: str = "w", **options: Any) -> Iterator[IO[Any]]:
     """A file to write to that takes its place when it is whole and on the disk; an error leaves what was there before.
 
     Args:
@@ -46,7 +46,7 @@ def writing(path: Path, mode: str = "w", **options: Any) -> Iterator[IO[Any]]:
     if "b" not in mode:
         options = {"encoding": "utf-8"} | options
     try:
-        with naming(path):
+        with name_file_in_errors(path):
             with open(temporary, mode, **options) as file:
                 yield file
                 file.flush()
@@ -59,7 +59,7 @@ def writing(path: Path, mode: str = "w", **options: Any) -> Iterator[IO[Any]]:
 
 
 @contextlib.contextmanager
-def naming(path: Path) -> Iterator[None]:
+def name_file_in_errors(path: Path) -> Iterator[None]:
     """Adds a file's name to errors of the system that lack it: a full disk is met by `write`, which knows no names."""
     try:
         yield
@@ -73,7 +73,7 @@ DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 """Of the machine, not of this program."""
 
 
-def as_disk_error(error: Exception, where: object = None) -> OSError | None:
+def find_disk_error(error: Exception, where: object = None) -> OSError | None:
     """The error of the system that an exception is, or that a library has put into the text of its own."""
     if isinstance(error, OSError):
         return error if error.errno in DISK_ERRORS else None
@@ -101,7 +101,7 @@ def sync_tree(root: Path) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON, whole or not at all."""
-    with writing(path) as file:
+    with atomic_write(path) as file:
         file.write(json.dumps(value, indent=1, default=_jsonable) + "\n")
 
 
@@ -119,6 +119,11 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise DataError(path, f"a JSON {type(value).__name__}", "an object", "restore it")
     return value
+
+
+def read_json_if_present(path: Path) -> dict[str, Any]:
+    """Reads a JSON file as `read_json` does; returns an empty dictionary if there is no file."""
+    return read_json(path) if path.exists() else {}
 
 
 def read_bounded(path: Path, max_bytes: int, expected: str) -> bytes:
@@ -139,12 +144,12 @@ def read_bounded(path: Path, max_bytes: int, expected: str) -> bytes:
         raise DataError(path, getattr(error, "strerror", None) or str(error), expected, "check the path") from error
 
 
-def read_text(path: Path, *, otherwise: str = "") -> str:
+def read_text(path: Path, *, fallback_encoding: str = "") -> str:
     """A text file in UTF-8, with or without a byte order mark.
 
     Args:
         path: The file.
-        otherwise: The encoding that it has where it is no UTF-8; what that cannot read is replaced.
+        fallback_encoding: The encoding that it has where it is no UTF-8; what that cannot read is replaced.
 
     Raises:
         DataError: It is missing, unreadable, too large or of another encoding.
@@ -153,23 +158,32 @@ def read_text(path: Path, *, otherwise: str = "") -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        if otherwise:
-            return content.decode(otherwise, errors="replace")
+        if fallback_encoding:
+            return content.decode(fallback_encoding, errors="replace")
         raise DataError(path, str(error), "text in UTF-8", "save it as UTF-8") from error
 
 
+FOLDER_NAME = "a folder name: a letter, digit or _, then up to 99 letters, digits, spaces or . + - _"
+"""What `is_folder_name` accepts, for messages."""
+
+
+def is_folder_name(name: str) -> bool:
+    """Tells whether a name of a run or a table can be used as a folder name on any system."""
+    return re.fullmatch(r"\w[\w.+ -]{0,99}", name) is not None
+
+
 FORMULA = re.compile(r"'*[=+\-@\t\r]")
-"""What a spreadsheet takes for a formula, and what `_cell` has made of it."""
+"""What a spreadsheet takes for a formula, and what `_escape_formula` has made of it."""
 
 
-def _cell(value: Any) -> Any:
+def _escape_formula(value: Any) -> Any:
     """A text that a spreadsheet would run as a formula gets an apostrophe in front; file names can be anything."""
     if not isinstance(value, str) or not FORMULA.match(value) or _is_number(value):
         return value
     return f"'{value}"
 
 
-def _from_cell(text: str) -> str:
+def _unescape_formula(text: str) -> str:
     return text[1:] if text.startswith("'") and FORMULA.match(text) else text
 
 
@@ -183,10 +197,10 @@ def _is_number(text: str) -> bool:
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Writes a CSV whole or not at all; texts that a spreadsheet would run as formulas get an apostrophe in front."""
-    with writing(path, newline="") as file:
+    with atomic_write(path, newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
-        writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
+        writer.writerows({name: _escape_formula(value) for name, value in row.items()} for row in rows)
 
 
 def read_cells(path: Path, delimiters: Sequence[str] = (",",)) -> tuple[list[str], list[tuple[int, list[str]]]]:
@@ -199,7 +213,7 @@ def read_cells(path: Path, delimiters: Sequence[str] = (",",)) -> tuple[list[str
     Raises:
         DataError: It is missing or no CSV.
     """
-    text = read_text(path, otherwise=WINDOWS)
+    text = read_text(path, fallback_encoding=WINDOWS_ENCODING)
     delimiter = max(delimiters, key=text.partition("\n")[0].count)
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     rows: list[tuple[int, list[str]]] = []
@@ -209,7 +223,9 @@ def read_cells(path: Path, delimiters: Sequence[str] = (",",)) -> tuple[list[str
             if len(rows) == MAX_ROWS:
                 raise DataError(path, f"more than {MAX_ROWS} rows", "a table of photographs", "is it the right file?")
             if cells:
-                rows.append((lines.line_num, [_from_cell(cell) for cell in [*cells, *[""] * len(header)][: len(header)]]))
+                rows.append(
+                    (lines.line_num, [_unescape_formula(cell) for cell in [*cells, *[""] * len(header)][: len(header)]])
+                )
     except csv.Error as error:
         raise DataError(f"{path}, line {lines.line_num}", str(error), "a CSV", "restore the line") from error
     return header, rows
@@ -234,7 +250,7 @@ def read_rows(path: Path, required: Sequence[str]) -> list[tuple[int, dict[str, 
     return [(line, dict(zip(header, cells, strict=True))) for line, cells in rows]
 
 
-NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
+LOCKS_UNSUPPORTED = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
 """What file systems answer that have no locks; there nobody is kept out."""
 
 
@@ -254,7 +270,7 @@ def locked(path: Path, refused: Callable[[str], UserError] | None = None) -> Ite
             file.seek(0)
             raise refused(file.read().strip() or "another process") if refused else RuntimeError from None
         except OSError as error:
-            if error.errno not in NO_LOCKS:
+            if error.errno not in LOCKS_UNSUPPORTED:
                 raise
         file.truncate(0)
         since = time.strftime("%Y-%m-%d %H:%M:%S")

@@ -27,7 +27,7 @@ T = TypeVar("T")
 _waits = itertools.count()
 
 
-def join(config: ParallelConfig) -> None:
+def join_processes(config: ParallelConfig) -> None:
     """Joins the other processes, where there are some; before any device is used, and once.
 
     Raises:
@@ -41,16 +41,16 @@ def join(config: ParallelConfig) -> None:
         jax.distributed.initialize()  # JAX asks SLURM's variables
     if jax.process_count() > 1 and config.mode == "pmap":
         raise ConfigError("parallel.mode", f"'pmap' in {jax.process_count()} processes", "one process", "take 'mesh'")
-    if not is_first():
+    if not is_first_process():
         sys.stdout = open(os.devnull, "w", encoding="utf-8")
 
 
-def is_first() -> bool:
+def is_first_process() -> bool:
     """Whether this process is the one that writes and prints; an only one is."""
     return jax.process_index() == 0
 
 
-def own_share(places: Sequence[int]) -> Sequence[int]:
+def take_own_share(places: Sequence[int]) -> Sequence[int]:
     """Every `process_count`-th place, from this process's number on."""
     return places[jax.process_index() :: jax.process_count()]
 
@@ -67,7 +67,7 @@ def all_gather(value: T) -> list[T]:
     return [pickle.loads(row[:length].tobytes()) for row, length in zip(rows, lengths, strict=True)]
 
 
-def summed(tree: T) -> T:
+def sum_over_processes(tree: T) -> T:
     """Sum over the processes of trees of NumPy arrays and numbers, in their own precision."""
     return jax.tree.map(lambda *parts: sum(parts[1:], start=parts[0]), *all_gather(tree))
 
@@ -77,23 +77,23 @@ def broadcast_from_first(value: T) -> T:
     return all_gather(value)[0]
 
 
-def merged(rows: dict[int, T]) -> list[T]:
+def merge_rows(rows: dict[int, T]) -> list[T]:
     """What the processes have found at each place, in the order of the places."""
     together = {place: row for part in all_gather(rows) for place, row in part.items()}
     return [together[place] for place in sorted(together)]
 
 
-def on_first(function: Callable[[], T]) -> T:
+def run_on_first(function: Callable[[], T]) -> T:
     """Runs a function in the first process alone; the others wait, get what it returned, and end where it has failed."""
     if jax.process_count() == 1:
         return function()
     outcome: tuple[T] | None = None
     try:
-        if is_first():
+        if is_first_process():
             outcome = (function(),)
     finally:
         ocp.multihost.sync_global_processes(
-            f"on_first {next(_waits)}", timeout=LONGEST_WAIT_S, processes=set(range(jax.process_count()))
+            f"run_on_first {next(_waits)}", timeout=LONGEST_WAIT_S, processes=set(range(jax.process_count()))
         )
         told = all_gather(outcome)[0]
     if told is None:

@@ -11,6 +11,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column
 
+OnProgress = Callable[[int, int, str], None]
+"""Reports progress: called with the units done, the total, and a short note ("" for none)."""
+
 PLAIN_INTERVAL_S = 15.0
 """Least time between two lines of one stage where the output is not a terminal."""
 
@@ -18,11 +21,7 @@ RATE_WINDOW_S = 30.0
 """The speed shown is that of so many last seconds."""
 
 
-OnProgress = Callable[[int, int, str], None]
-"""Called with the number of units done, the number in all and a note, such as the name of the image."""
-
-
-class Task:
+class ProgressTask:
     """One stage's progress; `update` says how much is done and, in a few words, what it looks like.
 
     Args:
@@ -87,26 +86,26 @@ class Task:
         begin, before = self._first or (now, self.done)
         seconds = (self.total - self.done) * (now - begin) / (self.done - before) if self.done > before else float("inf")
         seconds = min(seconds, most_s)
-        return f"{duration(seconds)} left" if 0 < seconds < float("inf") else ""
+        return f"{format_duration(seconds)} left" if 0 < seconds < float("inf") else ""
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """In the unit that a person would take."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
-def on_terminal() -> bool:
+def is_terminal() -> bool:
     """Whether a line can be drawn again."""
     return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
 
 
 @contextmanager
-def progress(description: str, total: int = 1, images: int = 1) -> Iterator[Task]:
+def show_progress(description: str, total: int = 1, images: int = 1) -> Iterator[ProgressTask]:
     """Shows a line while the block runs, and leaves one with the time it took; see `Task`."""
     start = time.monotonic()
-    if on_terminal():
+    if is_terminal():
         columns = (
             TextColumn("  {task.description}", table_column=Column(no_wrap=True)),
             BarColumn(bar_width=16),
@@ -115,9 +114,9 @@ def progress(description: str, total: int = 1, images: int = 1) -> Iterator[Task
             TextColumn("{task.fields[said]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)),
         )
         with Progress(*columns, console=Console(), transient=True, expand=True) as bar:
-            task = Task(description, bar, total, images)
+            task = ProgressTask(description, bar, total, images)
             yield task
     else:
-        task = Task(description, None, total, images)
+        task = ProgressTask(description, None, total, images)
         yield task
     print(f"  {description}: {task.done} done in {time.monotonic() - start:.1f} s", flush=True)

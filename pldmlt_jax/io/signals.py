@@ -34,21 +34,21 @@ class Stop:
 
     def __init__(self) -> None:
         self.signum = 0
-        self.postponed = 0  # blocks that end in good order by themselves when they are asked to
+        self.num_deferring = 0  # blocks that end in good order by themselves when they are asked to
 
     @contextlib.contextmanager
-    def postponing(self) -> Iterator[None]:
+    def deferred(self) -> Iterator[None]:
         """In this block the first signal raises nothing: the block looks at `signum` by itself, or ends before that.
 
         Raises:
             Interrupted: It has ended without having looked.
         """
-        self.postponed += 1
+        self.num_deferring += 1
         try:
             yield
         finally:
-            self.postponed -= 1
-        if self.signum and not self.postponed:
+            self.num_deferring -= 1
+        if self.signum and not self.num_deferring:
             raise Interrupted(self.signum)
 
 
@@ -57,7 +57,7 @@ STOP = Stop()
 
 
 @contextlib.contextmanager
-def stopping_on_signals() -> Iterator[None]:
+def stop_on_signals() -> Iterator[None]:
     """The first signal raises `Interrupted`, where it is not postponed; a second one ends the process at once.
 
     Python runs handlers between two of its own instructions, and the compilation of a step can take a minute: the second
@@ -68,7 +68,7 @@ def stopping_on_signals() -> Iterator[None]:
         return
 
     def handler(signum: int, _frame: FrameType | None) -> None:
-        if not STOP.postponed:
+        if not STOP.num_deferring:
             raise Interrupted(signum)
 
     STOP.signum = 0

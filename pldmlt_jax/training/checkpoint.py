@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,8 @@ from orbax.checkpoint import checkpoint_managers as policies
 from orbax.checkpoint.options import MultiprocessingOptions
 
 from pldmlt_jax.errors import CheckpointError, raise_all
-from pldmlt_jax.io.files import as_disk_error, sync_folder, write_json
-from pldmlt_jax.io.processes import is_first, on_first
+from pldmlt_jax.io.files import find_disk_error, sync_folder, write_json
+from pldmlt_jax.io.processes import is_first_process, run_on_first
 
 SCORE = "score"
 """Key of the metric that ranks checkpoints; the larger the better."""
@@ -74,7 +74,7 @@ def _checksums(folder: Path, *, sync: bool = False) -> Iterator[tuple[str, list]
             yield path.relative_to(folder).as_posix(), [path.stat().st_size, digest]
 
 
-def damage(folder: Path) -> list[str]:
+def find_damage(folder: Path) -> list[str]:
     """What is wrong with the files of a checkpoint, each by its name; nothing where they are as they were written."""
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())
@@ -124,8 +124,8 @@ class Checkpoints:
         self.directory = directory.absolute()
         self._config = config
         if not alone:
-            on_first(lambda: _set_damaged_aside(self.directory, fallback=fallback))
-        elif is_first():
+            run_on_first(lambda: _set_damaged_aside(self.directory, fallback=fallback))
+        elif is_first_process():
             _set_damaged_aside(self.directory, fallback=fallback)
         keep = policies.AnyPreservationPolicy(
             [
@@ -162,7 +162,7 @@ class Checkpoints:
         try:
             yield
         except (ValueError, RuntimeError) as error:  # tensorstore's own, which say what the system said
-            raise as_disk_error(error, self.directory) or error from error
+            raise find_disk_error(error, self.directory) or error from error
 
     def wait(self) -> None:
         """Until what is being saved is on the disk.
@@ -186,7 +186,7 @@ class Checkpoints:
             OSError: It, or the one before, could not be written.
         """
         self.wait()
-        if self._config is not None and is_first():
+        if self._config is not None and is_first_process():
             write_json(self.directory / CONFIG, self._config)
         needed, free = sum(leaf.nbytes for leaf in jax.tree.leaves(state)), free_bytes(self.directory)
         if needed > free:  # told before anything is half written
@@ -228,10 +228,15 @@ class Checkpoints:
         restored = self._manager.restore(step, args=args)
         return restored["state"], restored["progress"]
 
-    def restore_raw(self, step: int) -> Any:
-        """The arrays of a state as nested dictionaries, of whatever architecture, on one device."""
+    def restore_raw(self, step: int, place: Callable[[Any], Any] = lambda shapes: shapes) -> Any:
+        """Restores the arrays of a state of any architecture as nested dictionaries.
+
+        Args:
+            step: Number of the checkpoint.
+            place: Gives shapes the sharding to restore them with, as `Devices.like` does; by default one device.
+        """
         saved = self._manager.item_metadata(step)["state"]
-        abstract = jax.tree.map(_abstract, getattr(saved, "tree", saved))
+        abstract = place(jax.tree.map(_abstract, getattr(saved, "tree", saved)))
         return self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)))["state"]
 
     def _require_same_structure(self, step: int, like: Any) -> None:
@@ -261,7 +266,7 @@ def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
 
 def _set_damaged_aside(directory: Path, *, fallback: bool) -> None:
     steps = sorted((path for path in directory.glob("*") if path.name.isdigit()), key=lambda path: int(path.name))
-    damaged = {path: found for path in steps if (found := damage(path))}
+    damaged = {path: found for path in steps if (found := find_damage(path))}
     good = [path.name for path in steps if path not in damaged]
     if damaged and not (fallback and good):
         offered = f"; or go on without it, from step {good[-1]}: --config.checkpoint.fallback=True" if good else ""

@@ -11,7 +11,7 @@ from pldmlt_jax.training.checkpoint import Checkpoints
 MAX_LISTED = 6
 
 
-class Transplant(NamedTuple):
+class TransferredWeights(NamedTuple):
     variables: dict[str, Any]
     num_taken: int
     """Arrays."""
@@ -28,7 +28,7 @@ class Transplant(NamedTuple):
         )
 
 
-def read_network(directory: Path) -> dict[str, Any]:
+def read_best_network(directory: Path) -> dict[str, Any]:
     """`params` and `batch_stats` of the best checkpoint of a folder, averaged ones where they are kept.
 
     Raises:
@@ -39,7 +39,7 @@ def read_network(directory: Path) -> dict[str, Any]:
     return {"params": network.get("ema") or network["params"], "batch_stats": network.get("batch_stats") or {}}
 
 
-def transplant(variables: dict[str, Any], other: dict[str, Any], parts: str) -> Transplant:
+def transfer_weights(variables: dict[str, Any], other: dict[str, Any], parts: str) -> TransferredWeights:
     """Takes from another network what fits.
 
     Args:
@@ -55,4 +55,4 @@ def transplant(variables: dict[str, Any], other: dict[str, Any], parts: str) -> 
     partly = {path[1:-1] for path in wanted if path not in fits}
     taken = {path: jnp.asarray(others[path], own[path].dtype) for path in fits if path[1:-1] not in partly}
     kept = tuple(sorted({"/".join(module) for module in partly}))
-    return Transplant(traverse_util.unflatten_dict({**own, **taken}), len(taken), kept)
+    return TransferredWeights(traverse_util.unflatten_dict({**own, **taken}), len(taken), kept)

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from pldmlt_jax.io.files import writing
-from pldmlt_jax.io.processes import is_first
+from pldmlt_jax.io.files import atomic_write
+from pldmlt_jax.io.processes import is_first_process
 from pldmlt_jax.training.tensorboard import EventFile
 
 
-def to_plain(values: Mapping[str, Any]) -> dict[str, Any]:
+def to_json_values(values: Mapping[str, Any]) -> dict[str, Any]:
     """Arrays and numpy scalars as JSON-able numbers and lists, with six significant digits; None where not finite."""
     return {key: _plain(value) for key, value in values.items()}
 
@@ -42,7 +42,7 @@ class RunLog:
         workdir.mkdir(parents=True, exist_ok=True)
         path = workdir / "log.jsonl"
         kept = [line for line in read_log(path) if line["step"] <= after_step]
-        with writing(path) as file:
+        with atomic_write(path) as file:
             file.writelines(json.dumps(line) + "\n" for line in kept)
         self._file = open(path, "a", encoding="utf-8")
         self._events = EventFile(workdir, after_step, text)
@@ -66,12 +66,12 @@ class RunLog:
     def write(
         self, step: int, phase: str, values: Mapping[str, Any], seconds: float | None = None, **more: Any
     ) -> dict[str, Any]:
-        """Writes one line: the step, the phase (`theta`, `label`, `both` or `val`), the values, which it returns as written.
+        """Writes one line: the step, the phase (`theta`, `label` or `val`), the values, which it returns as written.
 
         The time goes to TensorBoard alone: `log.jsonl` is the same, byte for byte, whenever and however often it stopped.
         """
-        plain = to_plain(values)
-        self._write_line({"step": step, "phase": phase} | to_plain(more) | plain)
+        plain = to_json_values(values)
+        self._write_line({"step": step, "phase": phase} | to_json_values(more) | plain)
         timed = plain if seconds is None else plain | {"seconds": seconds}
         for name, value in timed.items():
             for i, scalar in enumerate(value if isinstance(value, list) else [value]):
@@ -81,14 +81,14 @@ class RunLog:
         self._events.flush()
         return plain
 
-    def write_pictures(self, step: int, phase: str, pictures: Mapping[str, UInt8[np.ndarray, "h w 3"]]) -> None:
+    def write_images(self, step: int, phase: str, pictures: Mapping[str, UInt8[np.ndarray, "h w 3"]]) -> None:
         """Shows pictures in TensorBoard."""
         for name, picture in pictures.items():
             self._events.add_picture(f"{phase}/{name}", picture, step)
         self._events.flush()
 
 
-class NoLog(RunLog):
+class NullLog(RunLog):
     """What the other processes write: nothing."""
 
     def __init__(self) -> None:
@@ -105,13 +105,13 @@ class NoLog(RunLog):
     ) -> dict[str, Any]:
         return {}
 
-    def write_pictures(self, step: int, phase: str, pictures: Mapping[str, UInt8[np.ndarray, "h w 3"]]) -> None:
+    def write_images(self, step: int, phase: str, pictures: Mapping[str, UInt8[np.ndarray, "h w 3"]]) -> None:
         pass
 
 
 def open_log(workdir: Path, after_step: int = 0, text: str = "") -> RunLog:
     """The run's log in its first process, none in others; see `RunLog`."""
-    return RunLog(workdir, after_step, text) if is_first() else NoLog()
+    return RunLog(workdir, after_step, text) if is_first_process() else NullLog()
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

@@ -15,11 +15,11 @@ from jaxtyping import Array, UInt8
 from pldmlt_jax.config import GraderConfig, TrainConfig
 from pldmlt_jax.errors import CheckpointError
 from pldmlt_jax.io.processes import all_gather, broadcast_from_first
-from pldmlt_jax.io.progress import Task
+from pldmlt_jax.io.progress import ProgressTask
 from pldmlt_jax.io.signals import STOP, Interrupted
 from pldmlt_jax.training.checkpoint import Checkpoints
 from pldmlt_jax.training.log import RunLog
-from pldmlt_jax.training.nonfinite import FiniteWatch
+from pldmlt_jax.training.nonfinite import NonfiniteWatch
 from pldmlt_jax.types import Batch
 
 AGREE_EVERY_STEPS = 10
@@ -31,7 +31,7 @@ StepFunction = Callable[[Any, Batch], tuple[Any, dict[str, Array]]]
 """(state, batch) -> (state, metrics)."""
 
 
-class Validated(NamedTuple):
+class ValidationResult(NamedTuple):
     """How a state does on the validation images."""
 
     score: float  # which is maximised
@@ -40,7 +40,7 @@ class Validated(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Rounds:
+class RoundPlan:
     """The order of the steps: each round runs its phases one after the other, for so many steps each."""
 
     phases: tuple[tuple[str, int], ...]
@@ -66,20 +66,15 @@ class Rounds:
                 yield phase, i
 
 
-def algorithm_rounds(config: TrainConfig, steps_per_epoch: int, *, label_update: bool) -> Rounds:
-    """Algorithm 1: `theta_units` of (A), then `label_units` of (B); without the label update there is no (B).
-
-    With `same_batch`, `theta_units` of both in one.
-    """
+def plan_rounds(config: TrainConfig, steps_per_epoch: int, *, label_update: bool) -> RoundPlan:
+    """Algorithm 1: `theta_units` of (A), then `label_units` of (B); without the label update there is no (B)."""
     steps = {"epoch": steps_per_epoch, "step": 1}[config.unit]
-    if config.same_batch:
-        return Rounds((("both", config.theta_units * steps),), config.max_rounds)
     phases = (("theta", config.theta_units * steps), ("label", config.label_units * steps))
-    return Rounds(phases if label_update else phases[:1], config.max_rounds)
+    return RoundPlan(phases if label_update else phases[:1], config.max_rounds)
 
 
 @dataclass(frozen=True)
-class Stopping:
+class LoopOptions:
     """When to look, log, save and stop."""
 
     patience_rounds: int
@@ -91,7 +86,7 @@ class Stopping:
     on_nonfinite: str = "stop"  # or "skip"
 
     @classmethod
-    def of_training(cls, config: TrainConfig) -> "Stopping":
+    def from_train_config(cls, config: TrainConfig) -> "LoopOptions":
         return cls(**{field.name: getattr(config, field.name) for field in dataclasses.fields(cls)})
 
     def seconds_left(self, spent_s: float) -> float:
@@ -99,12 +94,12 @@ class Stopping:
         return 60.0 * self.max_minutes - spent_s if self.max_minutes else math.inf
 
     @classmethod
-    def of_grader(cls, config: GraderConfig, train: TrainConfig) -> "Stopping":
+    def from_grader_config(cls, config: GraderConfig, train: TrainConfig) -> "LoopOptions":
         return cls(config.patience_epochs, save_every_minutes=train.save_every_minutes, on_nonfinite=train.on_nonfinite)
 
 
 @dataclass
-class Progress:
+class LoopProgress:
     """All that the loop remembers besides the state; saved with every checkpoint."""
 
     round: int = 0  # rounds completed
@@ -116,7 +111,7 @@ class Progress:
     skipped_in_a_row: int = 0
 
     @classmethod
-    def restored(cls, saved: dict[str, Any], directory: Path) -> "Progress":
+    def restored(cls, saved: dict[str, Any], directory: Path) -> "LoopProgress":
         """As it was saved.
 
         Raises:
@@ -132,14 +127,14 @@ class Progress:
         if score > self.best_score + min_delta:
             self.best_score, self.best_round = score, self.round
 
-    def finished(self, rounds: Rounds, stopping: Stopping) -> bool:
+    def finished(self, rounds: RoundPlan, stopping: LoopOptions) -> bool:
         if self.step:
             return False
         patience_over = self.round - self.best_round >= stopping.patience_rounds
         time_over = stopping.max_minutes > 0 and self.seconds >= 60.0 * stopping.max_minutes
         return self.round >= rounds.max_rounds or (self.round > 0 and (patience_over or time_over))
 
-    def should_validate(self, rounds: Rounds, stopping: Stopping) -> bool:
+    def should_validate(self, rounds: RoundPlan, stopping: LoopOptions) -> bool:
         """Whether a round has just ended that is to be validated."""
         return not self.step and (not self.round % stopping.eval_every_rounds or self.finished(rounds, stopping))
 
@@ -147,17 +142,17 @@ class Progress:
 def fit(
     state: Any,
     *,
-    rounds: Rounds,
-    stopping: Stopping,
+    rounds: RoundPlan,
+    stopping: LoopOptions,
     steps: Mapping[str, StepFunction],
     diagnostics: Mapping[str, Callable[[Any, Batch], dict[str, Array]]],
     batches: Callable[[int], Iterator[Batch]],
-    validate: Callable[[Any], Validated],
+    validate: Callable[[Any], ValidationResult],
     names: Callable[[Batch], list[str]],
     checkpoints: Checkpoints,
     make_log: Callable[[int], RunLog],
-    task: Task,
-) -> Progress:
+    task: ProgressTask,
+) -> LoopProgress:
     """Trains to the end, from the latest checkpoint where there is one, exactly as if it had not stopped there.
 
     Args:
@@ -181,13 +176,13 @@ def fit(
         FloatingPointError: A loss, a gradient or the validation score is not a finite number; that state is not saved.
         Interrupted: A signal has come; the state is saved.
     """
-    state, progress = resumed(state, rounds, checkpoints)
+    state, progress = restore_latest(state, rounds, checkpoints)
     if progress.finished(rounds, stopping):
         return progress
     start_s, saved_s = time.monotonic() - progress.seconds, time.monotonic()
     step, plan = progress.round * rounds.steps_per_round + progress.step, list(rounds.steps())
     skip, directory = stopping.on_nonfinite == "skip", checkpoints.directory.parent
-    watch = FiniteWatch(directory, names, skip=skip, skipped=progress.skipped, in_a_row=progress.skipped_in_a_row)
+    watch = NonfiniteWatch(directory, names, skip=skip, skipped=progress.skipped, in_a_row=progress.skipped_in_a_row)
     stream = batches(step)
     losses: dict[str, Any] = {}
     if step:
@@ -200,7 +195,7 @@ def fit(
         checkpoints.save(step, state, dataclasses.asdict(progress), score)
         return time.monotonic()
 
-    with make_log(step) as log, STOP.postponing():
+    with make_log(step) as log, STOP.deferred():
         while not progress.finished(rounds, stopping):
             phase, i = plan[progress.step]
             batch, logged = next(stream), i % stopping.log_every_steps == 0
@@ -213,12 +208,12 @@ def fit(
                 watch.check_pending(state)
                 figures = {name: value for name, value in metrics.items() if name != "finite"}
                 losses |= log.write(step, phase, figures | more, round=progress.round + 1)
-            task.update(step, in_words(progress, losses), most_s=stopping.seconds_left(time.monotonic() - start_s))
+            task.update(step, describe_progress(progress, losses), most_s=stopping.seconds_left(time.monotonic() - start_s))
             progress.step += 1
             if progress.step == rounds.steps_per_round:
                 progress.round, progress.step = progress.round + 1, 0
                 progress.seconds = broadcast_from_first(time.monotonic() - start_s)
-            signum, due = asked(step, 0 < 60.0 * stopping.save_every_minutes <= time.monotonic() - saved_s)
+            signum, due = agree_on_interruption(step, 0 < 60.0 * stopping.save_every_minutes <= time.monotonic() - saved_s)
             if progress.should_validate(rounds, stopping):
                 watch.check_pending(state)
                 seen = validate(state)
@@ -227,7 +222,7 @@ def fit(
                 progress.observe(seen.score, stopping.min_delta)
                 skipped = {"skipped_steps": watch.skipped} if skip else {}
                 log.write(step, "val", seen.figures | skipped, seconds=progress.seconds, round=progress.round)
-                log.write_pictures(step, "val", seen.pictures)
+                log.write_images(step, "val", seen.pictures)
                 saved_s = save(seen.score)
             elif signum or due:
                 saved_s = save(None)
@@ -237,19 +232,19 @@ def fit(
     return progress
 
 
-def in_words(progress: Progress, figures: Mapping[str, Any]) -> str:
+def describe_progress(progress: LoopProgress, figures: Mapping[str, Any]) -> str:
     """What a person who watches wants to know; of losses the last that were logged, so that no step waits for them."""
     losses = [f"{name.replace('_', ' ')} {figures[name]:.4g}" for name in SHOWN if figures.get(name) is not None]
     best = [f"best score {progress.best_score:.4f}"] if progress.best_round else []
     return ", ".join([*losses, f"round {progress.round + 1}", *best])
 
 
-def resumed(state: Any, rounds: Rounds, checkpoints: Checkpoints) -> tuple[Any, Progress]:
+def restore_latest(state: Any, rounds: RoundPlan, checkpoints: Checkpoints) -> tuple[Any, LoopProgress]:
     """The latest checkpoint, or the given state and no progress where there is none; see `fit`."""
     if checkpoints.latest_step is None:
-        return state, Progress()
+        return state, LoopProgress()
     state, saved = checkpoints.restore(checkpoints.latest_step, state)
-    progress = Progress.restored(saved, checkpoints.directory)
+    progress = LoopProgress.restored(saved, checkpoints.directory)
     if progress.round + (progress.step > 0) > rounds.max_rounds:
         trained = f"{progress.round} rounds" + (f" and {progress.step} steps" if progress.step else "")
         found, expected = f"a network trained for {trained}", f"at most {rounds.max_rounds}, as the config says"
@@ -257,7 +252,7 @@ def resumed(state: Any, rounds: Rounds, checkpoints: Checkpoints) -> tuple[Any, 
     return state, progress
 
 
-def asked(step: int, due: bool) -> tuple[int, bool]:
+def agree_on_interruption(step: int, due: bool) -> tuple[int, bool]:
     """The signal that asks for the end, 0 for none, and whether it is time to save.
 
     Several processes must agree, and so ask each other, which takes its time: after each tenth step.

@@ -10,16 +10,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from pldmlt_jax.io.files import write_json, writing
-from pldmlt_jax.io.processes import is_first
+from pldmlt_jax.io.files import atomic_write, write_json
+from pldmlt_jax.io.processes import is_first_process
 from pldmlt_jax.training.checkpoint import Checkpoints
-from pldmlt_jax.training.log import to_plain
-from pldmlt_jax.training.parallel import own_rows
+from pldmlt_jax.training.log import to_json_values
+from pldmlt_jax.training.parallel import local_rows
 
-FOLDER = "nonfinite"
+NONFINITE_FOLDER = "nonfinite"
 """Beside the checkpoints: a folder for each step, with the state before it, its batch and its figures."""
 
-MOST_IN_A_ROW = 20
+MAX_SKIPPED_IN_A_ROW = 20
 """Steps that are skipped one after the other: by then nothing is learnt any more."""
 
 
@@ -31,7 +31,7 @@ class _Step:
     metrics: dict[str, Any]
 
 
-class FiniteWatch:
+class NonfiniteWatch:
     """Reads whether a step was finite when the next batch is there: just before that one's step needs the state.
 
     Steps leave a state as it was where they are not finite; so what `check_pending` is given is then the state from before.
@@ -79,24 +79,24 @@ class FiniteWatch:
             return
         if self._skip:
             self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
-            if self.in_a_row < MOST_IN_A_ROW:
+            if self.in_a_row < MAX_SKIPPED_IN_A_ROW:
                 return
         self._stop(step, state)
 
     def _stop(self, step: _Step, state: Any) -> None:
-        figures = to_plain({name: value for name, value in step.metrics.items() if name != "finite"})
+        figures = to_json_values({name: value for name, value in step.metrics.items() if name != "finite"})
         wrong = [name for name, value in figures.items() if value is None]
         images = self._names(step.batch)
-        folder = self._directory / FOLDER / str(step.number)
+        folder = self._directory / NONFINITE_FOLDER / str(step.number)
         facts = {"step": step.number, "phase": step.phase, "images": images, "figures": figures}
-        if is_first():
+        if is_first_process():
             shutil.rmtree(folder, ignore_errors=True)
-            with writing(folder / "batch.npz", "wb") as file:
+            with atomic_write(folder / "batch.npz", "wb") as file:
                 np.savez(file, allow_pickle=False, **_arrays(step.batch))
             write_json(folder / "step.json", facts)
         with Checkpoints(folder / "checkpoints") as saved:
             saved.save(step.number - 1, state, json.loads(json.dumps(facts)), None)
-        skipped = f", as in the {MOST_IN_A_ROW - 1} steps before," if self._skip else ""
+        skipped = f", as in the {MAX_SKIPPED_IN_A_ROW - 1} steps before," if self._skip else ""
         raise FloatingPointError(
             f"step {step.number} ({step.phase}): {', '.join(wrong) or 'a gradient'} not finite{skipped} on the images "
             f"{', '.join(images)}. The state before it, its batch and its figures are in {folder}; the checkpoints from "
@@ -107,4 +107,4 @@ class FiniteWatch:
 
 def _arrays(batch: Any) -> dict[str, np.ndarray]:
     leaves = jax.tree.leaves_with_path(batch)
-    return {jax.tree_util.keystr(path).strip("."): own_rows(leaf) for path, leaf in leaves}
+    return {jax.tree_util.keystr(path).strip("."): local_rows(leaf) for path, leaf in leaves}

@@ -53,11 +53,11 @@ class Devices:
     def num_processes(self) -> int:
         return self.mesh.size // len(self.mesh.local_devices)
 
-    def own_batch_size(self, batch_size: int) -> int:
+    def batch_size_per_process(self, batch_size: int) -> int:
         """This process's images of a batch, rounded up to as many for each device."""
         return -(-batch_size // self.mesh.size) * len(self.mesh.local_devices)
 
-    def like(self, shapes: Any) -> Any:
+    def abstract_state(self, shapes: Any) -> Any:
         """Of a state's shapes (`jax.eval_shape`) and the place of its arrays: what a checkpoint is to be restored as."""
         return jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self.state_sharding(leaf)), shapes
@@ -87,7 +87,7 @@ class Devices:
             batch = jax.tree.map(lambda rows: rows.reshape(self.mesh.size, -1, *rows.shape[1:]), batch)
         return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, rows), batch)
 
-    def training_step(self, step: Callable[..., Any], **static: Any) -> Callable[[Any, Any], tuple[Any, Any]]:
+    def make_training_step(self, step: Callable[..., Any], **static: Any) -> Callable[[Any, Any], tuple[Any, Any]]:
         """(state, batch) -> (state, metrics) from a step of `method/`; the state that goes in is used up (donated).
 
         Args:
@@ -96,13 +96,13 @@ class Devices:
         """
         return _training_program(self, step, tuple(sorted(static.items())))
 
-    def evaluation(self, step: Callable[..., Any], **static: Any) -> Callable[[Any, Any], Any]:
+    def make_evaluation(self, step: Callable[..., Any], **static: Any) -> Callable[[Any, Any], Any]:
         """(state, batch) -> its output on the host, both being on the devices.
 
         Args:
             step: `(state, batch, **static) -> tree`: rows, an image's each, of this process alone, and scalars, which are
                 of the whole batch.
-            static: As in `training_step`.
+            static: As in `make_training_step`.
         """
         program = _evaluation_program(self, step, tuple(sorted(static.items())))
 
@@ -110,7 +110,7 @@ class Devices:
             output = program(state, batch)
             if self.mode == "pmap":
                 output = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]) if x.ndim > 1 else x[0], output)
-            return jax.tree.map(own_rows, output) if self.num_processes > 1 else jax.device_get(output)
+            return jax.tree.map(local_rows, output) if self.num_processes > 1 else jax.device_get(output)
 
         return evaluate
 
@@ -146,7 +146,7 @@ def _evaluation_program(devices: Devices, step: Callable[..., Any], static: tupl
     return jax.jit(program)
 
 
-def own_rows(array: ArrayLike) -> np.ndarray:
+def local_rows(array: ArrayLike) -> np.ndarray:
     """What this process has of an array that is whole on each device, or spread over them along its first axis."""
     if not isinstance(array, jax.Array) or array.is_fully_replicated:
         return np.asarray(array)
@@ -154,7 +154,7 @@ def own_rows(array: ArrayLike) -> np.ndarray:
     return np.concatenate([np.asarray(shard.data) for shard in shards])
 
 
-def training_devices(config: ParallelConfig, batch_size: int, field: str) -> Devices:
+def select_training_devices(config: ParallelConfig, batch_size: int, field: str) -> Devices:
     """The devices to train on, of all processes; with `num_devices` = 0 as many as the batch can be spread over.
 
     Args:
@@ -178,7 +178,7 @@ def training_devices(config: ParallelConfig, batch_size: int, field: str) -> Dev
     return _devices([device for devices in of_process for device in devices[:count]], config)
 
 
-def own_devices(config: ParallelConfig) -> Devices:
+def select_local_devices(config: ParallelConfig) -> Devices:
     """This process's devices, all of them or `num_devices`: to evaluate and predict, where any batch is filled up."""
     local = jax.local_devices()
     _require_devices(config.num_devices, len(local))

@@ -19,7 +19,7 @@ from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttribut
 from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 from tensorboardX.record_writer import masked_crc32c
 
-from pldmlt_jax.io.files import naming, writing
+from pldmlt_jax.io.files import atomic_write, name_file_in_errors
 
 PATTERN = "events.*"
 FORMAT = "brain.Event:2"
@@ -57,7 +57,7 @@ class EventFile:
         first = [encoded(Event(wall_time=time.time(), file_version=FORMAT))]
         if text:
             first.append(encoded(Event(wall_time=time.time(), step=0, summary=summary.text(CONFIG, text))))
-        with writing(path, "wb") as file:
+        with atomic_write(path, "wb") as file:
             file.writelines([*first, *kept.values()])
         for old in before:
             old.unlink()
@@ -75,12 +75,12 @@ class EventFile:
         self._add(step, Summary(value=[Summary.Value(tag=tag, image=image)]))
 
     def _add(self, step: int, what: Summary) -> None:
-        with naming(self._path):
+        with name_file_in_errors(self._path):
             self._file.write(encoded(Event(wall_time=time.time(), step=step, summary=what)))
 
     def flush(self) -> None:
         """Lets others read what was added."""
-        with naming(self._path):
+        with name_file_in_errors(self._path):
             self._file.flush()
 
     def sync(self) -> None:

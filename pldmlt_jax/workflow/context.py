@@ -2,12 +2,11 @@
 
 import dataclasses
 import functools
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pldmlt_jax.cli.flags import Arguments
 from pldmlt_jax.config import Config, fields, has_stage_1, to_dict
 from pldmlt_jax.data.datasets.registry import RawListings
 from pldmlt_jax.data.preprocessing.store import prepare_set
@@ -20,26 +19,36 @@ from pldmlt_jax.data.splits.selection import (
     select_segmented,
 )
 from pldmlt_jax.errors import CheckpointError, UserError, collect_errors, raise_all
+from pldmlt_jax.evaluation.inference import (
+    BUNDLED_MODEL,
+    TrainedNetwork,
+    checkpoint_directory,
+    saved_config,
+    split_checkpoints,
+)
 from pldmlt_jax.io.files import write_json
-from pldmlt_jax.io.processes import is_first
+from pldmlt_jax.io.processes import is_first_process
 from pldmlt_jax.method.virtual_step import uses_graded_images
-from pldmlt_jax.training.checkpoint import CONFIG, Checkpoints
+from pldmlt_jax.training.best_state import CheckpointsWithBest
+from pldmlt_jax.training.checkpoint import CONFIG
+from pldmlt_jax.workflow.options import RunOptions
 
 
 @dataclasses.dataclass
 class Context:
     """One run. Each set is opened at the first access, and prepared then if `prepare_sets` has not done so."""
 
-    arguments: Arguments
+    options: RunOptions
     others: tuple[Path, ...] = ()  # workdirs of other runs, whose stage 1 is taken where it is the same
+    trained: TrainedNetwork | None = None  # that this run has trained, for the stages that follow
 
     @property
     def config(self) -> Config:
-        return self.arguments.config
+        return self.options.config
 
     @property
     def workdir(self) -> Path:
-        return self.arguments.workdir
+        return self.options.workdir
 
     @cached_property
     def listings(self) -> RawListings:
@@ -121,13 +130,13 @@ class Context:
             return self.graded_for_graders
         return self.truly_graded
 
-    def checkpoints(self, directory: Path, config: dict[str, Any] | None = None, *, alone: bool = False) -> Checkpoints:
-        """The checkpoints of a folder; whether damaged ones are passed over is the config's choice."""
-        return Checkpoints(directory, config, fallback=self.config.checkpoint.fallback, alone=alone)
+    def training_checkpoints(self, directory: Path, keep: Callable[[Any], Any]) -> CheckpointsWithBest:
+        """Opens the checkpoints of a training; `keep` gives the part of its best state that stays in memory."""
+        return CheckpointsWithBest(directory, to_dict(self.config), keep, fallback=self.config.checkpoint.fallback)
 
     def write_json(self, name: str, value: Any) -> None:
         """Writes a JSON file of the workdir, whole or not at all; of several processes the first does."""
-        if is_first():
+        if is_first_process():
             write_json(self.workdir / name, value)
 
 
@@ -158,7 +167,7 @@ SEEN_BY_NETWORK = ("data.size_px", "data.fov_crop", "data.resize", "data.enhance
 """Beginnings of the fields that a network is trained for; under others it answers something else, often in silence."""
 
 
-def with_saved_config(arguments: Arguments) -> Arguments:
+def with_saved_config(options: RunOptions) -> RunOptions:
     """Without `--config`, `evaluate`, `predict`, `export` and `figures` take the config that the network was trained with,
     the first one's where several are named; `predict`, where nothing at all is named, the network that ships.
 
@@ -170,50 +179,46 @@ def with_saved_config(arguments: Arguments) -> Arguments:
         CheckpointError: There is no checkpoint, or it was trained for or on something else than is asked for.
     """
     from pldmlt_jax.config_checks import config_errors
-    from pldmlt_jax.evaluation.inference import SHIPPED, checkpoint_directory, saved_config
-    from pldmlt_jax.evaluation.predictor import split_checkpoints
 
-    if arguments.verb not in ("evaluate", "predict", "export", "figures"):
-        return arguments
-    named = arguments.checkpoint or arguments.config_given or arguments.workdir_given
-    if arguments.verb == "predict" and not named:
-        print(f"  --checkpoint names no network: the one that ships is used, see {SHIPPED / 'model_card.md'}")
-        arguments = dataclasses.replace(arguments, checkpoint=str(SHIPPED))
-    paths = split_checkpoints(arguments.checkpoint or str(arguments.workdir))
+    if options.verb not in ("evaluate", "predict", "export", "figures"):
+        return options
+    named = options.checkpoint or options.config_given or options.workdir_given
+    if options.verb == "predict" and not named:
+        print(f"  --checkpoint names no network: the one that ships is used, see {BUNDLED_MODEL / 'model_card.md'}")
+        options = dataclasses.replace(options, checkpoint=str(BUNDLED_MODEL))
+    paths = split_checkpoints(options.checkpoint or str(options.workdir))
     directory, *others = [checkpoint_directory(path) for path in paths]
     for trained in (directory, *others):
         if wrong := config_errors(saved_config(trained)):
             found = "; ".join(f"{error.where}: {error.found}" for error in wrong)
             raise CheckpointError(trained / CONFIG, found, "the config that the network was trained with", "restore it")
-    if not arguments.config_given:
+    if not options.config_given:
         config = saved_config(directory)
-        config.parallel = arguments.config.parallel  # of this machine, not of the one that trained it
-        for path in arguments.overrides:
+        config.parallel = options.config.parallel  # of this machine, not of the one that trained it
+        for path in options.overrides:
             *parts, name = path.split(".")
-            given, target = (functools.reduce(getattr, parts, c) for c in (arguments.config, config))
+            given, target = (functools.reduce(getattr, parts, c) for c in (options.config, config))
             setattr(target, name, getattr(given, name))
-        beside = Path("runs") / SHIPPED.name if directory.resolve() == SHIPPED else directory.parent
-        workdir = arguments.workdir if arguments.workdir_given else beside
-        arguments = dataclasses.replace(arguments, config=config, workdir=workdir)
-    _require_agreement(arguments, saved_config(directory), directory)
-    for other in others if arguments.verb in SHOWS_HELD_OUT else ():
-        _require_agreement(arguments, saved_config(other), other, SPLITS)
-    return arguments
+        beside = Path("runs") / BUNDLED_MODEL.name if directory.resolve() == BUNDLED_MODEL else directory.parent
+        workdir = options.workdir if options.workdir_given else beside
+        options = dataclasses.replace(options, config=config, workdir=workdir)
+    _require_agreement(options, saved_config(directory), directory)
+    for other in others if options.verb in SHOWS_HELD_OUT else ():
+        _require_agreement(options, saved_config(other), other, SPLITS)
+    return options
 
 
-def _require_agreement(
-    arguments: Arguments, saved: Config, directory: Path, seen: tuple[str, ...] = SEEN_BY_NETWORK
-) -> None:
-    from pldmlt_jax.models.weights.load import preprocessing
+def _require_agreement(options: RunOptions, saved: Config, directory: Path, seen: tuple[str, ...] = SEEN_BY_NETWORK) -> None:
+    from pldmlt_jax.models.weights.load import preprocessing_scheme
 
-    given, trained = dict(fields(arguments.config)), dict(fields(saved))
+    given, trained = dict(fields(options.config)), dict(fields(saved))
     same_set = given["data.segmentation"] == trained["data.segmentation"]
-    compared = {name for name in given if name.startswith(seen)} - {"model.weights", *arguments.overrides}
-    compared |= set(SPLITS) if same_set and arguments.verb in SHOWS_HELD_OUT else set()
+    compared = {name for name in given if name.startswith(seen)} - {"model.weights", *options.overrides}
+    compared |= set(SPLITS) if same_set and options.verb in SHOWS_HELD_OUT else set()
     differing = [
         f"{name} = {trained[name]!r}, not {given[name]!r}" for name in sorted(compared) if given[name] != trained[name]
     ]
-    prepared = [preprocessing(config.model.encoder, config.model.weights) for config in (saved, arguments.config)]
+    prepared = [preprocessing_scheme(config.model.encoder, config.model.weights) for config in (saved, options.config)]
     if prepared[0] != prepared[1]:
         differing.append(
             f"images prepared as {prepared[0]!r} by model.weights = {saved.model.weights!r}, not {prepared[1]!r}"

@@ -54,8 +54,8 @@ def compute_fingerprint(stage: Stage, context: Context, raw: Mapping[str, str]) 
         *(raw[name] for name in stage.sets(config)),
         *(hash_named_file(path, str(path.relative_to(workdir))) for path in read),
         *(hash_named_file(Path(name), "weights") if name else "no weights" for name in stage.weights(config)),
-        context.arguments.split if stage.describes else "",
-        context.arguments.checkpoint if stage.describes else "",
+        context.options.split if stage.describes else "",
+        context.options.checkpoint if stage.describes else "",
     ]
     without = IGNORED_FIELDS + stage.without + stage.without_in(config)
     values = {name: value for name, value in fields(config) if name.startswith(stage.parts) and name not in without}

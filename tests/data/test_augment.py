@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pldmlt_jax.config import AugmentConfig
-from pldmlt_jax.data.augment import Window, augment, elastic_maps, jitter, random_affine, window_centre
+from pldmlt_jax.data.augment import Window, augment, choose_window_centre, jitter_colours, make_elastic_maps, random_affine
 from pldmlt_jax.types import MASK_BITS
 
 IDENTITY = AugmentConfig(flip=False, rotation_deg=0.0, min_scale=1.0)
@@ -137,7 +137,7 @@ def test_jitter_is_saturation_then_contrast_then_brightness() -> None:
         grey = pixels.mean(axis=-1, keepdims=True)
         pixels = grey + saturation * (pixels - grey)
         expected = brightness * (image.mean() + contrast * (pixels - image.mean()))
-        np.testing.assert_allclose(jitter(image, valid, 0.2, _rng(seed)), expected, atol=1.0)
+        np.testing.assert_allclose(jitter_colours(image, valid, 0.2, _rng(seed)), expected, atol=1.0)
 
 
 def test_jitter_saturates_and_leaves_invalid_pixels_black() -> None:
@@ -145,7 +145,7 @@ def test_jitter_saturates_and_leaves_invalid_pixels_black() -> None:
     valid = np.zeros((16, 16), bool)
     valid[4:12, 4:12] = True
     image[~valid] = 0
-    results = [jitter(image, valid, 0.5, _rng(seed)) for seed in range(20)]
+    results = [jitter_colours(image, valid, 0.5, _rng(seed)) for seed in range(20)]
     assert all((result[~valid] == 0).all() for result in results)
     assert max(int(result.max()) for result in results) == 255  # no wrap-around of uint8
     assert all(np.ptp(result[valid]) == 0 for result in results)
@@ -154,7 +154,7 @@ def test_jitter_saturates_and_leaves_invalid_pixels_black() -> None:
 def test_weak_jitter_does_not_darken() -> None:
     """Rounding, not truncation: a factor of 1 is the identity."""
     image, _ = _noise()
-    np.testing.assert_array_equal(jitter(image, np.ones(image.shape[:2], bool), 0.0, _rng()), image)
+    np.testing.assert_array_equal(jitter_colours(image, np.ones(image.shape[:2], bool), 0.0, _rng()), image)
 
 
 # ---- elastic deformation and blur
@@ -180,7 +180,7 @@ def test_elastic_deformation_moves_image_and_masks_alike_and_smoothly() -> None:
 def test_elastic_deformation_of_no_strength_is_the_affine_map() -> None:
     image, _ = _noise(64)
     affine = random_affine(64, FULL, _rng(3))
-    x, y = elastic_maps(affine, 64, 0.0, _rng(0))
+    x, y = make_elastic_maps(affine, 64, 0.0, _rng(0))
     expected = cv2.warpAffine(image, affine, (64, 64), flags=cv2.INTER_LINEAR).astype(int)
     found = cv2.remap(image, x, y, cv2.INTER_LINEAR).astype(int)
     assert np.abs(found - expected)[1:-1, 1:-1].mean() < 2  # OpenCV rounds positions to 1/32 of a pixel
@@ -188,7 +188,7 @@ def test_elastic_deformation_of_no_strength_is_the_affine_map() -> None:
 
 def test_displacements_have_the_strength_that_was_asked_for() -> None:
     identity = np.eye(2, 3)
-    shifts = [elastic_maps(identity, 60, 3.0, _rng(seed))[0] - np.arange(60)[None, :] for seed in range(40)]
+    shifts = [make_elastic_maps(identity, 60, 3.0, _rng(seed))[0] - np.arange(60)[None, :] for seed in range(40)]
     assert np.std(shifts) == pytest.approx(3.0, rel=0.25)  # smaller between the grid's points
     assert np.abs(np.diff(shifts, axis=-1)).max() < 3  # and smooth
 
@@ -237,7 +237,7 @@ def test_windows_stay_inside_and_keep_their_scale() -> None:
 
 def test_a_window_is_the_part_of_the_image_around_its_centre() -> None:
     image, bits = _noise(80)
-    centre = window_centre(bits | MASK_BITS["valid"], Window(16, 0.0), _rng(5))
+    centre = choose_window_centre(bits | MASK_BITS["valid"], Window(16, 0.0), _rng(5))
     affine = random_affine(80, IDENTITY, _rng(5), 16, np.round(centre) + 0.5)
     x, y = (np.round(centre) + 0.5 - 7.5).astype(int)
     np.testing.assert_array_equal(cv2.warpAffine(image, affine, (16, 16)), image[y : y + 16, x : x + 16])

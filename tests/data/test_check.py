@@ -14,8 +14,8 @@ from data.idrid_files import SHAPE, photograph, write_grading, write_segmentatio
 
 from pldmlt_jax.cli.app import run
 from pldmlt_jax.config import DataConfig
-from pldmlt_jax.data.check import DIAMETER_BINS, Finding, check_set, diameter_histogram, leaking
-from pldmlt_jax.data.plan import lesion_sizes, suggest
+from pldmlt_jax.data.check import DIAMETER_BINS, Finding, check_dataset, diameter_histogram, find_leakage
+from pldmlt_jax.data.plan import suggest_size, summarise_lesion_sizes
 
 NAMES = [f"IDRiD_{i:02d}" for i in range(1, 13)]
 
@@ -49,7 +49,7 @@ def found(findings: list[Finding], severity: str = "") -> dict[str, set[str]]:
 
 
 def test_sound_set_has_nothing_but_notes(data):
-    report = check_set("idrid_s", data)
+    report = check_dataset("idrid_s", data)
     assert found(report.findings) == {}
     dark = [finding for finding in report.findings if finding.kind == "mask_dark"]
     assert len(dark) == 3 * len(NAMES)
@@ -78,7 +78,7 @@ def test_every_damage_is_found_in_one_pass(data):
     cv2.imwrite(str(microaneurysms / f"{NAMES[9]}_MA.tif"), corner)
     cv2.imwrite(str(microaneurysms / "IDRiD_99_MA.tif"), soft)
     (lesions / "5. Optic Disc" / f"{NAMES[10]}_OD.tif").write_bytes(b"")
-    report = check_set("idrid_s", data)
+    report = check_dataset("idrid_s", data)
     assert found(report.findings, "error") == {
         "listing": {"IDRiD_99_MA.tif"},
         "image": {f"{NAMES[i]}.jpg" for i in (0, 1, 2)},
@@ -104,7 +104,7 @@ def test_repeated_photographs_within_and_across_splits_and_sets(data):
     test = base.with_name("b. Testing Set")
     shutil.copy(base / "IDRiD_012.jpg", test / "IDRiD_002.jpg")  # both of grade 2
     shutil.copy(images(data) / f"{NAMES[0]}.jpg", base / "IDRiD_015.jpg")
-    graded, segmented = check_set("idrid_d", data), check_set("idrid_s", data)
+    graded, segmented = check_dataset("idrid_d", data), check_dataset("idrid_s", data)
     assert found(graded.findings, "warning") == {
         "duplicate": {"IDRiD_006.jpg"},
         "near_duplicate": {"IDRiD_007.jpg"},
@@ -112,22 +112,22 @@ def test_repeated_photographs_within_and_across_splits_and_sets(data):
         "duplicate_across_splits": {"IDRiD_002.jpg"},
     }
     assert found(graded.findings, "error") == {}
-    assert found(list(leaking(segmented, graded, data.leakage_distance))) == {"leakage": {"IDRiD_015.jpg"}}
+    assert found(list(find_leakage(segmented, graded, data.leakage_distance))) == {"leakage": {"IDRiD_015.jpg"}}
 
 
 def test_missing_set_is_one_error_and_wrong_grades_are_all_told(data, tmp_path):
     write_grading(Path(data.root) / "IDRiD", {"IDRiD_001": 7, "IDRiD_002": "x"})
-    report = check_set("idrid_d", data)
+    report = check_dataset("idrid_d", data)
     kinds = found(report.findings, "error")
     assert len([finding for finding in report.findings if finding.kind == "listing"]) == 2 + 13  # and rows of 13 images
     assert set(kinds) == {"listing"}
-    (finding,) = check_set("diaretdb1", DataConfig(root=str(tmp_path / "nowhere"))).findings
+    (finding,) = check_dataset("diaretdb1", DataConfig(root=str(tmp_path / "nowhere"))).findings
     assert (finding.kind, finding.severity) == ("layout", "error")
     assert "no such folder" in finding.found
 
 
 def test_numbers_of_photographs_are_compared_with_the_release(data):
-    counts = [finding for finding in check_set("idrid_s", data).findings if finding.kind == "count"]
+    counts = [finding for finding in check_dataset("idrid_s", data).findings if finding.kind == "count"]
     assert [(finding.found, finding.expected) for finding in counts] == [
         ("12 photographs of the train part", "54, as released"), ("0 photographs of the test part", "27, as released"),
     ]  # fmt: skip
@@ -140,13 +140,13 @@ def test_renumbered_markings_are_noticed_by_their_discs(tmp_path):
         image = photograph(number)
         cv2.circle(image, (30, 30), 9, (brightness,) * 3, -1)
         cv2.imwrite(str(tmp_path / "DiaRetDB1" / "images" / f"diaretdb1_image{number:03d}.png"), image)
-    report = check_set("diaretdb1", DataConfig(root=str(tmp_path), cache_dir=str(tmp_path / "cache")))
+    report = check_dataset("diaretdb1", DataConfig(root=str(tmp_path), cache_dir=str(tmp_path / "cache")))
     assert found(report.findings, "warning") == {"no_lesions": {"DiaRetDB1"}, "disc_marks": {"diaretdb1_image002.png"}}
 
 
 def test_black_masks_are_no_warning_where_they_mean_that_there_is_none(tmp_path):
     ddr_files.write_segmentation(tmp_path / "DDR-dataset", {"a": ["MA"], "b": []})
-    report = check_set("ddr_s", DataConfig(root=str(tmp_path), cache_dir=str(tmp_path / "cache")))
+    report = check_dataset("ddr_s", DataConfig(root=str(tmp_path), cache_dir=str(tmp_path / "cache")))
     assert found(report.findings) == {}
 
 
@@ -159,9 +159,9 @@ def test_a_folder_whose_masks_are_all_black_is_noticed(tmp_path):
         mask[30, 40] = value
         cv2.imwrite(str(tmp_path / "masks" / "MA" / f"{name}.png"), mask)
     data = DataConfig(folder_root=str(tmp_path), cache_dir=str(tmp_path / "cache"))
-    assert found(check_set("folder_s", data).findings) == {"mask_black": {"a.png"}}
+    assert found(check_dataset("folder_s", data).findings) == {"mask_black": {"a.png"}}
     (tmp_path / "masks" / "MA" / "b.png").unlink()
-    findings = check_set("folder_s", data).findings
+    findings = check_dataset("folder_s", data).findings
     assert found(findings, "warning") == {"no_lesions": {tmp_path.name}}
     assert found(findings, "note") == {"mask_black": {"a.png"}}
 
@@ -177,12 +177,12 @@ def test_diameters_are_those_of_circles_of_the_same_area():
     np.testing.assert_allclose(found_px, [4.1, 7.9, 40.0], rtol=0.1)
     everything = np.zeros((5, len(counts)), np.int64)
     everything[0] = counts
-    at_250 = lesion_sizes(everything, 250)
+    at_250 = summarise_lesion_sizes(everything, 250)
     assert set(at_250) == {"MA"}
     assert at_250["MA"].number == 3
     assert at_250["MA"].median_px == pytest.approx(2.0, rel=0.1)
     assert at_250["MA"].below_1_px == 0
-    assert lesion_sizes(everything, 200)["MA"].below_1_px == pytest.approx(1 / 3)
+    assert summarise_lesion_sizes(everything, 200)["MA"].below_1_px == pytest.approx(1 / 3)
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_suggestion_is_the_smallest_size_that_shows_the_lesions_and_fits(availab
     """Lesions of 1/200 of the field are 2 px wide at 400 px; an image of 512 px takes 1 GiB."""
     diameters = np.zeros((5, len(DIAMETER_BINS) - 1), np.int64)
     diameters[0, np.searchsorted(DIAMETER_BINS, np.log2(1 / 200)) - 1] = 10
-    chosen = suggest(diameters, field_px, 0, 2**30 / 512**2, int(available_gib * 2**30), 32)
+    chosen = suggest_size(diameters, field_px, 0, 2**30 / 512**2, int(available_gib * 2**30), 32)
     assert chosen == (size, batch, int(batch * 2**30 * (size / 512) ** 2), wide)
 
 
@@ -204,7 +204,7 @@ def test_memory_does_not_grow_with_the_pictures(data):
     for number in (15, 60):
         write_grading(Path(data.root) / "IDRiD", {f"IDRiD_{i:03d}": i % 5 for i in range(1, number + 1)}, shape=shape)
         tracemalloc.start()
-        report = check_set("idrid_d", data)
+        report = check_dataset("idrid_d", data)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
         assert len(report.photographs) == number

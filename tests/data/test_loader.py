@@ -13,11 +13,11 @@ import pytest
 from pldmlt_jax.config import AugmentConfig, DataConfig
 from pldmlt_jax.data.datasets.records import RawRecord
 from pldmlt_jax.data.loader import (
-    Labels,
+    GradeLabels,
     Shard,
     eval_batches,
     given_labels,
-    oversampled,
+    oversample_grades,
     steps_per_epoch,
     train_batches,
     true_labels,
@@ -56,12 +56,12 @@ def split() -> PreparedSplit:
 
 
 @pytest.fixture(scope="module")
-def labels() -> Labels:
+def labels() -> GradeLabels:
     """Pseudo-labels: not the true grades, and with some grades ruled out."""
-    return Labels((np.arange(NUM_IMAGES, dtype=np.int32) + 3) % 5, np.arange(NUM_IMAGES * 5).reshape(-1, 5) % 3 > 0)
+    return GradeLabels((np.arange(NUM_IMAGES, dtype=np.int32) + 3) % 5, np.arange(NUM_IMAGES * 5).reshape(-1, 5) % 3 > 0)
 
 
-def _stream(split: PreparedSplit, labels: Labels, **changes: object) -> Iterator[Batch]:
+def _stream(split: PreparedSplit, labels: GradeLabels, **changes: object) -> Iterator[Batch]:
     arguments = {"batch_size": 3, "config": DATA, "seed": 7} | changes
     return train_batches(split, INDICES, labels, **arguments)  # pyright: ignore[reportArgumentType]
 
@@ -82,7 +82,7 @@ def _equal(a: Batch, b: Batch) -> bool:
     )  # fmt: skip
 
 
-def test_every_epoch_holds_each_chosen_image_once_in_an_order_of_its_own(split: PreparedSplit, labels: Labels) -> None:
+def test_every_epoch_holds_each_chosen_image_once_in_an_order_of_its_own(split: PreparedSplit, labels: GradeLabels) -> None:
     n = len(INDICES)
     positions = [position for position, _, _ in _samples(list(islice(_stream(split, labels), 5 * n)))]
     epochs = [positions[start : start + n] for start in range(0, len(positions), n)]
@@ -92,7 +92,7 @@ def test_every_epoch_holds_each_chosen_image_once_in_an_order_of_its_own(split: 
 
 
 @pytest.mark.parametrize("start_step", [1, 2, 5, 12])  # inside, across and far behind the first epoch of 7 images
-def test_resumed_at_a_step_is_the_uninterrupted_stream(split: PreparedSplit, labels: Labels, start_step: int) -> None:
+def test_resumed_at_a_step_is_the_uninterrupted_stream(split: PreparedSplit, labels: GradeLabels, start_step: int) -> None:
     whole = list(islice(_stream(split, labels), 20))
     resumed = list(islice(_stream(split, labels, start_step=start_step), 20 - start_step))
     assert all(_equal(a, b) for a, b in zip(whole[start_step:], resumed, strict=True))
@@ -100,14 +100,14 @@ def test_resumed_at_a_step_is_the_uninterrupted_stream(split: PreparedSplit, lab
 
 @pytest.mark.parametrize("changes", [{"config": dataclasses.replace(DATA, num_threads=1)}, {"batch_size": 1},
                                      {"config": dataclasses.replace(DATA, num_threads=8)}, {"batch_size": 7}])  # fmt: skip
-def test_threads_and_batch_size_change_no_sample(split: PreparedSplit, labels: Labels, changes: dict) -> None:
+def test_threads_and_batch_size_change_no_sample(split: PreparedSplit, labels: GradeLabels, changes: dict) -> None:
     num_samples = 21
     stream = _samples(list(islice(_stream(split, labels), num_samples // 3)))
     other = _samples(list(islice(_stream(split, labels, **changes), num_samples // changes.get("batch_size", 3))))
     assert stream == other
 
 
-def test_an_image_is_augmented_anew_in_each_epoch_and_by_each_seed(split: PreparedSplit, labels: Labels) -> None:
+def test_an_image_is_augmented_anew_in_each_epoch_and_by_each_seed(split: PreparedSplit, labels: GradeLabels) -> None:
     def views(seed: int) -> set[bytes]:
         batches = list(islice(_stream(split, labels, seed=seed), 7))  # three epochs
         return {image for position, image, _ in _samples(batches) if position == 5}
@@ -116,7 +116,7 @@ def test_an_image_is_augmented_anew_in_each_epoch_and_by_each_seed(split: Prepar
     assert not views(7) & views(8)
 
 
-def test_the_augmentation_of_an_image_does_not_depend_on_the_other_images(split: PreparedSplit, labels: Labels) -> None:
+def test_the_augmentation_of_an_image_does_not_depend_on_the_other_images(split: PreparedSplit, labels: GradeLabels) -> None:
     """Its randomness is of the seed, the epoch and the position alone: another fold sees the same view of it."""
     alone = train_batches(split, np.array([5]), labels, batch_size=1, config=DATA, seed=7)
     views = [image for _, image, _ in _samples(list(islice(alone, 3)))]
@@ -124,7 +124,7 @@ def test_the_augmentation_of_an_image_does_not_depend_on_the_other_images(split:
     assert views == among
 
 
-def test_a_batch_joins_image_masks_and_labels_of_its_positions(split: PreparedSplit, labels: Labels) -> None:
+def test_a_batch_joins_image_masks_and_labels_of_its_positions(split: PreparedSplit, labels: GradeLabels) -> None:
     batch = next(_stream(split, labels, config=PLAIN))
     assert batch.image.dtype == np.uint8 and batch.index.dtype == batch.grade.dtype == np.int32
     np.testing.assert_array_equal(batch.image[:, 0, 0, 0], 10 * batch.index)
@@ -136,13 +136,15 @@ def test_a_batch_joins_image_masks_and_labels_of_its_positions(split: PreparedSp
         np.testing.assert_array_equal(bits, split[int(position)].mask_bits)
 
 
-def test_a_fold_without_images_is_a_users_error(split: PreparedSplit, labels: Labels) -> None:
+def test_a_fold_without_images_is_a_users_error(split: PreparedSplit, labels: GradeLabels) -> None:
     with pytest.raises(DataError, match="no training image"):
         train_batches(split, np.array([], int), labels, batch_size=1, config=DATA, seed=0)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 10])
-def test_evaluation_sees_each_image_once_in_order_unchanged(split: PreparedSplit, labels: Labels, batch_size: int) -> None:
+def test_evaluation_sees_each_image_once_in_order_unchanged(
+    split: PreparedSplit, labels: GradeLabels, batch_size: int
+) -> None:
     batches = list(eval_batches(split, INDICES, labels, batch_size=batch_size))
     assert len(batches) == steps_per_epoch(len(INDICES), batch_size)
     assert {batch.image.shape[0] for batch in batches} == {batch_size}  # one shape, so that a step compiles once
@@ -152,7 +154,7 @@ def test_evaluation_sees_each_image_once_in_order_unchanged(split: PreparedSplit
     assert samples == expected
 
 
-def test_rows_that_fill_up_a_batch_are_not_valid_and_have_no_grade(split: PreparedSplit, labels: Labels) -> None:
+def test_rows_that_fill_up_a_batch_are_not_valid_and_have_no_grade(split: PreparedSplit, labels: GradeLabels) -> None:
     *_, last = eval_batches(split, INDICES, labels, batch_size=4)
     np.testing.assert_array_equal(last.sample_mask, [1, 1, 1, 0])
     assert last.grade[3] == UNKNOWN_GRADE and last.admissible[3].all()
@@ -216,6 +218,6 @@ def test_repeated_positions_are_augmented_apart(split, labels) -> None:
 @pytest.mark.parametrize(("strength", "counts"), [(0.0, [8, 2, 1]), (0.5, [8, 4, 3]), (1.0, [8, 8, 8])])
 def test_rarer_grades_are_drawn_more_often(strength, counts) -> None:
     grades = np.array([0] * 8 + [1] * 2 + [3])
-    drawn = oversampled(np.arange(11) + 100, grades, strength)
+    drawn = oversample_grades(np.arange(11) + 100, grades, strength)
     assert [int((grades[drawn - 100] == grade).sum()) for grade in (0, 1, 3)] == counts
     assert set(drawn.tolist()) == set(range(100, 111))

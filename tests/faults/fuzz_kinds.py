@@ -17,9 +17,9 @@ from data.idrid_files import HEADER, photograph
 
 from pldmlt_jax.cli.flags import parse
 from pldmlt_jax.config import Config, DataConfig, to_dict
-from pldmlt_jax.config_checks import validate
+from pldmlt_jax.config_checks import validate_config
 from pldmlt_jax.data.datasets import ddr, diaretdb1, folder, idrid
-from pldmlt_jax.data.datasets.diaretdb1_xml import PLANES, read_markings, votes
+from pldmlt_jax.data.datasets.diaretdb1_xml import PLANES, count_votes, read_markings
 from pldmlt_jax.data.preprocessing.geometry import read_image
 from pldmlt_jax.data.preprocessing.masks import read_mask
 from pldmlt_jax.data.preprocessing.prepare import prepare_image
@@ -29,7 +29,7 @@ from pldmlt_jax.evaluation.operating_points import OperatingPoint, OperatingPoin
 from pldmlt_jax.io.files import read_json
 from pldmlt_jax.models.weights.load import read_tensors
 from pldmlt_jax.training.log import read_log
-from pldmlt_jax.workflow.stages.pseudo_label import read_table
+from pldmlt_jax.workflow.stages.pseudo_label import read_label_table
 
 ROOT = Path(__file__).parents[2]
 FIXTURES = ROOT / "tests" / "fixtures"
@@ -107,7 +107,7 @@ def read_picture(path: Path) -> None:
 
 
 def read_markings_and_draw(path: Path) -> None:
-    assert votes([read_markings(path)], SHAPE).shape == (*SHAPE, len(PLANES))
+    assert count_votes([read_markings(path)], SHAPE).shape == (*SHAPE, len(PLANES))
 
 
 def in_folder(name: str, files: dict[str, bytes], read: Callable[[Path], Any]) -> Callable[[Path], Any]:
@@ -129,7 +129,7 @@ def in_folder(name: str, files: dict[str, bytes], read: Callable[[Path], Any]) -
 def read_config_file(path: Path) -> None:
     arguments = parse(["main.py", f"--config={path}"], ("run",))
     assert arguments is not None
-    validate(arguments.config)
+    validate_config(arguments.config)
 
 
 PLAIN = (b"..", b"\0", b"'", b'"', b"\xff\xfe", b"9" * 400, b"-1", b"1e999", b"nan", b"\r", b"A" * 5000)
@@ -151,7 +151,7 @@ KINDS: dict[str, Kind] = {
             ("avif", (b"ftyp", b"ispe", b"av01", b"iloc")),
         )
     },
-    "grades_csv": Kind("grades.csv", lambda: [GRADES], idrid.read_grades, PLAIN),
+    "grades_csv": Kind("grades.csv", lambda: [GRADES], idrid.read_grade_table, PLAIN),
     "folder_csv": Kind(
         "grades.csv",
         lambda: [table(["image", "grade"], *[[name, 1] for name in IMAGES]), b"id_code;level\nIDRiD_01;2.0\n"],
@@ -167,7 +167,7 @@ KINDS: dict[str, Kind] = {
     "pseudo_labels_csv": Kind(
         "pseudo_labels.csv",
         lambda: [table(["image", "before", "after", "true_grade"], *[[name, 1, 2, ""] for name in IMAGES])],
-        read_table,
+        read_label_table,
         PLAIN,
     ),
     "true_grades_csv": Kind(
@@ -176,7 +176,7 @@ KINDS: dict[str, Kind] = {
         idrid._table_of_grades,
         PLAIN,
     ),
-    "ddr_list": Kind("train.txt", lambda: [b"a.jpg 0\nb.jpg 5\nc.jpg 3\n"], ddr.read_list, PLAIN),
+    "ddr_list": Kind("train.txt", lambda: [b"a.jpg 0\nb.jpg 5\nc.jpg 3\n"], ddr.read_grade_list, PLAIN),
     "diaretdb1_list": Kind(
         "ddb1_v02_01_train.txt",
         lambda: [b"images/a.png g/a1.xml g/a2.xml g/a3.xml g/a4.xml\nimages/b.png g/a1.xml g/a2.xml g/a3.xml g/a4.xml\n"],
@@ -238,7 +238,7 @@ KINDS: dict[str, Kind] = {
     "config_json": Kind(
         "config.json",
         lambda: [json.dumps(to_dict(Config())).encode()],
-        lambda path: validate(saved_config(path.parent)),
+        lambda path: validate_config(saved_config(path.parent)),
         (b"{}", b"[]", b"null", b"[" * 3000, b"1e999", b"NaN", b"-1", b'"seed"', b"true"),
     ),
     "json": Kind("stages.json", lambda: [b'{"train": {"begun": "1", "complete": "2"}}'], read_json, (b"[" * 9000, b"NaN")),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pldmlt_jax.errors import CheckpointError
-from pldmlt_jax.training.checkpoint import DAMAGED, MANIFEST, METADATA, Checkpoints, damage
+from pldmlt_jax.training.checkpoint import DAMAGED, MANIFEST, METADATA, Checkpoints, find_damage
 
 
 def state(step: int) -> dict:
@@ -29,7 +29,7 @@ def files(path: Path) -> dict[str, bytes]:
 
 def test_two_latest_and_the_best_are_kept_whole(folder):
     assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == ["1", "4", "5"]
-    assert not any(damage(folder / step) for step in "145")
+    assert not any(find_damage(folder / step) for step in "145")
     written = json.loads((folder / "5" / MANIFEST).read_text())["files"]
     assert {name for name in files(folder / "5") if name.startswith(("state/", "metrics/", "progress/"))} - set(written) == {
         f"{part}/commit_success.txt" for part in ("state", "metrics", "progress")
@@ -59,12 +59,12 @@ def test_harm_to_any_file_is_found_and_named(folder, harm):
         path = folder / "5" / name
         before = path.read_bytes()
         harm(path)
-        (found,) = damage(folder / "5")
+        (found,) = find_damage(folder / "5")
         assert name in found
         path.write_bytes(before)
     (folder / "5" / METADATA).write_text('{"cut o')
-    assert METADATA in damage(folder / "5")[0]
-    assert not damage(folder / "4")
+    assert METADATA in find_damage(folder / "5")[0]
+    assert not find_damage(folder / "4")
 
 
 def test_damaged_checkpoint_stops_until_fallback_is_asked_for(folder, capsys):
@@ -85,7 +85,7 @@ def test_damaged_checkpoint_stops_until_fallback_is_asked_for(folder, capsys):
         f"5/{name.removeprefix(f'{DAMAGED}/5/')}": content for name, content in files(folder).items() if DAMAGED in name
     }
     assert aside == {name: content for name, content in before.items() if name.startswith("5/")}
-    assert not damage(folder / "5")
+    assert not find_damage(folder / "5")
 
 
 def test_second_damage_of_a_step_is_kept_beside_the_first(folder):

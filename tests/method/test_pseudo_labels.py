@@ -1,4 +1,4 @@
-"""The ensemble, the evidence and the refinement, case by case."""
+"""The choice of the graders, the admissible grades and the refinement, case by case."""
 
 import numpy as np
 import pytest
@@ -29,11 +29,11 @@ CONFIG = PseudoLabelConfig()
         ((-1, -1, -1, -1, -1), [0, 1, 2, 3, 4]),
     ],
 )
-def test_evidence_follows_the_papers_rule(evidence, grades):
+def test_admissible_grades_follow_the_papers_rule(evidence, grades):
     assert np.flatnonzero(admissible_grades(np.array(evidence))).tolist() == grades
 
 
-def test_black_masks_do_not_make_a_photograph_healthy_that_was_chosen_for_its_lesions():
+def test_black_masks_do_not_admit_grade_0_in_a_set_of_diseased_eyes():
     assert np.flatnonzero(admissible_grades(np.zeros(5, int), least_grade=1)).tolist() == [1, 2, 3, 4]
     assert np.flatnonzero(admissible_grades(np.array([2, 0, 0, 0, 0]), least_grade=1)).tolist() == [1]
 
@@ -82,25 +82,25 @@ def case(before, probabilities, admissible, share, disc=(0, 0, 0, 0, 0)):
 def test_admissible_label_with_a_good_map_is_kept():
     refined = case(3, [0, 0, 0.3, 0.6, 0.1], [0, 0, 1, 1, 1], [0, 0, 0.3, 0.2, 0.1])
     assert refined.grade == 3
-    assert "kept" in refined.why
+    assert "kept" in refined.reason
 
 
 def test_label_that_the_masks_exclude_goes_to_the_best_candidate():
     refined = case(0, [0.6, 0, 0.1, 0.2, 0.1], [0, 0, 1, 1, 1], [0.9, 0, 0.8, 0.5, 0.1])
     assert refined.grade == 3  # 0.2 x 0.5 > 0.1 x 0.8; grade 4's map is below half of the best
-    assert "masks exclude" in refined.why
+    assert "masks exclude" in refined.reason
 
 
 def test_map_on_the_disc_rejects_a_grade():
     refined = case(2, [0, 0, 0.6, 0.3, 0.1], [0, 0, 1, 1, 1], [0, 0, 0.4, 0.4, 0.1], disc=[0, 0, 0.5, 0.1, 0])
     assert refined.grade == 3
-    assert "optic disc" in refined.why
+    assert "optic disc" in refined.reason
 
 
 def test_without_candidates_the_probability_decides_among_the_admissible():
     refined = case(0, [0.6, 0, 0.1, 0.1, 0.2], [0, 0, 1, 1, 1], [0.9, 0, 0, 0, 0])
     assert refined.grade == 4
-    assert "no candidate" in refined.why
+    assert "no candidate" in refined.reason
 
 
 def test_lesion_free_image_becomes_grade_0():

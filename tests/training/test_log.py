@@ -16,7 +16,7 @@ def test_scalars_pictures_and_the_config_are_read_back(tmp_path):
     with RunLog(tmp_path, text="    seed = 0") as log:
         shown = {"loss": np.float32(0.25), "histogram": [0.5, 0.75], "entropy": np.nan, "val/dice": 0.5}
         assert log.write(3, "val", shown, seconds=2.0, round=1) == {**shown, "loss": 0.25, "entropy": None}
-        log.write_pictures(3, "val", {"IDRiD 55": picture})
+        log.write_images(3, "val", {"IDRiD 55": picture})
         assert len(written(tmp_path)) == 6  # others can read it while it is written
     *scalars, (step, tag, jpeg) = written(tmp_path)
     assert scalars == [

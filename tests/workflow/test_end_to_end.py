@@ -20,7 +20,7 @@ from pldmlt_jax.config import from_dict
 from pldmlt_jax.data.synthetic.dataset import SyntheticGrading, SyntheticSegmentation
 from pldmlt_jax.evaluation.inference import saved_config
 from pldmlt_jax.training.checkpoint import Checkpoints
-from pldmlt_jax.workflow.stages.pseudo_label import read_table
+from pldmlt_jax.workflow.stages.pseudo_label import read_label_table
 
 TINY = (
     "--config.data.synthetic.height_px=96",
@@ -98,6 +98,16 @@ def test_whole_run_lists_raw_files_and_stores_prepared_images_once(workdir):
     assert not any((workdir.parent / "cache" / "photographs").iterdir())
 
 
+def test_metrics_of_the_state_in_memory_are_those_of_the_checkpoint(workdir):
+    """The pipeline evaluates the state that training held; the verb alone reads it from disk."""
+    copy = workdir.parent / "from_disk"
+    shutil.copytree(workdir, copy)
+    (copy / "metrics.json").unlink()
+    assert run(arguments(copy, verb="evaluate")) == 0
+    for name in ("metrics.json", "per_image.csv", "curves.json"):
+        assert (copy / name).read_text() == (workdir / name).read_text(), name
+
+
 def test_second_run_skips_every_stage(workdir, capsys):
     assert run(arguments(workdir)) == 0
     assert capsys.readouterr().out.count("complete and unchanged, skipped") == 7
@@ -166,7 +176,7 @@ def test_wrong_labels_are_told_and_what_was_trained_stays_where_it_is(workdir, c
     assert "put back" in capsys.readouterr().out
     assert (copy / "checkpoints").is_dir() and not any((copy / "set_aside").iterdir())
     table.write_text("\ufeff" + text, encoding="utf-8")  # as a spreadsheet saves it
-    assert set(read_table(table)) == set(read_table(workdir / "pseudo_labels.csv"))
+    assert set(read_label_table(table)) == set(read_label_table(workdir / "pseudo_labels.csv"))
 
 
 def test_network_is_not_scored_on_what_it_was_trained_on(workdir, capsys):

@@ -10,11 +10,12 @@ from data.count_listings import count_listings
 from data.idrid_files import SHAPE, write_grading, write_segmentation
 
 from pldmlt_jax.cli.app import run
-from pldmlt_jax.cli.flags import Arguments, parse
+from pldmlt_jax.cli.flags import parse
 from pldmlt_jax.data.datasets.idrid import IdridGrading, IdridSegmentation
 from pldmlt_jax.data.datasets.registry import RawListings
 from pldmlt_jax.workflow.context import Context
 from pldmlt_jax.workflow.fingerprints import compute_fingerprint, describe_raw_files, describe_raw_sets
+from pldmlt_jax.workflow.options import RunOptions
 from pldmlt_jax.workflow.stage_table import STAGES
 
 
@@ -36,7 +37,7 @@ STAGE = {stage.name: stage for stage in STAGES}
 
 
 def context_of(config, tmp_path):
-    return Context(Arguments("run", config, True, tmp_path / "run"))
+    return Context(RunOptions(config, tmp_path / "run"))
 
 
 def begun(stage, config, tmp_path):

@@ -10,7 +10,7 @@ from pldmlt_jax.config import DataConfig
 from pldmlt_jax.data.datasets.base import FundusBuilder, FundusConfig
 from pldmlt_jax.data.datasets.records import Listing, RawRecord
 from pldmlt_jax.errors import DataError, UserError
-from pldmlt_jax.io.files import WINDOWS, read_text, visible
+from pldmlt_jax.io.files import WINDOWS_ENCODING, read_text, sort_visible_paths
 from pldmlt_jax.types import LESIONS, NUM_GRADES
 
 LAYOUT = """the layout of DDR (https://github.com/nkicsl/DDR-dataset):
@@ -91,7 +91,7 @@ def _masks_without_image(labels: Path, names: set[str], images: Path) -> list[Us
     return [
         DataError(path, "a mask without its image", f"{path.stem}.jpg in {images}", "restore it or remove the mask")
         for lesion in LESIONS
-        for path in visible((labels / lesion).glob("*.tif"))
+        for path in sort_visible_paths((labels / lesion).glob("*.tif"))
         if path.stem not in names
     ]
 
@@ -111,7 +111,7 @@ def list_grading(root: Path) -> Listing:
         if not images:
             continue
         table = base / f"{folder}.txt"
-        grades, wrong = read_list(table)
+        grades, wrong = read_grade_list(table)
         names = {image.name: image for image in images}
         errors += wrong
         errors += [
@@ -132,13 +132,13 @@ def list_grading(root: Path) -> Listing:
     return Listing(records, tuple(errors), dropped)
 
 
-def read_list(path: Path) -> tuple[dict[str, int | None], list[UserError]]:
+def read_grade_list(path: Path) -> tuple[dict[str, int | None], list[UserError]]:
     """Image name -> grade 0..5 of one list, None where the line has no such grade, and what is wrong in it."""
     if not path.is_file():
         raise DataError(path, "no such file", LAYOUT, "get the list with its images")
     grades: dict[str, int | None] = {}
     errors: list[UserError] = []
-    for number, line in enumerate(read_text(path, otherwise=WINDOWS).splitlines(), start=1):
+    for number, line in enumerate(read_text(path, fallback_encoding=WINDOWS_ENCODING).splitlines(), start=1):
         if not line.strip():
             continue
         where = f"{path}, line {number}"
@@ -156,7 +156,7 @@ def read_list(path: Path) -> tuple[dict[str, int | None], list[UserError]]:
 
 
 def _images(folder: Path, root: Path, *, required: bool) -> list[Path]:
-    images = visible(folder.glob("*.jpg")) if folder.is_dir() else []
+    images = sort_visible_paths(folder.glob("*.jpg")) if folder.is_dir() else []
     if required and not images:
         found = f"no images in {folder}" if root.is_dir() else "no such folder"
         action = "set --config.data.root to the folder that holds DDR-dataset/, or --config.data.ddr_root to that itself"

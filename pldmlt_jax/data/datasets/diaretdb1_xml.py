@@ -174,7 +174,7 @@ def _point(element: ElementTree.Element | None) -> Point:
     return x - 1, y - 1
 
 
-def covered(region: Ellipse | Polygon, shape: tuple[int, int]) -> tuple[tuple[slice, slice], Bool[np.ndarray, "y x"]]:
+def rasterise(region: Ellipse | Polygon, shape: tuple[int, int]) -> tuple[tuple[slice, slice], Bool[np.ndarray, "y x"]]:
     """The pixels of an image whose centre lies inside a region or on its border; of a polygon also those of its drawn line.
 
     Args:
@@ -182,7 +182,7 @@ def covered(region: Ellipse | Polygon, shape: tuple[int, int]) -> tuple[tuple[sl
         shape: Height and width of the image.
 
     Returns:
-        The part of the image that bounds the region, as slices of rows and columns, and the covered pixels of it.
+        The part of the image that bounds the region, as slices of rows and columns, and its covered pixels.
     """
     if isinstance(region, Polygon):
         low, high = np.min(region.vertices, axis=0), np.max(region.vertices, axis=0)
@@ -207,7 +207,7 @@ def _ellipse(region: Ellipse, x0: int, y0: int, x1: int, y1: int) -> Bool[np.nda
     return (along / region.semi_axes[0]) ** 2 + (across / region.semi_axes[1]) ** 2 <= 1 + 1e-9
 
 
-def votes(
+def count_votes(
     experts: Sequence[Sequence[Marking]], shape: tuple[int, int], *, weighted: bool = True
 ) -> UInt8[np.ndarray, "h w 5"]:
     """Votes for each of PLANES, summed over the experts; at most `MOST_VOTES` from each.
@@ -222,7 +222,7 @@ def votes(
         own = np.zeros_like(total)
         for marking in markings:
             if marking.plane is not None:
-                place, inside = covered(marking.region, shape)
+                place, inside = rasterise(marking.region, shape)
                 plane = own[(*place, PLANES.index(marking.plane))]
                 given = np.uint8(marking.votes if weighted else MOST_VOTES)
                 np.maximum(plane, inside * given, out=plane)
@@ -241,10 +241,10 @@ def agreement_map(paths: Sequence[Path], shape: tuple[int, int], *, weighted: bo
     Raises:
         DataError: See `read_markings`.
     """
-    total = votes([read_markings(path) for path in paths], shape, weighted=weighted)
+    total = count_votes([read_markings(path) for path in paths], shape, weighted=weighted)
     return (total / (MOST_VOTES * len(paths))).astype(np.float32)
 
 
-def votes_needed(agreement: float, num_experts: int) -> int:
+def required_votes(agreement: float, num_experts: int) -> int:
     """The least sum of votes that reaches an agreement; never none at all."""
     return max(math.ceil(agreement * MOST_VOTES * num_experts - 1e-6), 1)

@@ -11,7 +11,7 @@ from pldmlt_jax.config import DataConfig
 from pldmlt_jax.data.datasets.base import FundusBuilder, FundusConfig
 from pldmlt_jax.data.datasets.records import Listing, RawRecord
 from pldmlt_jax.errors import DataError, UserError, raise_all
-from pldmlt_jax.io.files import read_rows, visible
+from pldmlt_jax.io.files import read_rows, sort_visible_paths
 from pldmlt_jax.types import NUM_GRADES, UNKNOWN_GRADE
 
 LAYOUT = """the official layout of IDRiD (https://ieee-dataport.org/open-access/indian-diabetic-retinopathy-image-dataset-idrid):
@@ -110,7 +110,7 @@ def _masks_without_image(masks: Path, images: list[Path]) -> list[UserError]:
     return [
         DataError(path, "a mask without its image", f"{image_id}.jpg in {images[0].parent}", "restore it or remove the mask")
         for lesion, folder in LESION_FOLDERS.items()
-        for path in visible((masks / folder).glob(f"*_{lesion}.tif"))
+        for path in sort_visible_paths((masks / folder).glob(f"*_{lesion}.tif"))
         if (image_id := path.stem.removesuffix(f"_{lesion}")) not in names
     ]
 
@@ -146,7 +146,7 @@ def list_grading(root: Path) -> Listing:
         if not images:
             continue
         table = base / "2. Groundtruths" / GRADE_FILES[split]
-        grades, found = read_grades(table)
+        grades, found = read_grade_table(table)
         errors += [*found, *_unmatched(images, grades, table)]
         true_grades = _table_of_grades(root / TRUE_GRADING_FILE, split)
         records[split] = [
@@ -157,7 +157,7 @@ def list_grading(root: Path) -> Listing:
     return Listing(records, tuple(errors))
 
 
-def read_grades(path: Path) -> tuple[dict[str, int | None], list[UserError]]:
+def read_grade_table(path: Path) -> tuple[dict[str, int | None], list[UserError]]:
     """Image name -> grade of one of B's tables, None where it is none of 0..4, and what is wrong in it.
 
     The released tables have twelve columns, nine of them empty, and a header with a trailing space.
@@ -214,7 +214,7 @@ def _table_of_grades(path: Path, split: str | None = None) -> dict[str, int]:
 
 
 def _images(folder: Path, *, required: bool, root: Path) -> list[Path]:
-    images = visible(folder.glob("*.jpg")) if folder.is_dir() else []
+    images = sort_visible_paths(folder.glob("*.jpg")) if folder.is_dir() else []
     if required and not images:
         found = f"no images in {folder}" if root.is_dir() else "no such folder"
         raise DataError(f"data.root: {root}", found, LAYOUT, "set --config.data.root to the folder that holds IDRiD/")

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, UInt8
 from pldmlt_jax.config import DataConfig
 from pldmlt_jax.data.preprocessing.image_headers import MAX_PIXELS, declared_size
 from pldmlt_jax.errors import DataError
-from pldmlt_jax.io.files import read_bounded, writing
+from pldmlt_jax.io.files import atomic_write, read_bounded
 from pldmlt_jax.types import Geometry
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".jp2", ".avif")
@@ -39,10 +39,10 @@ def read_image(path: str | Path) -> UInt8[np.ndarray, "h w 3"]:
     """
     path = Path(path)
     content = read_bytes(path)
-    return cv2.cvtColor(decoded(content, path, cv2.IMREAD_COLOR, "image"), cv2.COLOR_BGR2RGB)
+    return cv2.cvtColor(decode_image(content, path, cv2.IMREAD_COLOR, "image"), cv2.COLOR_BGR2RGB)
 
 
-def decoded(content: bytes, path: Path, mode: int, what: str) -> np.ndarray:
+def decode_image(content: bytes, path: Path, mode: int, what: str) -> np.ndarray:
     """The pixels of an image file in memory.
 
     Raises:
@@ -67,11 +67,11 @@ def decoded(content: bytes, path: Path, mode: int, what: str) -> np.ndarray:
 
 def write_image(path: Path, pixels: np.ndarray, options: Sequence[int] = ()) -> None:
     """Writes an image as OpenCV encodes it, whole or not at all; colours in OpenCV's order."""
-    with writing(path, "wb") as file:
-        file.write(encoded(pixels, path.suffix, options))
+    with atomic_write(path, "wb") as file:
+        file.write(encode_image(pixels, path.suffix, options))
 
 
-def encoded(pixels: np.ndarray, suffix: str, options: Sequence[int] = ()) -> bytes:
+def encode_image(pixels: np.ndarray, suffix: str, options: Sequence[int] = ()) -> bytes:
     """An image as the content of a file of that suffix; `cv2.imwrite` is silent where a disk is full."""
     return cv2.imencode(suffix, pixels, list(options))[1].tobytes()
 
@@ -121,7 +121,7 @@ def crop_to(plane: np.ndarray, geometry: Geometry) -> np.ndarray:
     return plane[g.crop_y_px : g.crop_y_px + g.crop_height_px, g.crop_x_px : g.crop_x_px + g.crop_width_px]
 
 
-def place(resized: np.ndarray, geometry: Geometry) -> np.ndarray:
+def pad_to_square(resized: np.ndarray, geometry: Geometry) -> np.ndarray:
     """A resized crop in the network's square, zeros around it."""
     square = np.zeros((geometry.size_px, geometry.size_px, *resized.shape[2:]), resized.dtype)
     top, left = geometry.pad_top_px, geometry.pad_left_px
@@ -134,7 +134,7 @@ def image_to_network(image: UInt8[np.ndarray, "h w 3"], geometry: Geometry) -> U
     shrinks = geometry.resized_width_px < geometry.crop_width_px
     interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     size = (geometry.resized_width_px, geometry.resized_height_px)
-    return place(cv2.resize(crop_to(image, geometry), size, interpolation=interpolation), geometry)
+    return pad_to_square(cv2.resize(crop_to(image, geometry), size, interpolation=interpolation), geometry)
 
 
 def to_original(probabilities: Float[np.ndarray, "s s *k"], geometry: Geometry) -> Float[np.ndarray, "h w *k"]:

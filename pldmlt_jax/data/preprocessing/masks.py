@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import Bool, Int, UInt8, UInt16
 
 from pldmlt_jax.config import DataConfig
-from pldmlt_jax.data.datasets.diaretdb1_xml import DISC_AGREEMENT, PLANES, read_markings, votes, votes_needed
+from pldmlt_jax.data.datasets.diaretdb1_xml import DISC_AGREEMENT, PLANES, count_votes, read_markings, required_votes
 from pldmlt_jax.data.datasets.records import RawRecord
-from pldmlt_jax.data.preprocessing.geometry import crop_to, decoded, place, read_bytes
+from pldmlt_jax.data.preprocessing.geometry import crop_to, decode_image, pad_to_square, read_bytes
 from pldmlt_jax.errors import DataError
 from pldmlt_jax.types import EVIDENCE, LESIONS, Geometry
 
@@ -39,7 +39,7 @@ def read_mask_pixels(path: Path) -> np.ndarray:
     Raises:
         DataError: The file cannot be read.
     """
-    pixels = decoded(read_bytes(path), path, cv2.IMREAD_UNCHANGED, "mask")
+    pixels = decode_image(read_bytes(path), path, cv2.IMREAD_UNCHANGED, "mask")
     if pixels.dtype not in (np.uint8, np.uint16):
         raise DataError(path, "not a readable mask", "a TIFF or PNG file of 8 or 16 bits", "fetch the file again")
     return pixels
@@ -141,11 +141,11 @@ def read_annotation(record: RawRecord, shape: tuple[int, int], data: DataConfig)
 def _fused_markings(record: RawRecord, shape: tuple[int, int], data: DataConfig) -> Annotation:
     """A single expert's mark is evidence for a grade; a mask needs the agreement of several."""
     experts = [read_markings(path) for path in record.markings]
-    total = votes(experts, shape, weighted=data.agreement_weighted)
+    total = count_votes(experts, shape, weighted=data.agreement_weighted)
     planes = {name: total[..., i] for i, name in enumerate(PLANES)}
-    needed = votes_needed(data.agreement, len(experts))
+    needed = required_votes(data.agreement, len(experts))
     masks = {lesion: planes[lesion] >= needed for lesion in LESIONS}
-    disc = planes["OD"] >= votes_needed(DISC_AGREEMENT, len(experts))
+    disc = planes["OD"] >= required_votes(DISC_AGREEMENT, len(experts))
     evidence = [np.count_nonzero(planes[name]) if name in planes else 0 for name in EVIDENCE]
     return Annotation(masks, disc if disc.any() else None, np.array(evidence, np.int64))
 
@@ -188,7 +188,9 @@ def mask_to_network(mask: Bool[np.ndarray, "h w"], geometry: Geometry, reduction
     if (least_height, least_width) != cropped.shape:  # a stretched image may be enlarged along one side only
         enlarged = cv2.resize(cropped.astype(np.uint8), (least_width, least_height), interpolation=cv2.INTER_NEAREST_EXACT)
         cropped = enlarged.astype(bool)
-    return place(cropped if cropped.shape == (height, width) else REDUCTIONS[reduction](cropped, height, width), geometry)
+    return pad_to_square(
+        cropped if cropped.shape == (height, width) else REDUCTIONS[reduction](cropped, height, width), geometry
+    )
 
 
 def _targets(cropped: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -27,7 +27,7 @@ from pldmlt_jax.data.preprocessing.hash_cache import hash_files
 from pldmlt_jax.data.preprocessing.masks import Components, count_components, fuse_lesions, mask_to_network, read_annotation
 from pldmlt_jax.data.splits.near_duplicates import difference_hash
 from pldmlt_jax.errors import UserError, raise_all
-from pldmlt_jax.io.files import remove_leftovers, writing
+from pldmlt_jax.io.files import atomic_write, remove_leftovers
 from pldmlt_jax.io.progress import OnProgress
 from pldmlt_jax.types import LESIONS, MASK_BITS, Geometry
 
@@ -200,7 +200,7 @@ def _prepare_to_file(record: RawRecord, path: Path, data: DataConfig, size_px: i
     try:
         if not path.exists():
             prepared = prepare_record(record, data, size_px)
-            with writing(path, "wb") as file:
+            with atomic_write(path, "wb") as file:
                 np.savez(file, **prepared)
     except UserError as error:
         return error

@@ -26,7 +26,7 @@ from pldmlt_jax.data.datasets.registry import RawListings, dataset_spec, parse_s
 from pldmlt_jax.data.preprocessing.prepare import prepare_listing, prepare_records, prepared_paths
 from pldmlt_jax.errors import DataError, UserError, collect_errors, raise_all
 from pldmlt_jax.io.files import locked, sync_tree
-from pldmlt_jax.io.progress import progress
+from pldmlt_jax.io.progress import show_progress
 from pldmlt_jax.types import LESIONS, Geometry, Sample
 
 
@@ -245,7 +245,7 @@ def _prepare_and_pack(name: str, data: DataConfig, size_px: int, listing: Listin
             if not make_builder(config=config).is_prepared():
                 for stale in folder.glob("*incomplete*"):
                     shutil.rmtree(stale)
-                with progress(f"prepare {name} at {size_px} px") as task:
+                with show_progress(f"prepare {name} at {size_px} px") as task:
                     prepared = prepare_listing(listing, data, size_px, task)
                 _pack(make_builder(config=dataclasses.replace(config, prepared=prepared)))
         builder = make_builder(config=config)

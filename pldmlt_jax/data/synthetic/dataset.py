@@ -28,10 +28,10 @@ from pldmlt_jax.data.datasets.idrid import (
     list_grading,
 )
 from pldmlt_jax.data.datasets.records import Listing
-from pldmlt_jax.data.preprocessing.geometry import encoded
-from pldmlt_jax.data.synthetic.fundus import develop, draw_disc, draw_vessels, new_canvas
-from pldmlt_jax.data.synthetic.lesions import Findings, draw_findings, grade_from_findings
-from pldmlt_jax.io.files import locked, naming, partial_path, remove_leftovers, sync_folder, sync_tree
+from pldmlt_jax.data.preprocessing.geometry import encode_image
+from pldmlt_jax.data.synthetic.fundus import draw_disc, draw_vessels, new_canvas, render_photograph
+from pldmlt_jax.data.synthetic.lesions import DrawnSigns, draw_signs, grade_from_signs
+from pldmlt_jax.io.files import locked, name_file_in_errors, partial_path, remove_leftovers, sync_folder, sync_tree
 from pldmlt_jax.types import LESIONS, NUM_GRADES
 
 DRAWING_VERSION = 4
@@ -71,12 +71,14 @@ def draw_fundus(seed: Sequence[int], grade: int, height_px: int) -> SyntheticFun
     disc = draw_disc(canvas, rng)
     beaded = grade == 3 and rng.random() < 0.4
     draw_vessels(canvas, rng, beaded)
-    findings: Findings = draw_findings(canvas, rng, grade)
-    findings.beading = beaded
-    return SyntheticFundus(develop(canvas, rng), findings.masks, disc, grade_from_findings(findings))
+    signs: DrawnSigns = draw_signs(canvas, rng, grade)
+    signs.beading = beaded
+    return SyntheticFundus(render_photograph(canvas, rng), signs.masks, disc, grade_from_signs(signs))
 
 
-def ensure_written(config: SyntheticConfig, cache_dir: str, progress: Callable[[int, int, str], None] | None = None) -> Path:
+def ensure_synthetic_set(
+    config: SyntheticConfig, cache_dir: str, progress: Callable[[int, int, str], None] | None = None
+) -> Path:
     """The set's folder, drawn if it is not there yet; a set that was interrupted is drawn anew.
 
     Args:
@@ -109,7 +111,7 @@ class SyntheticSegmentation(IdridSegmentation):
 
     @classmethod
     def raw_folder(cls, data: DataConfig) -> Path:
-        return ensure_written(data.synthetic, data.cache_dir)
+        return ensure_synthetic_set(data.synthetic, data.cache_dir)
 
 
 class SyntheticGrading(SyntheticSegmentation):
@@ -150,7 +152,7 @@ def _segmentation_jobs(config: SyntheticConfig, root: Path) -> list[_Job]:
     for split, num in (("train", config.num_segmentation_train), ("test", config.num_segmentation_test)):
         folder = SPLIT_FOLDERS[split]
         grades = _grades(SEGMENTATION_MIX, num, rng)
-        given = corrupted(grades, config.corrupt_share, label_rng) if split == "train" else grades
+        given = corrupt_grades(grades, config.corrupt_share, label_rng) if split == "train" else grades
         for grade, label in zip(grades, given, strict=True):
             number += 1
             image = base / "1. Original Images" / folder / f"IDRiD_{number:02d}.jpg"
@@ -168,7 +170,7 @@ def _grading_jobs(config: SyntheticConfig, root: Path) -> list[_Job]:
     rng = np.random.default_rng((config.seed, 2))
     for code, (split, num) in enumerate((("train", config.num_grading_train), ("test", config.num_grading_test))):
         grades = _grades(GRADING_MIX, num, rng)
-        given = corrupted(grades, config.corrupt_share, rng) if split == "train" else grades
+        given = corrupt_grades(grades, config.corrupt_share, rng) if split == "train" else grades
         names = [f"IDRiD_{i:03d}" for i in range(1, num + 1)]
         folder = base / "1. Original Images" / SPLIT_FOLDERS[split]
         jobs += [
@@ -182,7 +184,7 @@ def _grading_jobs(config: SyntheticConfig, root: Path) -> list[_Job]:
     return jobs
 
 
-def corrupted(grades: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
+def corrupt_grades(grades: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
     """Replaces exactly that share of the grades, rounded, each by one of the four others."""
     chosen = rng.permutation(len(grades))[: round(share * len(grades))]
     result = grades.copy()
@@ -203,8 +205,8 @@ def _write_one(job: _Job, height_px: int) -> None:
     if fundus.grade != job.grade:
         raise AssertionError(f"{job.image.name}: drew grade {fundus.grade} for {job.grade}")
     bgr = cv2.cvtColor(fundus.image, cv2.COLOR_RGB2BGR)
-    with naming(job.image):
-        job.image.write_bytes(encoded(bgr, job.image.suffix, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]))
+    with name_file_in_errors(job.image):
+        job.image.write_bytes(encode_image(bgr, job.image.suffix, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]))
     if job.masks is None:
         return
     planes = {LESION_FOLDERS[lesion]: (lesion, fundus.masks[lesion]) for lesion in LESIONS}
@@ -216,5 +218,5 @@ def _write_one(job: _Job, height_px: int) -> None:
 
 def _write_mask(path: Path, mask: Bool[np.ndarray, "h w"]) -> None:
     coloured = np.where(mask[..., None], np.array(MASK_COLOUR_BGR, np.uint8), np.uint8(0))
-    with naming(path):
-        path.write_bytes(encoded(coloured, path.suffix))
+    with name_file_in_errors(path):
+        path.write_bytes(encode_image(coloured, path.suffix))

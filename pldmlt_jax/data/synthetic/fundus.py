@@ -39,13 +39,13 @@ class Canvas:
         self.image *= 1.0 + alpha[..., None] * (np.asarray(factor, np.float32) - 1.0)
 
 
-def noise(rng: np.random.Generator, shape: tuple[int, int], cells: int) -> Float[np.ndarray, "h w"]:
+def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], cells: int) -> Float[np.ndarray, "h w"]:
     """Smooth noise of unit deviation with so many cells along the height."""
     coarse = rng.normal(size=(cells, round(cells * ASPECT))).astype(np.float32)
     return cv2.resize(coarse, (shape[1], shape[0]), interpolation=cv2.INTER_CUBIC)
 
 
-def polygon_px(canvas: Canvas, points: np.ndarray) -> np.ndarray:
+def to_fixed_point(canvas: Canvas, points: np.ndarray) -> np.ndarray:
     """Fixed-point coordinates for OpenCV's drawing functions."""
     return np.round(canvas.to_px(points) * (1 << SHIFT)).astype(np.int32)[:, None]
 
@@ -71,9 +71,9 @@ def new_canvas(rng: np.random.Generator, height_px: int) -> Canvas:
     )
     shade = 1.06 - rng.uniform(0.18, 0.34) * r2**1.4  # vignetting
     shade += rng.uniform(-0.08, 0.08) * x + rng.uniform(-0.08, 0.08) * y  # light that falls in from one side
-    shade += 0.035 * noise(rng, canvas.shape, 6) + 0.02 * noise(rng, canvas.shape, 40)  # choroid
+    shade += 0.035 * smooth_noise(rng, canvas.shape, 6) + 0.02 * smooth_noise(rng, canvas.shape, 40)  # choroid
     canvas.image *= shade[..., None]
-    canvas.image[..., 1] *= 1.0 + 0.03 * noise(rng, canvas.shape, 9)
+    canvas.image[..., 1] *= 1.0 + 0.03 * smooth_noise(rng, canvas.shape, 9)
     _spot(canvas, canvas.fovea, rng.uniform(0.16, 0.24), np.array([0.78, 0.70, 0.75]))
     return canvas
 
@@ -100,7 +100,7 @@ def draw_disc(canvas: Canvas, rng: np.random.Generator) -> Bool[np.ndarray, "h w
     return (distance < 1.0) & canvas.fov
 
 
-def vessel_path(
+def random_vessel_path(
     rng: np.random.Generator, start: np.ndarray, angle: float, length: float, bend: float
 ) -> Float[np.ndarray, "n 2"]:
     """A winding path; `bend` is the turn in radians over its whole length."""
@@ -113,7 +113,7 @@ def vessel_path(
 
 def draw_path(plane: np.ndarray, canvas: Canvas, path: np.ndarray, widths: np.ndarray) -> None:
     """Draws a path of varying width (in radii) onto a plane of intensities."""
-    points = polygon_px(canvas, path)
+    points = to_fixed_point(canvas, path)
     for i in range(len(path) - 1):
         width_px = max(widths[i] * canvas.radius_px, 0.6)
         value = min(width_px, 1.0)  # thinner than a pixel: paler
@@ -124,7 +124,7 @@ def _grow(
     rng: np.random.Generator, start: np.ndarray, angle: float, length: float, width: float, bend: float, depth: int
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """A vessel and its branches, as paths with widths."""
-    path = vessel_path(rng, start, angle, length, bend)
+    path = random_vessel_path(rng, start, angle, length, bend)
     vessels = [(path, np.linspace(width, 0.45 * width, len(path)))]
     if depth == 0:
         return vessels
@@ -161,7 +161,7 @@ def draw_vessels(canvas: Canvas, rng: np.random.Generator, beaded: bool = False)
         canvas.blend(plane, np.array([0.78, 0.58, 0.66]) if vein else np.array([0.90, 0.70, 0.75]))
 
 
-def develop(canvas: Canvas, rng: np.random.Generator) -> np.ndarray:
+def render_photograph(canvas: Canvas, rng: np.random.Generator) -> np.ndarray:
     """The photograph as a camera would store it: slight blur, sensor noise, black outside the field of view."""
     image = cv2.GaussianBlur(canvas.image, (0, 0), rng.uniform(0.3, 0.55) * canvas.shape[0] / 384.0 + 0.1)
     image = image + rng.normal(scale=0.008, size=image.shape).astype(np.float32)

@@ -6,12 +6,12 @@ import cv2
 import numpy as np
 from jaxtyping import Bool
 
-from pldmlt_jax.data.synthetic.fundus import SHIFT, Canvas, draw_path, polygon_px, vessel_path
+from pldmlt_jax.data.synthetic.fundus import SHIFT, Canvas, draw_path, random_vessel_path, to_fixed_point
 from pldmlt_jax.types import LESIONS
 
 
 @dataclass
-class Findings:
+class DrawnSigns:
     """What was drawn, as far as the grade depends on it."""
 
     masks: dict[str, Bool[np.ndarray, "h w"]]
@@ -22,25 +22,25 @@ class Findings:
     proliferative: bool = False  # neovascularisation or pre-retinal haemorrhage
 
 
-def grade_from_findings(findings: Findings) -> int:
+def grade_from_signs(signs: DrawnSigns) -> int:
     """The international clinical diabetic retinopathy scale (Wilkinson et al. 2003).
 
     0 nothing; 1 microaneurysms only; 2 more than that; 3 more than 20 haemorrhages in each of the four quadrants,
     venous beading or intraretinal microvascular abnormalities; 4 neovascularisation or pre-retinal haemorrhage.
     """
-    if findings.proliferative:
+    if signs.proliferative:
         return 4
     quadrants = np.zeros(4, int)
-    for x, y in findings.haemorrhages:
+    for x, y in signs.haemorrhages:
         quadrants[2 * (y > 0) + (x > 0)] += 1
-    if findings.beading or findings.irma or (quadrants > 20).all():
+    if signs.beading or signs.irma or (quadrants > 20).all():
         return 3
-    if any(findings.counts[lesion] for lesion in ("HE", "EX", "SE")):
+    if any(signs.counts[lesion] for lesion in ("HE", "EX", "SE")):
         return 2
-    return 1 if findings.counts["MA"] else 0
+    return 1 if signs.counts["MA"] else 0
 
 
-def random_place(canvas: Canvas, rng: np.random.Generator, quadrant: int | None = None) -> tuple[float, float]:
+def random_position(canvas: Canvas, rng: np.random.Generator, quadrant: int | None = None) -> tuple[float, float]:
     """A point inside the photograph, off the disc; in a quadrant where one is asked for."""
     low_y = (canvas.shape[0] / 2.0) / canvas.radius_px
     while True:
@@ -50,7 +50,7 @@ def random_place(canvas: Canvas, rng: np.random.Generator, quadrant: int | None 
             return float(x), float(y)
 
 
-def blob(
+def draw_blob(
     plane: np.ndarray,
     canvas: Canvas,
     rng: np.random.Generator,
@@ -67,7 +67,7 @@ def blob(
     points = np.column_stack([stretch * radii * np.cos(angles), radii * np.sin(angles) / stretch])
     turn = rng.uniform(0.0, np.pi)
     rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
-    cv2.fillPoly(plane, [polygon_px(canvas, points @ rotation.T + centre)], 1.0, cv2.LINE_AA, SHIFT)
+    cv2.fillPoly(plane, [to_fixed_point(canvas, points @ rotation.T + centre)], 1.0, cv2.LINE_AA, SHIFT)
 
 
 @dataclass(frozen=True)
@@ -88,152 +88,154 @@ APPEARANCES = {
 
 
 @dataclass(frozen=True)
-class Sizes:
+class RadiusDistribution:
     """A log-normal distribution of radii, in radii of the field of view."""
 
     median: float
     spread: float  # of the logarithm: large lesions are few, but hold most of the pixels
 
-    def draw(self, rng: np.random.Generator) -> float:
+    def sample(self, rng: np.random.Generator) -> float:
         return self.median * float(np.exp(rng.normal(0.0, self.spread)))
 
 
-MICROANEURYSMS = Sizes(0.0062, 0.08)
-HAEMORRHAGES = Sizes(0.0220, 0.60)
-DOT_HAEMORRHAGES = Sizes(0.0130, 0.30)  # the many of severe retinopathy
-HARD_EXUDATES = Sizes(0.0064, 0.75)
-SOFT_EXUDATES = Sizes(0.0400, 0.12)
+MICROANEURYSMS = RadiusDistribution(0.0062, 0.08)
+HAEMORRHAGES = RadiusDistribution(0.0220, 0.60)
+DOT_HAEMORRHAGES = RadiusDistribution(0.0130, 0.30)  # the many of severe retinopathy
+HARD_EXUDATES = RadiusDistribution(0.0064, 0.75)
+SOFT_EXUDATES = RadiusDistribution(0.0400, 0.12)
 
 
-def apply_lesion(canvas: Canvas, rng: np.random.Generator, findings: Findings, lesion: str, plane: np.ndarray) -> None:
+def apply_lesion(canvas: Canvas, rng: np.random.Generator, signs: DrawnSigns, lesion: str, plane: np.ndarray) -> None:
     """Blends a plane of one lesion into the photograph and marks it."""
     look = APPEARANCES[lesion]
     soft = cv2.GaussianBlur(plane, (0, 0), max(look.softness * canvas.radius_px, 0.35))
     canvas.blend(soft, np.array(look.factor) + look.spread * rng.uniform(-1.0, 1.0))
-    findings.masks[lesion] |= (plane > 0.4) & canvas.fov
+    signs.masks[lesion] |= (plane > 0.4) & canvas.fov
 
 
-def draw_microaneurysms(canvas: Canvas, rng: np.random.Generator, findings: Findings, count: int) -> None:
+def draw_microaneurysms(canvas: Canvas, rng: np.random.Generator, signs: DrawnSigns, count: int) -> None:
     plane = np.zeros(canvas.shape, np.float32)
     for _ in range(count):
-        blob(plane, canvas, rng, random_place(canvas, rng), MICROANEURYSMS.draw(rng), 0.15)
-    findings.counts["MA"] += count
-    apply_lesion(canvas, rng, findings, "MA", plane)
+        draw_blob(plane, canvas, rng, random_position(canvas, rng), MICROANEURYSMS.sample(rng), 0.15)
+    signs.counts["MA"] += count
+    apply_lesion(canvas, rng, signs, "MA", plane)
 
 
 def draw_haemorrhages(
     canvas: Canvas,
     rng: np.random.Generator,
-    findings: Findings,
+    signs: DrawnSigns,
     count: int,
-    sizes: Sizes = HAEMORRHAGES,
+    sizes: RadiusDistribution = HAEMORRHAGES,
     quadrant: int | None = None,
 ) -> None:
     plane = np.zeros(canvas.shape, np.float32)
     for _ in range(count):
-        centre = random_place(canvas, rng, quadrant)
-        blob(plane, canvas, rng, centre, sizes.draw(rng), 0.35)
-        findings.haemorrhages.append(centre)
-    findings.counts["HE"] += count
-    apply_lesion(canvas, rng, findings, "HE", plane)
+        centre = random_position(canvas, rng, quadrant)
+        draw_blob(plane, canvas, rng, centre, sizes.sample(rng), 0.35)
+        signs.haemorrhages.append(centre)
+    signs.counts["HE"] += count
+    apply_lesion(canvas, rng, signs, "HE", plane)
 
 
-def draw_hard_exudates(canvas: Canvas, rng: np.random.Generator, findings: Findings, count: int) -> None:
+def draw_hard_exudates(canvas: Canvas, rng: np.random.Generator, signs: DrawnSigns, count: int) -> None:
     """Sharp yellow specks in clusters, more often near the fovea."""
     plane = np.zeros(canvas.shape, np.float32)
     drawn = 0
     while drawn < count:
-        centre = np.array(random_place(canvas, rng))
+        centre = np.array(random_position(canvas, rng))
         if rng.random() < 0.5:
             centre = np.array(canvas.fovea) + rng.normal(scale=0.22, size=2)
         for _ in range(min(int(rng.integers(8, 30)), count - drawn)):
             place = centre + rng.normal(scale=0.045, size=2)
-            blob(plane, canvas, rng, tuple(place), HARD_EXUDATES.draw(rng), 0.3)
+            draw_blob(plane, canvas, rng, tuple(place), HARD_EXUDATES.sample(rng), 0.3)
             drawn += 1
-    findings.counts["EX"] += count
-    apply_lesion(canvas, rng, findings, "EX", plane)
+    signs.counts["EX"] += count
+    apply_lesion(canvas, rng, signs, "EX", plane)
 
 
-def draw_soft_exudates(canvas: Canvas, rng: np.random.Generator, findings: Findings, count: int) -> None:
+def draw_soft_exudates(canvas: Canvas, rng: np.random.Generator, signs: DrawnSigns, count: int) -> None:
     """Pale patches with feathered edges."""
     plane = np.zeros(canvas.shape, np.float32)
     for _ in range(count):
-        blob(plane, canvas, rng, random_place(canvas, rng), SOFT_EXUDATES.draw(rng), 0.4)
-    findings.counts["SE"] += count
-    apply_lesion(canvas, rng, findings, "SE", plane)
+        draw_blob(plane, canvas, rng, random_position(canvas, rng), SOFT_EXUDATES.sample(rng), 0.4)
+    signs.counts["SE"] += count
+    apply_lesion(canvas, rng, signs, "SE", plane)
 
 
-def draw_irma(canvas: Canvas, rng: np.random.Generator, findings: Findings) -> None:
+def draw_irma(canvas: Canvas, rng: np.random.Generator, signs: DrawnSigns) -> None:
     """Intraretinal microvascular abnormalities: short winding vessels where there should be none."""
     plane = np.zeros(canvas.shape, np.float32)
     for _ in range(int(rng.integers(4, 8))):
-        start = np.array(random_place(canvas, rng))
+        start = np.array(random_position(canvas, rng))
         for _ in range(5):
-            path = vessel_path(rng, start, rng.uniform(0.0, 2.0 * np.pi), 0.14, rng.uniform(-3.0, 3.0))
+            path = random_vessel_path(rng, start, rng.uniform(0.0, 2.0 * np.pi), 0.14, rng.uniform(-3.0, 3.0))
             draw_path(plane, canvas, path, np.full(len(path), 0.008))
     canvas.blend(cv2.GaussianBlur(plane, (0, 0), 0.5), np.array([0.80, 0.60, 0.70]))
-    findings.irma = True
+    signs.irma = True
 
 
-def draw_neovascularisation(canvas: Canvas, rng: np.random.Generator, findings: Findings) -> None:
+def draw_neovascularisation(canvas: Canvas, rng: np.random.Generator, signs: DrawnSigns) -> None:
     """A tangle of fine vessels on the disc and along an arcade."""
     plane = np.zeros(canvas.shape, np.float32)
-    centres = [np.array(canvas.disc), np.array(random_place(canvas, rng))]
+    centres = [np.array(canvas.disc), np.array(random_position(canvas, rng))]
     for centre, spread, strands in zip(centres, (canvas.disc_radius, 0.12), (34, 26), strict=True):
         for _ in range(strands):
             start = centre + rng.normal(scale=0.6 * spread, size=2)
-            path = vessel_path(rng, start, rng.uniform(0.0, 2.0 * np.pi), rng.uniform(0.15, 0.3), rng.uniform(-4.0, 4.0))
+            path = random_vessel_path(
+                rng, start, rng.uniform(0.0, 2.0 * np.pi), rng.uniform(0.15, 0.3), rng.uniform(-4.0, 4.0)
+            )
             draw_path(plane, canvas, path, np.full(len(path), 0.008))
     canvas.blend(cv2.GaussianBlur(plane, (0, 0), 0.5), np.array([0.78, 0.48, 0.55]))
-    findings.proliferative = True
+    signs.proliferative = True
 
 
-def draw_preretinal_haemorrhage(canvas: Canvas, rng: np.random.Generator, findings: Findings) -> None:
+def draw_preretinal_haemorrhage(canvas: Canvas, rng: np.random.Generator, signs: DrawnSigns) -> None:
     """Boat-shaped: blood that has settled before the retina, level above and round below."""
     plane = np.zeros(canvas.shape, np.float32)
-    centre, width = random_place(canvas, rng), rng.uniform(0.16, 0.28)
+    centre, width = random_position(canvas, rng), rng.uniform(0.16, 0.28)
     t = np.linspace(0.0, np.pi, 24)
     outline = np.column_stack([width * np.cos(t), rng.uniform(0.45, 0.65) * width * np.sin(t)]) + centre
-    cv2.fillPoly(plane, [polygon_px(canvas, outline)], 1.0, cv2.LINE_AA, SHIFT)
-    findings.counts["HE"] += 1
-    findings.proliferative = True
+    cv2.fillPoly(plane, [to_fixed_point(canvas, outline)], 1.0, cv2.LINE_AA, SHIFT)
+    signs.counts["HE"] += 1
+    signs.proliferative = True
     canvas.blend(cv2.GaussianBlur(plane, (0, 0), 1.0), np.array([0.72, 0.42, 0.60]))
-    findings.masks["HE"] |= (plane > 0.5) & canvas.fov
+    signs.masks["HE"] |= (plane > 0.5) & canvas.fov
 
 
-def draw_findings(canvas: Canvas, rng: np.random.Generator, grade: int) -> Findings:
+def draw_signs(canvas: Canvas, rng: np.random.Generator, grade: int) -> DrawnSigns:
     """Draws what a grade calls for; venous beading is drawn with the vessels."""
-    findings = Findings({lesion: np.zeros(canvas.shape, bool) for lesion in LESIONS})
+    signs = DrawnSigns({lesion: np.zeros(canvas.shape, bool) for lesion in LESIONS})
 
     def some(median: float, spread: float) -> int:
         return max(round(median * float(np.exp(rng.normal(0.0, spread)))), 1)
 
     if grade == 0:
-        return findings
-    draw_microaneurysms(canvas, rng, findings, some(10 if grade == 1 else 24, 0.4))
+        return signs
+    draw_microaneurysms(canvas, rng, signs, some(10 if grade == 1 else 24, 0.4))
     if grade == 1:
-        return findings
-    draw_hard_exudates(canvas, rng, findings, min(some(110, 0.4), 300))
-    draw_haemorrhages(canvas, rng, findings, min(some(8, 0.3), 50))
+        return signs
+    draw_hard_exudates(canvas, rng, signs, min(some(110, 0.4), 300))
+    draw_haemorrhages(canvas, rng, signs, min(some(8, 0.3), 50))
     if rng.random() < 0.7:
-        draw_soft_exudates(canvas, rng, findings, some(6, 0.3))
+        draw_soft_exudates(canvas, rng, signs, some(6, 0.3))
     if grade == 3:
-        _draw_severe(canvas, rng, findings)
+        _draw_severe(canvas, rng, signs)
     if grade == 4:
-        _draw_proliferative(canvas, rng, findings)
-    return findings
+        _draw_proliferative(canvas, rng, signs)
+    return signs
 
 
-def _draw_severe(canvas: Canvas, rng: np.random.Generator, findings: Findings) -> None:
+def _draw_severe(canvas: Canvas, rng: np.random.Generator, signs: DrawnSigns) -> None:
     for quadrant in range(4):
-        draw_haemorrhages(canvas, rng, findings, int(rng.integers(21, 28)), DOT_HAEMORRHAGES, quadrant)
+        draw_haemorrhages(canvas, rng, signs, int(rng.integers(21, 28)), DOT_HAEMORRHAGES, quadrant)
     if rng.random() < 0.4:
-        draw_irma(canvas, rng, findings)
+        draw_irma(canvas, rng, signs)
 
 
-def _draw_proliferative(canvas: Canvas, rng: np.random.Generator, findings: Findings) -> None:
+def _draw_proliferative(canvas: Canvas, rng: np.random.Generator, signs: DrawnSigns) -> None:
     vessels = rng.random() < 0.65
     if vessels:
-        draw_neovascularisation(canvas, rng, findings)
+        draw_neovascularisation(canvas, rng, signs)
     if not vessels or rng.random() < 0.4:
-        draw_preretinal_haemorrhage(canvas, rng, findings)
+        draw_preretinal_haemorrhage(canvas, rng, signs)

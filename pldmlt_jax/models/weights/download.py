@@ -12,33 +12,33 @@ from typing import NamedTuple
 from pldmlt_jax.errors import CheckpointError
 from pldmlt_jax.io.files import partial_path, remove_leftovers
 
-NO_WEIGHTS = ("", "none")
+RANDOM_START = ("", "none")
 """How a config says that a network starts at random."""
 
 TIMEOUT_S = 30.0
 CHUNK_BYTES = 1 << 20
 
 
-class Published(NamedTuple):
+class PublishedFile(NamedTuple):
     url: str
     algorithm: str
     digest: str
     """Beginning of the file's hash."""
 
 
-def _torchvision(*names: str) -> dict[str, Published]:
+def _torchvision(*names: str) -> dict[str, PublishedFile]:
     """Its names end with the first digits of the file's SHA-256."""
     digests = {name: re.findall(r"-([0-9a-f]{8})\.pth$", name)[0] for name in names}
-    return {n: Published(f"https://download.pytorch.org/models/{n}", "sha256", digest) for n, digest in digests.items()}
+    return {n: PublishedFile(f"https://download.pytorch.org/models/{n}", "sha256", digest) for n, digest in digests.items()}
 
 
-def _keras(folder: str, digests: dict[str, str]) -> dict[str, Published]:
+def _keras(folder: str, digests: dict[str, str]) -> dict[str, PublishedFile]:
     """Its names carry no hash; the MD5 is the one that Keras itself checks."""
     base = f"https://storage.googleapis.com/tensorflow/keras-applications/{folder}"
-    return {name: Published(f"{base}/{name}", "md5", digest) for name, digest in digests.items()}
+    return {name: PublishedFile(f"{base}/{name}", "md5", digest) for name, digest in digests.items()}
 
 
-PUBLISHED: dict[str, Published] = {
+PUBLISHED_FILES: dict[str, PublishedFile] = {
     **_torchvision(
         "vgg16-397923af.pth",
         "resnet18-f37072fd.pth",
@@ -72,11 +72,11 @@ PUBLISHED: dict[str, Published] = {
 }
 
 
-def weights_path(name: str, cache_dir: str) -> str:
+def resolve_weights_path(name: str, cache_dir: str) -> str:
     """Where a file of weights lies, or will: "" for none, a given path as it is, a published file in the cache."""
-    if name in NO_WEIGHTS:
+    if name in RANDOM_START:
         return ""
-    return str(Path(cache_dir) / "weights" / name) if name in PUBLISHED and not Path(name).is_file() else name
+    return str(Path(cache_dir) / "weights" / name) if name in PUBLISHED_FILES and not Path(name).is_file() else name
 
 
 def fetch_weights(name: str, cache_dir: str) -> str:
@@ -86,27 +86,28 @@ def fetch_weights(name: str, cache_dir: str) -> str:
         CheckpointError: There is no such file; or a published one can be had neither from the cache nor from its place, or
             has another hash than it should have.
     """
-    path = weights_path(name, cache_dir)
+    path = resolve_weights_path(name, cache_dir)
     if not path or Path(path).is_file():
         if path != name and path:
-            _require_hash(PUBLISHED[name], Path(path), Path(path))
+            _require_hash(PUBLISHED_FILES[name], Path(path), Path(path))
         return path
-    if name not in PUBLISHED:
+    if name not in PUBLISHED_FILES:
         raise CheckpointError(
             name,
             "no such file",
-            "a file of weights (.pth, .safetensors, Keras' .h5), or the name of a published one: " + ", ".join(PUBLISHED),
+            "a file of weights (.pth, .safetensors, Keras' .h5), or the name of a published one: "
+            + ", ".join(PUBLISHED_FILES),
             "check --config.model.weights and --config.grader.weights",
         )
-    _download(PUBLISHED[name], Path(path))
+    _download(PUBLISHED_FILES[name], Path(path))
     return path
 
 
-def _by_hand(published: Published, path: Path) -> str:
+def _by_hand(published: PublishedFile, path: Path) -> str:
     return f"fetch {published.url} where there is a network, and put it at {path}"
 
 
-def _require_hash(published: Published, file: Path, path: Path) -> None:
+def _require_hash(published: PublishedFile, file: Path, path: Path) -> None:
     """Checks a file that lies, or is to lie, at the path."""
     with file.open("rb") as opened:
         digest = hashlib.file_digest(opened, published.algorithm).hexdigest()
@@ -115,7 +116,7 @@ def _require_hash(published: Published, file: Path, path: Path) -> None:
         raise CheckpointError(path, found, published.digest, _by_hand(published, path))
 
 
-def _download(published: Published, path: Path) -> None:
+def _download(published: PublishedFile, path: Path) -> None:
     """Through a partial file beside it, so that what stands in the cache is whole and right."""
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(path.parent)

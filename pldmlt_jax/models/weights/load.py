@@ -90,7 +90,7 @@ def _listed(title: str, entries: list[str]) -> str:
     return f"{len(entries)} {title}: {', '.join(sorted(entries)[:_MAX_LISTED])}{more}"
 
 
-def assign(
+def assign_tensors(
     tree: dict[str, Any],
     tensors: Mapping[str, np.ndarray],
     name_map: NameMap,
@@ -164,11 +164,11 @@ def load_weights(path: str | Path, architecture: str, variables: dict[str, Any])
             return None
         return layout.name_of(leaf)
 
-    loaded = assign(variables, used, name_map, path, convert)
+    loaded = assign_tensors(variables, used, name_map, path, convert)
     return LoadedWeights(loaded, sha256, len(used), tuple(sorted(skipped)))
 
 
-def with_encoder(variables: dict[str, Any], path: str | Path, encoder: str) -> tuple[dict[str, Any], LoadedWeights]:
+def load_encoder_weights(variables: dict[str, Any], path: str | Path, encoder: str) -> tuple[dict[str, Any], LoadedWeights]:
     """A whole network's `params` and `batch_stats` with its encoder's from a file; see `load_weights`."""
     of_encoder = {collection: tree["encoder"] for collection, tree in variables.items() if "encoder" in tree}
     loaded = load_weights(path, encoder, of_encoder)
@@ -191,8 +191,8 @@ def _layout(path: Path, architecture: str) -> tuple[Layout, Callable[[str], str]
     return layouts[architecture], current_torch_name, from_torch_layout
 
 
-def preprocessing(architecture: str, weights: str) -> str:
-    """What the weights of a file expect, by who publishes them: a scheme of `layers.normalise`.
+def preprocessing_scheme(architecture: str, weights: str) -> str:
+    """What the weights of a file expect, by who publishes them: a scheme of `normalise`.
 
     Args:
         architecture: A key of `build.ENCODERS` or `build.GRADERS`.

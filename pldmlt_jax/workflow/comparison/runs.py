@@ -18,16 +18,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pldmlt_jax.cli.app import configure_libraries, guarded, own_folder
-from pldmlt_jax.cli.flags import Arguments
 from pldmlt_jax.config import Config, frozen
-from pldmlt_jax.config_checks import validate
+from pldmlt_jax.config_checks import validate_config
 from pldmlt_jax.data.datasets.registry import RawListings
 from pldmlt_jax.errors import UserError
-from pldmlt_jax.io.files import read_json, write_json
+from pldmlt_jax.io.files import read_json, read_json_if_present, write_json
 from pldmlt_jax.io.signals import STOP
-from pldmlt_jax.table_config import Cell
+from pldmlt_jax.table_config import Run
 from pldmlt_jax.workflow.context import Context
 from pldmlt_jax.workflow.fingerprints import describe_raw_sets
+from pldmlt_jax.workflow.options import RunOptions
 from pldmlt_jax.workflow.pipeline import is_complete, run_stage
 from pldmlt_jax.workflow.stage_table import Stage, stages_of
 
@@ -49,7 +49,7 @@ POLL_S = 0.2
 class Order(NamedTuple):
     """All that a cell's process is told."""
 
-    arguments: Arguments
+    options: RunOptions
     part: str
     others: tuple[Path, ...]
     debug: bool
@@ -72,16 +72,16 @@ class RawSets:
         return self._found[key]
 
 
-def cell_arguments(cell: Cell, split: str = "") -> Arguments:
+def cell_arguments(cell: Run, split: str = "") -> RunOptions:
     """The command line that the cell's run would have."""
-    return Arguments("run", frozen(cell.config), True, cell.workdir, split=split)
+    return RunOptions(frozen(cell.config), cell.workdir, split=split)
 
 
-def cell_stages(cell: Cell) -> list[Stage]:
+def cell_stages(cell: Run) -> list[Stage]:
     return stages_of(cell.row.config, STAGES_OF[cell.row.part])
 
 
-def cell_is_complete(cell: Cell, raw: RawSets, split: str = "") -> bool:
+def cell_is_complete(cell: Run, raw: RawSets, split: str = "") -> bool:
     """Whether every stage of the cell is, for its inputs as they are now."""
     try:
         return is_complete(Context(cell_arguments(cell, split)), cell_stages(cell), raw.of(cell.config))
@@ -89,7 +89,7 @@ def cell_is_complete(cell: Cell, raw: RawSets, split: str = "") -> bool:
         return False
 
 
-def run_cell(cell: Cell, others: tuple[Path, ...], split: str = "", *, debug: bool = False) -> str:
+def run_cell(cell: Run, others: tuple[Path, ...], split: str = "", *, debug: bool = False) -> str:
     """Runs a cell in a process of its own; a signal is passed on to it.
 
     Args:
@@ -108,7 +108,7 @@ def run_cell(cell: Cell, others: tuple[Path, ...], split: str = "", *, debug: bo
     failure.unlink(missing_ok=True)
     order = Order(cell_arguments(cell, split), cell.row.part, others, debug, os.getpid())
     process = multiprocessing.get_context("spawn").Process(target=_main, args=(order,), name=cell.label)
-    with STOP.postponing():
+    with STOP.deferred():
         process.start()
         told = False
         while process.is_alive():
@@ -133,7 +133,7 @@ def _main(order: Order) -> None:
 
     def tell(message: str) -> None:
         with contextlib.suppress(OSError):  # a full disk: it is on the terminal
-            write_json(order.arguments.workdir / FAILURE, {"message": message})
+            write_json(order.options.workdir / FAILURE, {"message": message})
 
     sys.exit(guarded(lambda: _work(order), debug=order.debug, tell=tell))
 
@@ -148,11 +148,11 @@ def _end_with(parent: int) -> None:
 
 
 def _work(order: Order) -> int:
-    validate(order.arguments.config)
+    validate_config(order.options.config)
     configure_libraries()
-    config = order.arguments.config
-    context = Context(dataclasses.replace(order.arguments, config=frozen(config)), order.others)
-    with own_folder(order.arguments):
+    config = order.options.config
+    context = Context(dataclasses.replace(order.options, config=frozen(config)), order.others)
+    with own_folder(order.options):
         raw = describe_raw_sets(config.data, context.listings, [], defer_errors=True)
         for stage in stages_of(config, STAGES_OF[order.part]):
             try:
@@ -166,7 +166,7 @@ def _record_peak(path: Path) -> None:
     """The most memory that any process of this cell has had, in bytes; on the first device where it says so."""
     import jax
 
-    before: Mapping[str, int] = read_json(path) if path.exists() else {}
+    before: Mapping[str, int] = read_json_if_present(path)
     now = {"peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
     stats = jax.local_devices()[0].memory_stats() or {}
     if "peak_bytes_in_use" in stats:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pldmlt_jax.config import NO_SET, Config
 from pldmlt_jax.errors import ConfigError, UserError, nearest, raise_all
+from pldmlt_jax.io.files import FOLDER_NAME, is_folder_name
 from pldmlt_jax.table_config import PARTS, PUBLISHED, Row, Table
 
 EXPECTED = "a file with get_table() -> Table"
@@ -96,7 +97,7 @@ def table_errors(
     Args:
         table: With what the command line sets of its rows' configs.
         overrides: The fields that it sets.
-        config_errors: See `validation.config_errors`, which imports JAX.
+        config_errors: See `config_checks.config_errors`, which imports JAX.
     """
     errors: list[UserError] = [
         ConfigError(f"--config.{name}", "set for every row of a table", "the table's own", SET_BY_THE_TABLE[name])
@@ -122,10 +123,8 @@ def table_errors(
 def _name_errors(table: Table) -> Iterator[UserError]:
     names = [row.name.lower() for row in table.rows]
     for name in (table.name, *(row.name for row in table.rows)):
-        if not re.fullmatch(r"\w[\w.+ -]{0,99}", name):
-            yield ConfigError(
-                "name", repr(name), "a folder's name: letters, digits, and . + - _ behind the first", "mend it"
-            )
+        if not is_folder_name(name):
+            yield ConfigError("name", repr(name), FOLDER_NAME, "mend it")
     for name in sorted({name for name in names if names.count(name) > 1}):
         yield ConfigError("rows", f"{name!r} twice", "a name of its own for each row", "rename one")
     if table.reference and table.reference not in [row.name for row in table.rows]:

@@ -4,14 +4,14 @@ import cv2
 import numpy as np
 
 from pldmlt_jax.config import SyntheticConfig
-from pldmlt_jax.data.augment import augment, training_window
+from pldmlt_jax.data.augment import augment, make_training_window
 from pldmlt_jax.data.loader import sample_rng
 from pldmlt_jax.data.splits.folds import write_folds
 from pldmlt_jax.data.splits.selection import choose_splits
 from pldmlt_jax.data.splits.summary import dataset_summary, fold_rows
-from pldmlt_jax.data.synthetic.dataset import draw_fundus, ensure_written
-from pldmlt_jax.io.progress import progress
-from pldmlt_jax.reporting.overlays import captioned, overlay, write_picture
+from pldmlt_jax.data.synthetic.dataset import draw_fundus, ensure_synthetic_set
+from pldmlt_jax.io.progress import show_progress
+from pldmlt_jax.reporting.overlays import add_caption, overlay, write_picture
 from pldmlt_jax.types import LESIONS, MASK_BITS, NUM_GRADES
 from pldmlt_jax.workflow.context import Context
 
@@ -25,7 +25,7 @@ def prepare(context: Context) -> None:
     context.prepare_sets()
     segmented, graded = context.segmented, context.graded_for_training
     data = context.config.data
-    choose_splits({data.segmentation: segmented, data.grading: graded}, context.arguments.split)  # an unknown one ends here
+    choose_splits({data.segmentation: segmented, data.grading: graded}, context.options.split)  # an unknown one ends here
     summary = dataset_summary(segmented, graded, data)
     context.write_json("data.json", summary)
     write_augmented_sheet(context)
@@ -39,8 +39,8 @@ def draw_synthetic_images(context: Context) -> None:
     """Draws the synthetic images, if the run uses them, and a sheet that shows some of each grade."""
     data = context.config.data
     if "synthetic" in data.segmentation or "synthetic" in data.grading:
-        with progress("draw synthetic photographs") as task:
-            ensure_written(data.synthetic, data.cache_dir, task)
+        with show_progress("draw synthetic photographs") as task:
+            ensure_synthetic_set(data.synthetic, data.cache_dir, task)
         write_picture(context.workdir / "contact_sheet", contact_sheet(data.synthetic))
 
 
@@ -54,7 +54,7 @@ def write_folds_file(context: Context) -> None:
 
 def write_augmented_sheet(context: Context) -> None:
     """Writes a picture of augmented training images, if `--augmented` says how many."""
-    if context.arguments.augmented:
+    if context.options.augmented:
         write_picture(context.workdir / "augmented", augmented_sheet(context))
         print(f"  training images as training sees them: {context.workdir / 'augmented.jpg'}")
 
@@ -62,15 +62,15 @@ def write_augmented_sheet(context: Context) -> None:
 def augmented_sheet(context: Context) -> np.ndarray:
     """Draws a row for each image: as it is, and as training sees it in its first epochs, with lesions outlined."""
     config, training = context.config, context.segmented["train"]
-    window = training_window(config.train)
+    window = make_training_window(config.train)
     rows = []
-    for index in map(int, training.indices[: context.arguments.augmented]):
+    for index in map(int, training.indices[: context.options.augmented]):
         sample = training.split[index]
-        panels = [captioned(_with_lesions(sample.image, sample.mask_bits), sample.image_id)]
+        panels = [add_caption(_with_lesions(sample.image, sample.mask_bits), sample.image_id)]
         for epoch in range(AUGMENTED_COLUMNS):
             rng = sample_rng(config.seed, epoch, index)
             augmented = augment(sample.image, sample.mask_bits, config.data.augment, rng, window)
-            panels.append(captioned(_with_lesions(*augmented), f"epoch {epoch}"))
+            panels.append(add_caption(_with_lesions(*augmented), f"epoch {epoch}"))
         rows.append(np.concatenate(panels, axis=1))
     return np.concatenate(rows)
 
@@ -89,6 +89,6 @@ def contact_sheet(config: SyntheticConfig) -> np.ndarray:
         panels = []
         for i in range(SHEET_COLUMNS):
             fundus = draw_fundus((config.seed, 5, grade, i), grade, config.height_px)
-            panels += [captioned(fundus.image, f"grade {grade}"), captioned(overlay(fundus.image, fundus.masks), "")]
+            panels += [add_caption(fundus.image, f"grade {grade}"), add_caption(overlay(fundus.image, fundus.masks), "")]
         rows.append(np.concatenate(panels, axis=1))
     return np.concatenate(rows)

@@ -9,7 +9,7 @@ from data.idrid_files import SHAPE
 
 from pldmlt_jax.config import DataConfig
 from pldmlt_jax.data.datasets.diaretdb1 import list_photographs
-from pldmlt_jax.data.datasets.diaretdb1_xml import agreement_map, covered, read_markings, votes, votes_needed
+from pldmlt_jax.data.datasets.diaretdb1_xml import agreement_map, count_votes, rasterise, read_markings, required_votes
 from pldmlt_jax.data.preprocessing.masks import read_annotation
 from pldmlt_jax.data.preprocessing.store import open_prepared
 from pldmlt_jax.data.splits.selection import select_segmented
@@ -44,13 +44,13 @@ def experts(tmp_path):
 
 def pixels(total: np.ndarray, num_experts: int = 4) -> dict[str, list[int]]:
     """Pixels of each lesion at the agreements 1/4, 1/2, 3/4 and 1."""
-    needed = [votes_needed(agreement, num_experts) for agreement in (0.25, 0.5, 0.75, 1.0)]
+    needed = [required_votes(agreement, num_experts) for agreement in (0.25, 0.5, 0.75, 1.0)]
     return {name: [int((total[..., i] >= n).sum()) for n in needed] for i, name in enumerate(("MA", "HE", "EX", "SE"))}
 
 
 def test_weighted_fusion_counts_the_pixels_of_the_worked_example(experts):
     """Every shape and every confidence, two experts of each kind; a circle reaches beyond the image."""
-    total = votes([experts["first"], experts["second"]] * 2, LARGE)
+    total = count_votes([experts["first"], experts["second"]] * 2, LARGE)
     assert pixels(total) == {
         "MA": [110, 81, 52, 0],
         "HE": [3771, 3771, 3771, 0],
@@ -60,7 +60,7 @@ def test_weighted_fusion_counts_the_pixels_of_the_worked_example(experts):
 
 
 def test_unweighted_fusion_counts_the_pixels_of_the_worked_example(experts):
-    total = votes([experts["first"], experts["second"]] * 2, LARGE, weighted=False)
+    total = count_votes([experts["first"], experts["second"]] * 2, LARGE, weighted=False)
     assert pixels(total) == {
         "MA": [110, 110, 52, 52],
         "HE": [3771] * 4,
@@ -70,12 +70,12 @@ def test_unweighted_fusion_counts_the_pixels_of_the_worked_example(experts):
 
 
 def test_three_experts_of_four_make_exactly_three_quarters(experts):
-    total = votes([experts["first"]] * 3 + [experts["nothing"]], LARGE)
+    total = count_votes([experts["first"]] * 3 + [experts["nothing"]], LARGE)
     assert pixels(total)["MA"] == [81, 81, 81, 0]
 
 
 def test_angles_run_counter_clockwise_as_seen_on_the_screen(experts):
-    total = votes([experts["first"]], LARGE)
+    total = count_votes([experts["first"]], LARGE)
     assert total[371, 650, 1] > 0
     assert total[429, 650, 1] == 0
 
@@ -86,7 +86,7 @@ def test_one_pixel_of_an_ellipse_with_equal_axes_is_that_of_the_circle(tmp_path)
         marking(circle(31, 21, 7), "High", "Haemorrhages"),
         marking(ellipse(31, 21, 7, 7, 40), "High", "Hard_exudates"),
     )
-    total = votes([read_markings(path)], SHAPE)
+    total = count_votes([read_markings(path)], SHAPE)
     np.testing.assert_array_equal(total[..., 1], total[..., 2])
     y, x = np.mgrid[: SHAPE[0], : SHAPE[1]]
     np.testing.assert_array_equal(total[..., 1] > 0, (x - 30) ** 2 + (y - 20) ** 2 <= 49)
@@ -100,10 +100,10 @@ def test_regions_beyond_the_image_are_cut_and_those_outside_are_empty(tmp_path):
         marking(polygon((80, 50), (200, 50), (200, 90), (80, 90)), "High", "Soft_exudates"),
     )
     corner, outside, across = read_markings(path)
-    assert covered(corner.region, SHAPE)[1].sum() == 11  # a quarter of 29 pixels, with its two edges
-    assert covered(outside.region, SHAPE)[1].size == 0
-    assert covered(across.region, SHAPE)[1].shape == (SHAPE[0] - 49, SHAPE[1] - 79)
-    assert covered(across.region, SHAPE)[1].all()
+    assert rasterise(corner.region, SHAPE)[1].sum() == 11  # a quarter of 29 pixels, with its two edges
+    assert rasterise(outside.region, SHAPE)[1].size == 0
+    assert rasterise(across.region, SHAPE)[1].shape == (SHAPE[0] - 49, SHAPE[1] - 79)
+    assert rasterise(across.region, SHAPE)[1].all()
 
 
 def test_agreement_map_is_the_mean_of_the_experts_confidences(tmp_path):

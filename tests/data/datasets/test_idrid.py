@@ -5,7 +5,7 @@ import shutil
 import pytest
 from data.idrid_files import write_grading, write_segmentation
 
-from pldmlt_jax.data.datasets.idrid import list_grading, list_segmentation, read_grades
+from pldmlt_jax.data.datasets.idrid import list_grading, list_segmentation, read_grade_table
 from pldmlt_jax.errors import DataError, ErrorGroup
 
 
@@ -37,7 +37,7 @@ def test_grades_of_each_split_stay_with_it_although_names_recur(tmp_path):
 def test_byte_order_mark_and_spaces_do_no_harm(tmp_path):
     table = tmp_path / "grades.csv"
     table.write_bytes("\ufeffImage name , Retinopathy grade,x \r\nIDRiD_001, 2 ,\r\n".encode())
-    assert read_grades(table) == ({"IDRiD_001": 2}, [])
+    assert read_grade_table(table) == ({"IDRiD_001": 2}, [])
 
 
 def test_every_bad_grade_is_named_with_its_line_at_once(tmp_path):

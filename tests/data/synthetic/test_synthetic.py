@@ -11,8 +11,8 @@ from data.mask_statistics import recorded, statistics
 from pldmlt_jax.config import SyntheticConfig
 from pldmlt_jax.data.datasets.idrid import list_grading, list_segmentation
 from pldmlt_jax.data.preprocessing.field_of_view import field_of_view
-from pldmlt_jax.data.synthetic.dataset import corrupted, draw_fundus, ensure_written
-from pldmlt_jax.data.synthetic.lesions import Findings, grade_from_findings
+from pldmlt_jax.data.synthetic.dataset import corrupt_grades, draw_fundus, ensure_synthetic_set
+from pldmlt_jax.data.synthetic.lesions import DrawnSigns, grade_from_signs
 from pldmlt_jax.types import LESIONS
 
 SMALL = SyntheticConfig(
@@ -38,9 +38,9 @@ def test_median_lies_within_the_real_images_10_to_90_percent(drawn, group, name)
     assert low <= drawn[group][name][1] <= high
 
 
-def findings(counts: dict[str, int] | None = None, **more) -> Findings:
+def signs(counts: dict[str, int] | None = None, **more) -> DrawnSigns:
     none = {lesion: np.zeros((2, 2), bool) for lesion in LESIONS}
-    return Findings(none, counts=dict.fromkeys(LESIONS, 0) | (counts or {}), **more)
+    return DrawnSigns(none, counts=dict.fromkeys(LESIONS, 0) | (counts or {}), **more)
 
 
 QUADRANTS = [(0.5, 0.5), (-0.5, 0.5), (0.5, -0.5), (-0.5, -0.5)]
@@ -49,22 +49,22 @@ QUADRANTS = [(0.5, 0.5), (-0.5, 0.5), (0.5, -0.5), (-0.5, -0.5)]
 @pytest.mark.parametrize(
     ("seen", "grade"),
     [
-        (findings(), 0),
-        (findings({"MA": 3}), 1),
-        (findings({"MA": 3, "HE": 1}), 2),
-        (findings({"EX": 1}), 2),
-        (findings({"SE": 1}), 2),
-        (findings({"HE": 80}, haemorrhages=QUADRANTS * 20), 2),
-        (findings({"HE": 84}, haemorrhages=QUADRANTS * 21), 3),
-        (findings({"HE": 93}, haemorrhages=QUADRANTS[:3] * 31), 2),
-        (findings({"MA": 1}, beading=True), 3),
-        (findings({"MA": 1}, irma=True), 3),
-        (findings({"HE": 84}, haemorrhages=QUADRANTS * 21, proliferative=True), 4),
+        (signs(), 0),
+        (signs({"MA": 3}), 1),
+        (signs({"MA": 3, "HE": 1}), 2),
+        (signs({"EX": 1}), 2),
+        (signs({"SE": 1}), 2),
+        (signs({"HE": 80}, haemorrhages=QUADRANTS * 20), 2),
+        (signs({"HE": 84}, haemorrhages=QUADRANTS * 21), 3),
+        (signs({"HE": 93}, haemorrhages=QUADRANTS[:3] * 31), 2),
+        (signs({"MA": 1}, beading=True), 3),
+        (signs({"MA": 1}, irma=True), 3),
+        (signs({"HE": 84}, haemorrhages=QUADRANTS * 21, proliferative=True), 4),
     ],
 )
 def test_grade_follows_the_international_clinical_scale(seen, grade):
     """Wilkinson et al. 2003, Table 3; severe: more than 20 haemorrhages in each of the four quadrants."""
-    assert grade_from_findings(seen) == grade
+    assert grade_from_signs(seen) == grade
 
 
 @pytest.mark.parametrize("grade", range(5))
@@ -109,7 +109,7 @@ def test_masks_lie_inside_the_field_of_view():
 
 
 def test_written_set_is_read_like_the_real_one(tmp_path):
-    root = ensure_written(SMALL, str(tmp_path))
+    root = ensure_synthetic_set(SMALL, str(tmp_path))
     segmented, graded = list_segmentation(root).valid_records(), list_grading(root).valid_records()
     assert {name: len(records) for name, records in segmented.items()} == {"train": 6, "test": 3}
     assert {name: len(records) for name, records in graded.items()} == {"train": 20, "test": 5}
@@ -125,18 +125,18 @@ def _interrupt(*_):
 def test_set_is_drawn_once_and_anew_after_an_interruption(tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr("pldmlt_jax.data.synthetic.dataset._write_csv", _interrupt)
-        ensure_written(SMALL, str(tmp_path))
-    root = ensure_written(SMALL, str(tmp_path))
+        ensure_synthetic_set(SMALL, str(tmp_path))
+    root = ensure_synthetic_set(SMALL, str(tmp_path))
     assert len(list_segmentation(root).valid_records()["train"]) == 6
     stamps = {path: path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file()}
-    assert ensure_written(SMALL, str(tmp_path)) == root
+    assert ensure_synthetic_set(SMALL, str(tmp_path)) == root
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file()} == stamps
-    assert ensure_written(dataclasses.replace(SMALL, seed=1), str(tmp_path)) != root
+    assert ensure_synthetic_set(dataclasses.replace(SMALL, seed=1), str(tmp_path)) != root
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
 def test_corruption_changes_exactly_that_share_of_the_training_grades_and_keeps_the_true_ones(tmp_path, share):
-    root = ensure_written(dataclasses.replace(SMALL, corrupt_share=share), str(tmp_path))
+    root = ensure_synthetic_set(dataclasses.replace(SMALL, corrupt_share=share), str(tmp_path))
     records = list_grading(root).valid_records()
     assert sum(record.grade != record.true_grade for record in records["train"]) == round(share * 20)
     assert all(record.grade == record.true_grade for record in records["test"])
@@ -149,7 +149,7 @@ def test_corruption_changes_exactly_that_share_of_the_training_grades_and_keeps_
 
 def test_corrupted_grades_are_other_valid_grades():
     grades = np.arange(1000) % 5
-    changed = corrupted(grades, 0.4, np.random.default_rng(0))
+    changed = corrupt_grades(grades, 0.4, np.random.default_rng(0))
     assert (changed != grades).sum() == 400
     assert set(changed) == set(range(5))
     for grade in range(5):  # each of the four others in turn
