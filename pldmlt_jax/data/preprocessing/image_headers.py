@@ -1,4 +1,4 @@
-"""Reads the size that an image file declares, without decoding it: a decoder allocates that much, whatever the file holds."""
+"""Reads the size that an image file declares, without decoding: a decoder allocates that much, whatever the file holds."""
 
 import io
 import struct
