@@ -15,7 +15,7 @@ import pldmlt_jax as pj
 from pldmlt_jax.config import DataConfig
 from pldmlt_jax.data.datasets.idrid import list_segmentation
 from pldmlt_jax.data.datasets.records import RawRecord
-from pldmlt_jax.data.preprocessing.annotation import read_annotation
+from pldmlt_jax.data.preprocessing.masks import read_annotation
 from pldmlt_jax.evaluation.metrics.segmentation import dice
 from pldmlt_jax.evaluation.tta import VIEWS
 from pldmlt_jax.types import LESIONS
@@ -49,7 +49,7 @@ def number(value: float | None) -> str:
 
 def training_records(root: Path, images: str) -> list[RawRecord]:
     """Those of IDRiD's official training photographs that are named, with commas between."""
-    records = {record.image_id: record for record in list_segmentation(root).checked()["train"]}
+    records = {record.image_id: record for record in list_segmentation(root).valid_records()["train"]}
     return [records[name] for name in images.split(",")]
 
 

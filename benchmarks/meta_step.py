@@ -23,7 +23,7 @@ from jaxtyping import Array
 from benchmarks.measure import drawn_batch, numbers, ratio, show, time_columns, timed_in_turns, write_rows
 from pldmlt_jax.config import Config, LossConfig, MetaConfig, OptimConfig
 from pldmlt_jax.method import losses
-from pldmlt_jax.method.cost import batch_shape, cost_of
+from pldmlt_jax.method.cost import abstract_batch, program_cost
 from pldmlt_jax.method.meta_gradient import META_GRADIENTS
 from pldmlt_jax.method.setup import make_method
 from pldmlt_jax.method.state import Method, MethodState, Params, init_method_state
@@ -133,9 +133,9 @@ def costs(size_px: int, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     compiled = {}
     for name, row in chosen.items():
         method = make_method(config_of(row, arguments.dtype), total_steps=1)
-        shapes = batch_shape(size_px, arguments.batch)
+        shapes = abstract_batch(size_px, arguments.batch)
         compiled[name] = row.step.lower(jax.eval_shape(lambda: state), shapes, method=method).compile()
-    counted = {name: cost_of(program) for name, program in compiled.items()}
+    counted = {name: program_cost(program) for name, program in compiled.items()}
     jobs = {name: partial(program, state, batch) for name, program in compiled.items()}
     seconds = timed_in_turns(jobs, arguments.repeats) if arguments.repeats else {}
     shared = {

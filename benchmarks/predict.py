@@ -27,7 +27,7 @@ from pldmlt_jax.config import Config, InferenceConfig
 from pldmlt_jax.errors import UserError
 from pldmlt_jax.evaluation.inference import TrainedNetwork, answer
 from pldmlt_jax.export.engines import make_forward
-from pldmlt_jax.method.cost import cost_of
+from pldmlt_jax.method.cost import program_cost
 from pldmlt_jax.method.setup import make_method
 from pldmlt_jax.method.state import init_method_state
 
@@ -107,7 +107,7 @@ def _analysis(network: TrainedNetwork, images: np.ndarray) -> dict[str, Any]:
     compiled = function.lower(
         network.variables, jnp.asarray(images), network=network.method.network, target=network.method.loss.target
     ).compile()
-    return cost_of(compiled)._asdict()
+    return program_cost(compiled)._asdict()
 
 
 def theirs(images: np.ndarray) -> dict[str, Contender]:

@@ -77,7 +77,7 @@ def steps(row: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:
     """Seconds of a training step as the training loop runs it."""
     jax.config.update("jax_num_cpu_devices", row["devices"])
     from pldmlt_jax.config import Config, LossConfig
-    from pldmlt_jax.method.cost import cost_of
+    from pldmlt_jax.method.cost import program_cost
     from pldmlt_jax.method.setup import make_method
     from pldmlt_jax.method.state import init_method_state
     from pldmlt_jax.method.steps import train_step
@@ -96,7 +96,7 @@ def steps(row: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:
         seconds.append(time.perf_counter() - start)
     median = statistics.median(seconds[1:])
     row = {"library": f"jax {jax.__version__}", "device": jax.devices()[0].device_kind, "dtype": "float32"}
-    return row | cost_of(program)._asdict() | {"seconds_median": median, "images_per_s": len(batch.image) / median}
+    return row | program_cost(program)._asdict() | {"seconds_median": median, "images_per_s": len(batch.image) / median}
 
 
 def prepared_split(num_images: int, size_px: int, cache: str) -> tuple[Any, Any]:

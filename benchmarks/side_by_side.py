@@ -22,7 +22,6 @@ from flax import traverse_util
 
 from benchmarks.pytorch import DECODER_FILTERS, import_smp, normalised
 from benchmarks.smp_names import smp_name, with_smp_weights
-from pldmlt_jax.cli.flags import Arguments
 from pldmlt_jax.config import Config, to_dict
 from pldmlt_jax.data.loader import train_batches, unknown_labels
 from pldmlt_jax.evaluation.inference import WEIGHTS, TrainedNetwork, saved_config, write_weights
@@ -32,18 +31,19 @@ from pldmlt_jax.method.setup import make_method
 from pldmlt_jax.training.checkpoint import CONFIG
 from pldmlt_jax.types import LESIONS, MASK_BITS, Batch
 from pldmlt_jax.workflow.context import Context
-from pldmlt_jax.workflow.stages.train import make_rounds, start_state
+from pldmlt_jax.workflow.options import RunOptions
+from pldmlt_jax.workflow.stages.train import make_rounds, make_start_state
 
 
 def main() -> None:
     arguments = parse()
     arguments.output.mkdir(parents=True, exist_ok=True)
     config = saved_config(arguments.run / "checkpoints")
-    context = Context(Arguments("train", config, config_given=True, workdir=arguments.output))
+    context = Context(RunOptions(config, arguments.output, "train"))
     training = context.segmented["train"]
     steps = make_rounds(config, len(training.indices)).theta_steps
     method = make_method(config, steps)
-    state = start_state(context, method)
+    state = make_start_state(context, method)
     variables = {"params": state.network.params, "batch_stats": state.network.batch_stats}
     batches = train_batches(
         training.split,

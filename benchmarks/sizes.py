@@ -18,7 +18,7 @@ import pldmlt_jax as pj
 from benchmarks.full_size import number, training_records
 from pldmlt_jax.data.datasets.records import RawRecord
 from pldmlt_jax.evaluation.metrics.segmentation import SegmentationCounts
-from pldmlt_jax.evaluation.original_size import count_one, read_original
+from pldmlt_jax.evaluation.original_size import count_image, read_original
 from pldmlt_jax.evaluation.tta import VIEWS
 from pldmlt_jax.types import LESIONS
 
@@ -49,7 +49,7 @@ def count_sizes(predictors: Sequence[pj.Predictor], records: Sequence[RawRecord]
         image, bits = read_original(record, predictors[0].config.data)
         answers = [asked(predictor, image) for predictor in predictors]
         answers.append(np.mean(answers, axis=0))
-        totals = [total.merge(count_one(p, bits, "lesions", THRESHOLD)) for total, p in zip(totals, answers, strict=True)]
+        totals = [total.merge(count_image(p, bits, "lesions", THRESHOLD)) for total, p in zip(totals, answers, strict=True)]
     return totals
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from benchmarks.measure import drawn_batch, numbers, peak_rss_bytes, show, time_columns, timed_in_turns, write_rows
 from benchmarks.pytorch import Variant, load, normalised
 from pldmlt_jax.config import Config, LossConfig, MetaConfig
-from pldmlt_jax.method.cost import cost_of
+from pldmlt_jax.method.cost import program_cost
 from pldmlt_jax.method.losses import DICE_SMOOTH
 from pldmlt_jax.method.setup import make_method
 from pldmlt_jax.method.state import init_method_state
@@ -123,7 +123,7 @@ def our_job(step: Any, batch: Batch, dtype: str, weight_gradients: str) -> Job:
         return metrics
 
     row = {"library": f"jax {jax.__version__}", "dtype": dtype, "device": jax.devices()[0].device_kind}
-    return row | cost_of(program)._asdict(), run
+    return row | program_cost(program)._asdict(), run
 
 
 def theirs(batch: Batch, dtype: str) -> dict[str, Job]:

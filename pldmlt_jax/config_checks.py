@@ -9,7 +9,7 @@ from typing import Any
 
 from pldmlt_jax.config import NO_SET, Config, fields
 from pldmlt_jax.config_relations import relation_errors
-from pldmlt_jax.data.datasets.registry import SetNames, set_names
+from pldmlt_jax.data.datasets.registry import SetNames, parse_set_names
 from pldmlt_jax.data.preprocessing.contrast import ENHANCEMENTS
 from pldmlt_jax.data.preprocessing.masks import REDUCTIONS
 from pldmlt_jax.errors import ConfigError, UserError, nearest, raise_all
@@ -211,7 +211,7 @@ def _choice_errors(values: dict[str, Any]) -> Iterator[UserError]:
     for path, known in CHOICES.items():
         if path == "data.grading" and values[path] == NO_SET:
             continue
-        named = set_names(values[path]) if path in ("data.segmentation", "data.grading") else _items(values[path])
+        named = parse_set_names(values[path]) if path in ("data.segmentation", "data.grading") else _items(values[path])
         for item in named:
             if item not in known:
                 yield ConfigError(
@@ -250,6 +250,6 @@ def config_errors(config: Config) -> list[UserError]:
     return [*alone, *network, *relation_errors(config)]
 
 
-def validate(config: Config) -> None:
+def validate_config(config: Config) -> None:
     """Raises every error of the config at once, as one `ConfigError` or an `ErrorGroup`."""
     raise_all(config_errors(config))

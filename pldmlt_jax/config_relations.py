@@ -6,19 +6,19 @@ from pldmlt_jax.config import NO_SET, Config, LossConfig
 from pldmlt_jax.errors import ConfigError, UserError
 from pldmlt_jax.evaluation.tta import TILE_STEP_PX
 from pldmlt_jax.method.losses import OVERLAP_LOSSES
-from pldmlt_jax.method.meta_gradient import WITHOUT_DIRECT_PATH
+from pldmlt_jax.method.meta_gradient import META_LOSSES_WITHOUT_DIRECT_PATH
 from pldmlt_jax.method.virtual_step import uses_graded_images
-from pldmlt_jax.models.build import TARGET_CHANNELS, halvings
+from pldmlt_jax.models.build import TARGET_CHANNELS, encoder_depth
 from pldmlt_jax.models.weights.download import NO_WEIGHTS
 
 
 def _size_errors(config: Config) -> Iterator[UserError]:
-    multiple = 2 ** halvings(config.model)
+    multiple = 2 ** encoder_depth(config.model)
     if config.data.size_px % multiple:
         yield ConfigError(
             "data.size_px",
             f"{config.data.size_px}",
-            f"a multiple of {multiple}, for the network halves it {halvings(config.model)} times",
+            f"a multiple of {multiple}, for the network halves it {encoder_depth(config.model)} times",
             f"use {max(round(config.data.size_px / multiple), 1) * multiple}",
         )
     if config.train.crop_px % multiple or config.train.crop_px > config.data.size_px:
@@ -146,7 +146,7 @@ def _loss_errors(config: Config) -> Iterator[UserError]:
 
 def _meta_errors(config: Config) -> Iterator[UserError]:
     meta = config.meta
-    if meta.enabled and meta.gradient == "first_order" and meta.loss in WITHOUT_DIRECT_PATH:
+    if meta.enabled and meta.gradient == "first_order" and meta.loss in META_LOSSES_WITHOUT_DIRECT_PATH:
         yield ConfigError(
             "meta.gradient",
             f"'first_order' with meta.loss = {meta.loss!r}",
@@ -156,7 +156,12 @@ def _meta_errors(config: Config) -> Iterator[UserError]:
     if meta.enabled and not config.loss.beta:
         found, expected = "0 with meta.enabled = True", "a grading loss that counts: the updated labels act through it alone"
         yield ConfigError("loss.beta", found, expected, "raise it, or set --config.meta.enabled=False")
-    if meta.enabled and not meta.inner_learning_rate and meta.gradient != "none" and meta.loss in WITHOUT_DIRECT_PATH:
+    if (
+        meta.enabled
+        and not meta.inner_learning_rate
+        and meta.gradient != "none"
+        and meta.loss in META_LOSSES_WITHOUT_DIRECT_PATH
+    ):
         yield ConfigError(
             "meta.inner_learning_rate",
             f"0 with meta.loss = {meta.loss!r}",

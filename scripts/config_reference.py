@@ -8,9 +8,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from pldmlt_jax.cli.config_listing import field_comments  # noqa: E402  (after the path)
 from pldmlt_jax.config import Config, Part  # noqa: E402
 from pldmlt_jax.config_checks import CHOICES, RANGES  # noqa: E402
+from pldmlt_jax.config_text import field_comments  # noqa: E402  (after the path)
 
 PAGE = ROOT / "docs" / "configs.md"
 

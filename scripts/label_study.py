@@ -18,7 +18,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from configs.tables.label_study import LOSSES, get_table
-from pldmlt_jax.evaluation.metrics.labels import AT_START, LOGGED
+from pldmlt_jax.evaluation.metrics.labels import FIRST_STEP_METRICS, LOGGED_METRICS
 from pldmlt_jax.reporting.charts import INK, SERIES_COLOURS
 
 RESULTS = Path("results/label_study.json")
@@ -28,8 +28,8 @@ KEPT = (
     *("labels/repaired_by_hierarchy", "labels/spoilt_by_hierarchy", "labels/true_weight_of_wrong"),
     *("labels/true_weight_of_right", "grade/n", "grade/accuracy", "grade/kappa", "grade/majority", "grade/confusion"),
     *("seg/foreground/dice", "baseline/channel_threshold/dice"),
-    *(f"train/{name}" for name in LOGGED),
-    *(f"train/{name}_at_start" for name in AT_START),
+    *(f"train/{name}" for name in LOGGED_METRICS),
+    *(f"train/{name}_at_start" for name in FIRST_STEP_METRICS),
 )
 """Figures of a run that the study is about."""
 
@@ -117,7 +117,7 @@ def balance(rows: Sequence[Row]) -> str:
             for end in ("", "_fixed")
         ]
         cosines = [shown(row, f"train/grad_cosine_encoder{end}") for end in ("", "_fixed")]
-        direct, indirect = (values(row, f"train/{name}_at_start") for name in AT_START)
+        direct, indirect = (values(row, f"train/{name}_at_start") for name in FIRST_STEP_METRICS)
         paths = f"{(direct / indirect).mean():.3g}" if len(indirect) else "–"
         cells = [ratios[0], ratios[1], cosines[0], cosines[1], paths]
         lines.append(f"| `{row['name']}` | " + " | ".join(cells) + " |")

@@ -22,9 +22,9 @@ from pldmlt_jax.data.datasets.records import RawRecord
 from pldmlt_jax.data.image_warnings import image_warnings
 from pldmlt_jax.data.preprocessing.field_of_view import field_of_view
 from pldmlt_jax.data.preprocessing.geometry import read_image
-from pldmlt_jax.data.splits.selection import require_lesion_kinds, select_segmented
+from pldmlt_jax.data.splits.selection import require_lesion_types, select_segmented
 from pldmlt_jax.errors import UserError
-from pldmlt_jax.export.onnx import require
+from pldmlt_jax.export.onnx import import_optional
 from pldmlt_jax.io.files import locked
 from pldmlt_jax.io.signals import Interrupted
 from pldmlt_jax.models.weights.load import assign
@@ -230,7 +230,7 @@ MESSAGES: dict[str, Callable[[User], str]] = {
     "every graded photograph is pixel-labelled as well": all_graded_are_labelled,
     "the same photograph in two folds": two_folds,
     "masks do not say which lesion they show": lambda user: told(
-        lambda: require_lesion_kinds(select_segmented(folder(user, lesion=mask(255))))
+        lambda: require_lesion_types(select_segmented(folder(user, lesion=mask(255))))
     ),
     "which is empty": lambda user: user.command(LAPTOP, f"--workdir={user.root}"),
     "nowhere.pth: no such file": lambda user: user.command(
@@ -249,7 +249,9 @@ MESSAGES: dict[str, Callable[[User], str]] = {
     "stopped by SIGTERM": lambda user: user.meets(Interrupted(15), 143),
     "much smaller than the": lambda user: odd((200, 90, 40)),
     "not red or orange as a fundus is": lambda user: odd((40, 90, 200)),
-    "the package no_such_package is not there": lambda user: told(lambda: require("no_such_package", "--engine=onnx")),
+    "the package no_such_package is not there": lambda user: told(
+        lambda: import_optional("no_such_package", "--engine=onnx")
+    ),
 }
 """What the page quotes -> what brings it about and returns what is then told."""
 

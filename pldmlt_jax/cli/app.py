@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 
-from pldmlt_jax.cli.flags import COMPARE, VERBS_OF, Arguments, parse
+from pldmlt_jax.cli.flags import COMPARE, VERBS_OF, parse
 from pldmlt_jax.config import Config, frozen
 from pldmlt_jax.errors import ConfigError, UserError, nearest, not_installed, raise_all
 from pldmlt_jax.io.files import as_disk_error, locked
 from pldmlt_jax.io.signals import Interrupted, stopping_on_signals
+from pldmlt_jax.workflow.options import RunOptions
 
 PIPELINE = "pldmlt_jax.workflow.pipeline"
 """Shares its stages among several processes; the other verbs' work is the first one's."""
@@ -36,7 +37,7 @@ VERBS: dict[str, str] = {
     "figures": "pldmlt_jax.cli.figures",
     COMPARE: "pldmlt_jax.workflow.comparison.compare",
 }
-"""Verb -> the module whose `main(arguments)` does it; imported only then, so that `--help` answers at once."""
+"""Verb -> the module whose `main(options)` does it; imported only then, so that `--help` answers at once."""
 
 SCORE_FILES = "pldmlt_jax.workflow.stages.score_files"
 """What `evaluate --predictions` does, which needs no network."""
@@ -55,10 +56,10 @@ def run(argv: list[str]) -> int:
     """Runs the program; returns 0 done, 1 a failure with one message, 2 a wrong flag, config or input."""
 
     def work() -> int:
-        arguments = parse(argv, tuple(VERBS))
-        if arguments is None:
+        options = parse(argv, tuple(VERBS))
+        if options is None:
             return 0
-        return _print_config(arguments) if arguments.print_config else _run_verb(arguments)
+        return _print_config(options) if options.print_config else _run_verb(options)
 
     return guarded(work, debug="--debug" in argv)
 
@@ -101,17 +102,17 @@ def _failure(error: Exception) -> tuple[int, str]:
     return 1, f"failed: {type(error).__name__}: {error}\n(--debug shows the traceback)"
 
 
-def _print_config(arguments: Arguments) -> int:
+def _print_config(options: RunOptions) -> int:
     """Prints the config that the verb would use, a table's row by row: a trained network's own, where it would take that."""
     from pldmlt_jax.cli.config_listing import print_config
 
-    if arguments.verb in VERBS_OF["checkpoint"]:
+    if options.verb in VERBS_OF["checkpoint"]:
         from pldmlt_jax.workflow.context import with_saved_config
 
-        arguments = with_saved_config(arguments)
-    if arguments.table is None:
-        print_config(arguments.config)
-    for row in arguments.table.rows if arguments.table is not None else ():
+        options = with_saved_config(options)
+    if options.table is None:
+        print_config(options.config)
+    for row in options.table.rows if options.table is not None else ():
         print(f"row {row.name}")
         print_config(row.config)
     return 0
@@ -137,61 +138,61 @@ def run_config(config: Config, verb: str = "run", *, workdir: str | Path = "") -
         )
     folder = Path(workdir or config.workdir or f"runs/{config.name}")
     with stopping_on_signals():
-        _run_verb(Arguments(verb, config, config_given=True, workdir=folder, workdir_given=bool(workdir)))
+        _run_verb(RunOptions(config, folder, verb, workdir_given=bool(workdir)))
     return folder
 
 
-def _run_verb(arguments: Arguments) -> int:
-    if arguments.table is not None:
-        return _run_table(arguments)
-    from pldmlt_jax.config_checks import validate
+def _run_verb(options: RunOptions) -> int:
+    if options.table is not None:
+        return _run_table(options)
+    from pldmlt_jax.config_checks import validate_config
     from pldmlt_jax.workflow.context import with_saved_config
 
-    scores_files = bool(arguments.predictions)
-    arguments = arguments if scores_files else with_saved_config(arguments)
-    validate(arguments.config)
-    arguments = dataclasses.replace(arguments, config=frozen(arguments.config))
+    scores_files = bool(options.predictions)
+    options = options if scores_files else with_saved_config(options)
+    validate_config(options.config)
+    options = dataclasses.replace(options, config=frozen(options.config))
     configure_libraries()
     from pldmlt_jax.io.processes import is_first, join, on_first
 
-    join(arguments.config.parallel)
-    name = SCORE_FILES if scores_files else VERBS[arguments.verb]
+    join(options.config.parallel)
+    name = SCORE_FILES if scores_files else VERBS[options.verb]
     module = importlib.import_module(name)
-    with own_folder(arguments) if is_first() else contextlib.nullcontext():
+    with own_folder(options) if is_first() else contextlib.nullcontext():
         if name == PIPELINE:
-            module.main(arguments)
+            module.main(options)
         else:
-            on_first(lambda: module.main(arguments))
+            on_first(lambda: module.main(options))
     return 0
 
 
-def _run_table(arguments: Arguments) -> int:
+def _run_table(options: RunOptions) -> int:
     """`compare`, which leaves devices to the processes of its cells."""
     from pldmlt_jax.config_checks import config_errors
     from pldmlt_jax.workflow.comparison.table_file import table_errors
 
-    assert arguments.table is not None
-    raise_all(table_errors(arguments.table, arguments.overrides, config_errors))
-    rows = tuple(dataclasses.replace(row, config=frozen(row.config)) for row in arguments.table.rows)
-    arguments = dataclasses.replace(arguments, table=dataclasses.replace(arguments.table, rows=rows))
+    assert options.table is not None
+    raise_all(table_errors(options.table, options.overrides, config_errors))
+    rows = tuple(dataclasses.replace(row, config=frozen(row.config)) for row in options.table.rows)
+    options = dataclasses.replace(options, table=dataclasses.replace(options.table, rows=rows))
     configure_libraries()
     module = importlib.import_module(VERBS[COMPARE])
-    with own_folder(arguments):
-        return module.main(arguments)
+    with own_folder(options):
+        return module.main(options)
 
 
 @contextlib.contextmanager
-def own_folder(arguments: Arguments) -> Iterator[None]:
+def own_folder(options: RunOptions) -> Iterator[None]:
     """Keeps other processes out of the folder that this one writes to.
 
     Raises:
         ConfigError: Another process is at work there, or nothing can be written there.
     """
-    folder, flag = arguments.workdir, "--workdir"
-    if arguments.output:
-        folder, flag = Path(arguments.output), "--output"
+    folder, flag = options.workdir, "--workdir"
+    if options.output:
+        folder, flag = Path(options.output), "--output"
     made = not folder.exists()
-    if arguments.verb == "report" and made:  # it tells that itself
+    if options.verb == "report" and made:  # it tells that itself
         yield
         return
 

@@ -11,17 +11,17 @@ from typing import Any
 import jax
 import numpy as np
 
-from pldmlt_jax.cli.flags import Arguments
 from pldmlt_jax.config import NO_SET, Config
 from pldmlt_jax.data.check import SEVERITIES, DatasetReport, Finding, check_dataset, find_leakage
-from pldmlt_jax.data.datasets.registry import DATASETS, set_names
+from pldmlt_jax.data.datasets.registry import DATASETS, parse_set_names
 from pldmlt_jax.data.plan import suggest_size, summarise_lesion_sizes
 from pldmlt_jax.errors import DataError
 from pldmlt_jax.io.files import write_json
 from pldmlt_jax.io.progress import progress
 from pldmlt_jax.method.cost import state_bytes, step_cost
 from pldmlt_jax.method.steps import meta_step, train_step
-from pldmlt_jax.models.build import halvings
+from pldmlt_jax.models.build import encoder_depth
+from pldmlt_jax.workflow.options import RunOptions
 from pldmlt_jax.workflow.stages.train import make_method
 
 SHOWN_OF_A_KIND = 12
@@ -30,15 +30,15 @@ SHOWN_OF_A_KIND = 12
 GIB = 2**30
 
 
-def main(arguments: Arguments) -> None:
+def main(options: RunOptions) -> None:
     """Checks every set of the config.
 
     Raises:
         DataError: There is an error, something that `prepare` would stop at.
     """
-    config, data = arguments.config, arguments.config.data
+    config, data = options.config, options.config.data
     reports = {}
-    for name in [*set_names(data.segmentation), *(set_names(data.grading) if data.grading != NO_SET else [])]:
+    for name in [*parse_set_names(data.segmentation), *(parse_set_names(data.grading) if data.grading != NO_SET else [])]:
         with progress(f"check {name}") as task:
             reports[name] = check_dataset(name, data, task)
     segmented = [report for name, report in reports.items() if DATASETS[name].has_masks]
@@ -48,7 +48,7 @@ def main(arguments: Arguments) -> None:
     findings = list(dict.fromkeys([*(found for report in reports.values() for found in report.findings), *pairs]))
     findings.sort(key=lambda found: (SEVERITIES.index(found.severity), found.kind, found.file))
     show(findings)
-    path = arguments.workdir / "data_report.json"
+    path = options.workdir / "data_report.json"
     content = {
         "counts": Counter(found.severity for found in findings),
         "sets": {name: describe_set(report) for name, report in reports.items()},
@@ -130,7 +130,7 @@ def plan(config: Config, segmented: Sequence[DatasetReport]) -> dict[str, Any]:
     print(f"at {size_px} px and batch {batch_size}: {needs}; {available / GIB:.1f} GiB are there ({device.device_kind})")
     field_px = int(np.median([px for report in segmented for px in report.longer_sides_px]))
     per_pixel = max(temporary.values()) / (batch_size * size_px**2)
-    chosen = suggest_size(diameters, field_px, state, per_pixel, available, 2 ** halvings(config.model))
+    chosen = suggest_size(diameters, field_px, state, per_pixel, available, 2 ** encoder_depth(config.model))
     why = "nine of ten lesions are at least 2 px wide then" if chosen.wide_enough else "the largest that fits"
     print(f"suggested: --config.data.size_px={chosen.size_px} --config.train.batch_size={chosen.batch_size}, {why}")
     if device.platform == "cpu" and chosen.size_px > size_px:

@@ -6,17 +6,17 @@ from typing import Any
 
 import numpy as np
 
-from pldmlt_jax.cli.flags import Arguments
 from pldmlt_jax.data.preprocessing.geometry import read_image
 from pldmlt_jax.data.preprocessing.prepare import prepare_image
 from pldmlt_jax.errors import CheckpointError, ConfigError, DataError, UserError, collect_errors, nearest, raise_all
 from pldmlt_jax.evaluation.operating_points import read_points
-from pldmlt_jax.export.export import BY_NAME_ONLY, FORMATS, Export
+from pldmlt_jax.export.export import FORMATS, OPT_IN_FORMATS, Export
 from pldmlt_jax.export.model_card import model_card
-from pldmlt_jax.export.onnx import INSTALL, require
+from pldmlt_jax.export.onnx import INSTALL, import_optional
 from pldmlt_jax.io.files import read_json, read_rows, writing
 from pldmlt_jax.io.progress import progress
 from pldmlt_jax.workflow.context import Context
+from pldmlt_jax.workflow.options import RunOptions
 from pldmlt_jax.workflow.stages.load_checkpoint import load_networks
 from pldmlt_jax.workflow.stages.predict import EXAMPLES
 from pldmlt_jax.workflow.stages.predictions_table import TABLE
@@ -26,15 +26,15 @@ MAX_COMPARED = 4
 """Images that the exported network is compared with Flax on."""
 
 
-def main(arguments: Arguments) -> None:
-    context = Context(arguments)
-    formats = chosen_formats(arguments.format)
+def main(options: RunOptions) -> None:
+    context = Context(options)
+    formats = chosen_formats(options.format)
     networks = load_networks(context)
     if len(networks) > 1:
         found = f"{len(networks)} networks"
         raise CheckpointError("--checkpoint", found, "one: the mean of several is no network", "export each by itself")
     network = networks[0]
-    output = Path(arguments.output or context.workdir / "export")
+    output = Path(options.output or context.workdir / "export")
     output.mkdir(parents=True, exist_ok=True)
     export = Export(network, read_points(network.directory, network.step), output, images_to_compare(context))
     files = []
@@ -67,13 +67,13 @@ def chosen_formats(text: str) -> list[str]:
             expected = "one of the two, which have the same file"
             errors.append(ConfigError("--format", "both folder and int8", expected, "write them to two folders"))
         if "onnx" in names:
-            require("jax2onnx", "--format=onnx")
+            import_optional("jax2onnx", "--format=onnx")
     raise_all(errors)
     if names:
         return list(dict.fromkeys(names))
-    usual = [name for name in FORMATS if name not in BY_NAME_ONLY]
+    usual = [name for name in FORMATS if name not in OPT_IN_FORMATS]
     try:
-        require("jax2onnx", "--format=onnx")
+        import_optional("jax2onnx", "--format=onnx")
     except ConfigError:
         print(f"  ONNX is left out, for jax2onnx is not installed: {INSTALL}")
         usual.remove("onnx")

@@ -7,45 +7,45 @@ import numpy as np
 from jaxtyping import Bool, Int, UInt8
 from matplotlib.figure import Figure
 
-from pldmlt_jax.cli.flags import Arguments
 from pldmlt_jax.config import has_stage_1
-from pldmlt_jax.data.splits.selection import choose_splits, selected
+from pldmlt_jax.data.splits.selection import choose_splits, select_split
 from pldmlt_jax.errors import ConfigError
 from pldmlt_jax.evaluation.metrics.segmentation import dice
 from pldmlt_jax.evaluation.original_size import read_original
 from pldmlt_jax.evaluation.predictor import Prediction, Predictor, make_predictor
 from pldmlt_jax.io.progress import progress
 from pldmlt_jax.reporting.paper_figures import (
-    Answer,
-    AnswerRow,
+    MaskRow,
     Masks,
-    answers,
-    grade_maps,
-    overview,
-    single_lesions,
+    NetworkMask,
+    plot_grade_maps,
+    plot_mask_rows,
+    plot_overview,
+    plot_single_lesions,
     write_figure,
 )
 from pldmlt_jax.types import LESIONS, MASK_BITS
 from pldmlt_jax.workflow.context import Context
+from pldmlt_jax.workflow.options import RunOptions
 from pldmlt_jax.workflow.stages.load_checkpoint import load_networks
-from pldmlt_jax.workflow.stages.pseudo_label import asked, load_graders
+from pldmlt_jax.workflow.stages.pseudo_label import grade_with_graders, load_graders
 
 COMPARED = ("EX", "SE")
 """Lesions of Fig. 7."""
 
 
-def main(arguments: Arguments) -> None:
-    context = Context(arguments)
+def main(options: RunOptions) -> None:
+    context = Context(options)
     networks = load_networks(context)
     predictors = [make_predictor([network], network.config) for network in networks]
     titles = names_of([network.directory for network in networks])
-    split = choose_splits({"segmentation": context.segmented}, arguments.split)["segmentation"]
+    split = choose_splits({"segmentation": context.segmented}, options.split)["segmentation"]
     photographs = Photographs(context, split)
-    named = [photographs.place(name) for name in arguments.images.split(",") if name]
+    named = [photographs.place(name) for name in options.images.split(",") if name]
     shown = named[0] if named else most_kinds(photographs.areas_px)
-    output = Path(arguments.output or context.workdir / "figures")
+    output = Path(options.output or context.workdir / "figures")
     made: dict[str, Callable[[], Figure | None]] = {
-        "figure1": lambda: single_lesions(photographs.image(shown), photographs.truth(shown)),
+        "figure1": lambda: plot_single_lesions(photographs.image(shown), photographs.truth(shown)),
         "figure6": lambda: figure_6(context, photographs, shown),
         "figure7": lambda: figure_7(photographs, named, dict(zip(titles, predictors, strict=True))),
         "overview": lambda: figure_overview(photographs.image(shown), predictors[0]),
@@ -93,7 +93,7 @@ class Photographs:
     """The images of a split of the pixel-labelled set, by their place in it, at their own size."""
 
     def __init__(self, context: Context, split: str):
-        self.context, self.split, self.selection = context, split, selected(context.segmented, split)
+        self.context, self.split, self.selection = context, split, select_split(context.segmented, split)
         of = [int(i) for i in self.selection.indices]
         self.names = [self.selection.split.image_ids[i] for i in of]
         self.areas_px = np.array([self.selection.split.metadata[i].lesion_px for i in of])  # [n, 4], by LESIONS
@@ -125,8 +125,8 @@ def figure_6(context: Context, photographs: Photographs, place: int) -> Figure |
         return None
     selection = context.segmented_for_graders[photographs.split]
     sample = selection.split[int(selection.indices[place])]
-    _, choice, maps = asked(context, load_graders(context), sample)
-    return grade_maps(sample.image, sample.mask_bits & MASK_BITS["fused"] != 0, maps, choice.probabilities)
+    _, choice, maps = grade_with_graders(context, load_graders(context), sample)
+    return plot_grade_maps(sample.image, sample.mask_bits & MASK_BITS["fused"] != 0, maps, choice.probabilities)
 
 
 def figure_7(photographs: Photographs, named: Sequence[int], networks: Mapping[str, Predictor]) -> Figure | None:
@@ -139,17 +139,17 @@ def figure_7(photographs: Photographs, named: Sequence[int], networks: Mapping[s
         image, bits = photographs.read(place)
         predicted = {title: predictor.predict(image) for title, predictor in networks.items()}
         found = [answer_of(title, prediction, lesion, bits) for title, prediction in predicted.items()]
-        truth = Answer(f"truth ({lesion})", {lesion: bits & MASK_BITS[lesion] != 0})
-        rows.append(AnswerRow(f"{lesion}, {photographs.names[place]}", image, [*found, truth]))
-    return answers(rows) if rows else None
+        truth = NetworkMask(f"truth ({lesion})", {lesion: bits & MASK_BITS[lesion] != 0})
+        rows.append(MaskRow(f"{lesion}, {photographs.names[place]}", image, [*found, truth]))
+    return plot_mask_rows(rows) if rows else None
 
 
-def answer_of(title: str, prediction: Prediction, lesion: str, bits: UInt8[np.ndarray, "h w"]) -> Answer:
+def answer_of(title: str, prediction: Prediction, lesion: str, bits: UInt8[np.ndarray, "h w"]) -> NetworkMask:
     """A network's mask of a lesion and its Dice, or of any lesion where it does not tell them apart."""
     name = lesion if lesion in prediction.masks else "lesion"
     title, mask = title if name == lesion else f"{title}, any lesion", prediction.masks[name]
     truth = bits & MASK_BITS["fused" if name == "lesion" else name] != 0
-    return Answer(title, {name: mask}, _dice(mask, truth, bits & MASK_BITS["valid"] != 0))
+    return NetworkMask(title, {name: mask}, _dice(mask, truth, bits & MASK_BITS["valid"] != 0))
 
 
 def _dice(mask: Bool[np.ndarray, "h w"], truth: Bool[np.ndarray, "h w"], valid: Bool[np.ndarray, "h w"]) -> float | None:
@@ -160,4 +160,4 @@ def _dice(mask: Bool[np.ndarray, "h w"], truth: Bool[np.ndarray, "h w"], valid: 
 def figure_overview(image: UInt8[np.ndarray, "h w 3"], predictor: Predictor) -> Figure:
     p = predictor.predict(image)
     graded = "" if p.grade_probabilities is None else f"grade {p.grade} (p = {p.grade_probabilities.max():.2f}), Grad-CAM"
-    return overview(image, p.masks, p.field_of_view, p.grade_map, graded)
+    return plot_overview(image, p.masks, p.field_of_view, p.grade_map, graded)

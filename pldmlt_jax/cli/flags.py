@@ -6,7 +6,6 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from pldmlt_jax.config import Config
 from pldmlt_jax.errors import ConfigError, UserError, nearest, raise_all
 from pldmlt_jax.table_config import Table
 from pldmlt_jax.workflow.comparison.table_file import chosen, load_table, table_errors
+from pldmlt_jax.workflow.options import RunOptions
 
 VERBS_OF = {
     "checkpoint": ("evaluate", "predict", "export", "figures"), "split": ("run", "evaluate", "compare", "figures"),
@@ -37,6 +37,12 @@ TEXTS = (
 
 SWITCHES = ("debug", "print_config", "probabilities")
 """Flags that take no value."""
+
+PASSED_ON = (
+    "checkpoint", "split", "input", "output", "engine", "probabilities", "format", "augmented", "predictions", "images",
+    "print_config", "debug",
+)  # fmt: skip
+"""Flags whose values are options of the same name."""
 
 DEMO_CONFIG = "configs/demo.py"
 
@@ -83,33 +89,6 @@ flags
   --debug                 a traceback with an error
   --help                  this text
 """
-
-
-@dataclass(frozen=True)
-class Arguments:
-    """What the command line said."""
-
-    verb: str
-    config: Config
-    config_given: bool
-    workdir: Path
-    checkpoint: str = ""
-    split: str = ""  # "" = test, or val where no test images are on disk
-    input: str = ""
-    output: str = ""
-    engine: str = ""  # "" = xla
-    probabilities: bool = False
-    format: str = ""  # "" = all
-    augmented: int = 0
-    print_config: bool = False
-    overrides: tuple[str, ...] = ()  # config fields that it set, dotted
-    workdir_given: bool = False
-    table: Table | None = None  # of `compare`: its rows' configs are what the command line makes of them
-    rows: tuple[str, ...] = ()  # of it, to be run
-    predictions: str = ""  # a folder of mask files
-    words: tuple[str, ...] = ()  # all of the command line
-    debug: bool = False
-    images: str = ""  # of `figures`; "" = chosen by what they show
 
 
 def _define(values: flags.FlagValues, source: str | Config) -> None:
@@ -202,7 +181,7 @@ def _explain(argument: str, error: Exception, config: Config) -> UserError:
     return ConfigError(f"--{name}", f"no such {what}", f"a known {what}", action)
 
 
-def parse(argv: list[str], verbs: tuple[str, ...]) -> Arguments | None:
+def parse(argv: list[str], verbs: tuple[str, ...]) -> RunOptions | None:
     """Reads the command line.
 
     Args:
@@ -210,11 +189,11 @@ def parse(argv: list[str], verbs: tuple[str, ...]) -> Arguments | None:
         verbs: The known verbs.
 
     Returns:
-        The arguments, or None where help was asked for.
+        The options, or None if the help was printed.
 
     Raises:
         ConfigError: Or a group of them: every wrong flag, field, value or verb, at once. Where all could be read, the
-            values' ranges are left to `validation.validate`, which sees the config that the verb will use.
+            values' ranges are left to `config_checks.validate_config`, which sees the config that the verb will use.
     """
     argv = [argv[0], *map(_with_home, argv[1:])]
     config_file, config_given, rest = _config_file(argv[1:])
@@ -261,12 +240,18 @@ def parse(argv: list[str], verbs: tuple[str, ...]) -> Arguments | None:
     if table is not None:
         table, rows = chosen(_overridden(table, _joined(rest)), values.rows, values.folds, values.seeds)
     workdir = Path(values.workdir or (f"runs/{table.name}" if table else config.workdir or f"runs/{config.name}"))
-    return Arguments(
-        verb, config, config_given, workdir, values.checkpoint, values.split, values.input, values.output,
-        values.engine, values.probabilities, values.format, values.augmented, values.print_config,
-        overrides=tuple(_overrides(_joined(rest))), workdir_given=bool(values.workdir), table=table, rows=rows,
-        predictions=values.predictions, words=tuple(_joined(argv[1:])), debug=values.debug, images=values.images,
-    )  # fmt: skip
+    return RunOptions(
+        config,
+        workdir,
+        verb,
+        config_given,
+        workdir_given=bool(values.workdir),
+        overrides=tuple(_overrides(_joined(rest))),
+        table=table,
+        rows=rows,
+        words=tuple(_joined(argv[1:])),
+        **{name: getattr(values, name) for name in PASSED_ON},
+    )
 
 
 def _conflicts(verb: str, arguments: list[str]) -> Iterator[UserError]:

@@ -5,7 +5,7 @@ others read wrongly. Of each photograph only its hash, its grade and some counte
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,13 +17,19 @@ from jaxtyping import Bool, Int, UInt8
 from pldmlt_jax.config import DataConfig
 from pldmlt_jax.data.datasets.records import RawRecord
 from pldmlt_jax.data.datasets.registry import dataset_spec
-from pldmlt_jax.data.preprocessing.annotation import read_annotation
 from pldmlt_jax.data.preprocessing.field_of_view import MIN_SHARE, field_of_view
 from pldmlt_jax.data.preprocessing.geometry import read_image
-from pldmlt_jax.data.preprocessing.hash_cache import content_hashes
-from pldmlt_jax.data.preprocessing.masks import apply_rule, brightest, mask_levels, read_mask_pixels
-from pldmlt_jax.data.splits.near_duplicates import SAME_PHOTOGRAPH, difference_hash, same_photographs
+from pldmlt_jax.data.preprocessing.hash_cache import hash_files
+from pldmlt_jax.data.preprocessing.masks import (
+    apply_mask_rule,
+    brightest_channel,
+    mask_levels,
+    read_annotation,
+    read_mask_pixels,
+)
+from pldmlt_jax.data.splits.near_duplicates import SAME_IMAGE_BITS, difference_hash, find_near_duplicates
 from pldmlt_jax.errors import ErrorGroup, UserError
+from pldmlt_jax.io.progress import OnProgress
 from pldmlt_jax.types import EVIDENCE
 
 SEVERITIES = ("error", "warning", "note")
@@ -39,8 +45,6 @@ MOST_OF_THE_FIELD = 0.5
 
 MUCH_OUTSIDE = 0.02
 """Share of a mask that may lie outside the field of view, for outlines are drawn coarsely."""
-
-OnProgress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,7 @@ def check_dataset(name: str, data: DataConfig, on_progress: OnProgress | None = 
         where, expected = str(dataset_spec(name).builder.raw_folder(data)), "lesions in some of them"
         action = "look at the masks: were they saved as black?"
         report.findings.append(Finding(where, "no_lesions", "warning", "no lesion in any mask", expected, action))
-    hashes = content_hashes((p.record.image for p in report.photographs), data.cache_dir, data.num_threads)
+    hashes = hash_files((p.record.image for p in report.photographs), data.cache_dir, data.num_threads)
     report.findings += list(_repeated(report.photographs, hashes, data.leakage_distance))
     return report
 
@@ -121,7 +125,7 @@ def check_dataset(name: str, data: DataConfig, on_progress: OnProgress | None = 
 def find_leakage(segmented: DatasetReport, graded: DatasetReport, distance: int) -> Iterator[Finding]:
     """Photographs of the pixel-labelled set that stand in the graded set as well: no grader may see them."""
     hashes, others = ([p.dhash for p in report.photographs] for report in (segmented, graded))
-    for i, j, bits in same_photographs(hashes, others, distance):
+    for i, j, bits in find_near_duplicates(hashes, others, distance):
         first, second = segmented.photographs[i].record, graded.photographs[j].record
         if first.image == second.image:
             yield Finding(
@@ -173,7 +177,7 @@ def _check_one(record: RawRecord, data: DataConfig) -> _One:
     for name, path in [*(record.masks or {}).items(), *([("OD", record.disc)] if record.disc else [])]:
         try:
             pixels = read_mask_pixels(path)
-            masks[name] = apply_rule(brightest(pixels), path, image.shape[:2], record.mask_rule)
+            masks[name] = apply_mask_rule(brightest_channel(pixels), path, image.shape[:2], record.mask_rule)
             one.findings += list(_mask_findings(path, pixels, masks[name], fov, record.mask_rule))
         except UserError as error:
             one.findings += _as_findings(error, "mask")
@@ -204,7 +208,7 @@ def _image_findings(record: RawRecord, image: np.ndarray, fov: np.ndarray) -> It
 
 def _mask_findings(path: Path, pixels: np.ndarray, mask: np.ndarray, fov: np.ndarray, rule: str) -> Iterator[Finding]:
     """What somebody should look at in a mask, and what others read wrongly in it."""
-    levels = mask_levels(brightest(pixels))
+    levels = mask_levels(brightest_channel(pixels))
     if len(levels) > 2:
         how = {"upper_half": "half of the brightest and more is set", "not_black": "all but black is set"}[rule]
         found = f"{len(levels)} grey levels, {levels[0]} to {levels[-1]}"
@@ -252,7 +256,7 @@ def _count_findings(
 
 
 def _alike(bits: int) -> str:
-    return "the same photograph as" if bits <= SAME_PHOTOGRAPH else "the same eye as"
+    return "the same photograph as" if bits <= SAME_IMAGE_BITS else "the same eye as"
 
 
 def _repeated(photographs: list[CheckedPhotograph], hashes: Mapping[Path, str], distance: int) -> Iterator[Finding]:
@@ -261,7 +265,7 @@ def _repeated(photographs: list[CheckedPhotograph], hashes: Mapping[Path, str], 
     for p in photographs:
         by_content[hashes[p.record.image]].append(p)
     seen = [p.dhash for p in photographs]
-    for i, j, bits in same_photographs(seen, seen, distance):
+    for i, j, bits in find_near_duplicates(seen, seen, distance):
         if i >= j:
             continue
         first, second = photographs[i], photographs[j]
@@ -270,9 +274,9 @@ def _repeated(photographs: list[CheckedPhotograph], hashes: Mapping[Path, str], 
         details = "" if identical else f", {bits} bits differ"
         kind, expected = "duplicate" if identical else "near_duplicate", "each photograph once"
         action = "nothing: both go into the same fold, or one is left out"
-        if bits > SAME_PHOTOGRAPH:
+        if bits > SAME_IMAGE_BITS:
             kind, expected = "same_eye", "all photographs of an eye in one fold or split"
-        if bits <= SAME_PHOTOGRAPH and first.record.grade != second.record.grade:
+        if bits <= SAME_IMAGE_BITS and first.record.grade != second.record.grade:
             kind, expected = "conflicting_grades", "one grade a photograph"
             details += f"; grades {first.record.grade} and {second.record.grade}"
             action = "nothing: both are left out; or correct one"

@@ -62,7 +62,7 @@ def _images(paths: Iterable[Path]) -> list[Path]:
     return visible({path for path in paths if path.suffix.lower() in PHOTOGRAPH_SUFFIXES and path.is_file()})
 
 
-def without_results(paths: Sequence[Path]) -> list[Path]:
+def exclude_predictions(paths: Sequence[Path]) -> list[Path]:
     """The images that are not what `predict` has left itself: its folder may lie among the photographs."""
     return [path for path in paths if not (path.name.endswith(ENDINGS) and (path.parent / TABLE).is_file())]
 

@@ -17,10 +17,10 @@ from pldmlt_jax.config import Config, ParallelConfig, from_dict
 from pldmlt_jax.data.preprocessing.geometry import to_original
 from pldmlt_jax.errors import CheckpointError, DataError
 from pldmlt_jax.evaluation.tta import RawOutput
-from pldmlt_jax.export.quantisation import with_8_bits, with_32_bits
+from pldmlt_jax.export.quantisation import dequantise_kernels, quantise_kernels
 from pldmlt_jax.io.files import read_json, writing
 from pldmlt_jax.method import losses
-from pldmlt_jax.method.gradcam import grade_maps, head_slopes
+from pldmlt_jax.method.gradcam import grade_maps, head_jacobian
 from pldmlt_jax.method.state import Method, MethodState, TrainState, init_method_state
 from pldmlt_jax.models.multitask import MultiTask, NetworkOutput
 from pldmlt_jax.training.checkpoint import CONFIG, Checkpoints
@@ -30,7 +30,7 @@ from pldmlt_jax.types import NUM_GRADES, Geometry
 WEIGHTS = "model.safetensors"
 """In a folder of exported weights, beside `config.json`."""
 
-SHIPPED = Path(__file__).resolve().parents[1] / "pretrained"
+BUNDLED_MODEL = Path(__file__).resolve().parents[1] / "pretrained"
 """The trained network that comes with the package."""
 
 STEP = "step"
@@ -59,12 +59,12 @@ class TrainedNetwork:
         Fewer images, and a batch that the devices do not divide, are filled up with black ones: of one shape, the network
         is compiled once.
         """
-        whole = filled_up(images, self.devices.own_batch_size(batch_size))
+        whole = pad_batch(images, self.devices.own_batch_size(batch_size))
         ask = self.devices.evaluation(answer, network=self.method.network, target=self.method.loss.target)
         return RawOutput(*(array[: len(images)] for array in ask(self.variables, self.devices.put_batch(whole))))
 
 
-def filled_up(images: UInt8[np.ndarray, "b h w 3"], batch_size: int) -> UInt8[np.ndarray, "n h w 3"]:
+def pad_batch(images: UInt8[np.ndarray, "b h w 3"], batch_size: int) -> UInt8[np.ndarray, "n h w 3"]:
     """The images and as many black ones as a batch lacks."""
     return np.concatenate([images, np.zeros((batch_size - len(images), *images.shape[1:]), np.uint8)])
 
@@ -91,7 +91,7 @@ def answer(
         ),
     )
     features = kept["intermediates"]["encoder"]["__call__"][0][-1].astype(output.pooled.dtype)
-    maps = grade_maps(features, head_slopes(variables["params"]["head"], network.grade_head, output.pooled))
+    maps = grade_maps(features, head_jacobian(variables["params"]["head"], network.grade_head, output.pooled))
     return losses.segmentation_probabilities(output.segmentation_logits, target), output.grade_logits, maps
 
 
@@ -137,10 +137,10 @@ def load_network(directory: Path, config: Config, method: Method, *, fallback: b
     with Checkpoints(directory, fallback=fallback, alone=True) as checkpoints:
         step = checkpoints.require_best_step()
         state, _ = checkpoints.restore(step, devices.like(shapes))
-    return TrainedNetwork(config, method, without_optimizers(state), step, directory, devices)
+    return TrainedNetwork(config, method, drop_optimizers(state), step, directory, devices)
 
 
-def without_optimizers(state: MethodState) -> MethodState:
+def drop_optimizers(state: MethodState) -> MethodState:
     """Two thirds of a state's memory are Adam's, of no use once training is over."""
     network, label = (dataclasses.replace(part, opt_state=()) for part in (state.network, state.label))
     return dataclasses.replace(state, network=network, label=label)
@@ -158,7 +158,7 @@ def write_weights(path: Path, network: TrainedNetwork, *, bits: int = 32) -> Non
     # safetensors writes the memory as it lies: that of a transposed view would be another array.
     arrays = {"/".join(key): np.asarray(value, order="C") for key, value in traverse_util.flatten_dict(tree).items()}
     if bits == 8:
-        arrays = with_8_bits(arrays)
+        arrays = quantise_kernels(arrays)
     with writing(path, "wb") as file:
         file.write(save(arrays, metadata={STEP: str(network.step)}))
 
@@ -210,7 +210,7 @@ def _read_arrays(path: Path) -> tuple[dict[str, np.ndarray], int]:
     from safetensors import safe_open
 
     try:
-        arrays = with_32_bits(load_file(path))
+        arrays = dequantise_kernels(load_file(path))
         with safe_open(path, "numpy") as file:
             return arrays, int((file.metadata() or {}).get(STEP, 0))
     except (OSError, SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:

@@ -23,17 +23,17 @@ from jaxtyping import Float, Int, Shaped
 
 from pldmlt_jax.data.preprocessing.geometry import MAX_BYTES
 from pldmlt_jax.data.preprocessing.image_headers import MAX_PIXELS
-from pldmlt_jax.data.preprocessing.masks import brightest, mask_levels, read_mask_pixels
+from pldmlt_jax.data.preprocessing.masks import brightest_channel, mask_levels, read_mask_pixels
 from pldmlt_jax.errors import DataError, UserError, collect_errors
 from pldmlt_jax.io.files import visible
 from pldmlt_jax.types import LESIONS
 
 FUSED = "lesion"
 SUFFIXES = (".png", ".npy")
-OF_PREDICT = re.compile(r"_mask\.png$")
+PREDICTED_MASK = re.compile(r"_mask\.png$")
 """Its coloured picture of all lesions, which lies beside the probabilities."""
 
-MOST_CLASSES = 1 + len(LESIONS)
+MAX_CLASS_NUMBER = 1 + len(LESIONS)
 """Numbers of lesions in one picture go up to this, the optic disc's included."""
 
 EXPECTED = "for each image NAME.png (any lesion), or NAME_{MA,HE,EX,SE}.png, or .npy; see docs/compare.md"
@@ -69,7 +69,7 @@ def find_mask_files(folder: Path, names: Collection[str], others: Collection[str
     for path in visible(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file()):
         name, lesion = _parsed(path, known)
         if name is None:
-            if not OF_PREDICT.search(path.name):
+            if not PREDICTED_MASK.search(path.name):
                 errors.append(DataError(path, "no image of the set has this name", EXPECTED, "rename or remove the file"))
         elif name not in names:
             passed_over += 1
@@ -107,7 +107,7 @@ def read_probabilities(path: Path, shape: tuple[int, int], *, has_probabilities:
     Args:
         path: Of the file.
         shape: Height and width of its photograph.
-        has_probabilities: Whether other files of the folder can only hold probabilities; see `read_all`.
+        has_probabilities: Whether other files of the folder can only hold probabilities; see `scan_mask_files`.
 
     Raises:
         DataError: It is unreadable, of another size than its photograph, or its values can mean several things.
@@ -116,14 +116,16 @@ def read_probabilities(path: Path, shape: tuple[int, int], *, has_probabilities:
     return values if values.dtype.kind == "f" else _whole_numbers(path, values, has_probabilities=has_probabilities)
 
 
-class Meaning(NamedTuple):
+class MaskEncoding(NamedTuple):
     """What the whole numbers of a folder's files are."""
 
     probabilities: bool  # some file can only hold such, and so all do; else they hold masks
-    faint: int  # files of the values 0 and 1 alone
+    num_binary: int  # files of the values 0 and 1 alone
 
 
-def read_all(paths: Mapping[Path, tuple[int, int]], errors: list[UserError], done: Callable[[Path], None]) -> Meaning:
+def scan_mask_files(
+    paths: Mapping[Path, tuple[int, int]], errors: list[UserError], done: Callable[[Path], None]
+) -> MaskEncoding:
     """Reads every file, to find out what is wrong with any, and what their whole numbers mean.
 
     Args:
@@ -132,13 +134,13 @@ def read_all(paths: Mapping[Path, tuple[int, int]], errors: list[UserError], don
         done: Is called after each file.
     """
     unclear: list[UserError] = []
-    decided, greatest, faint = False, 0, 0
+    decided, greatest, num_binary = False, 0, 0
     for path, shape in paths.items():
         with collect_errors(errors):
             values = _read_values(path, shape)
             if values.dtype.kind == "u":
                 levels = mask_levels(values)
-                greatest, faint = max(greatest, int(levels[-1])), faint + int(levels[-1] == 1)
+                greatest, num_binary = max(greatest, int(levels[-1])), num_binary + int(levels[-1] == 1)
                 if _only_probabilities(levels, values.dtype):
                     decided = True
                 else:
@@ -147,11 +149,11 @@ def read_all(paths: Mapping[Path, tuple[int, int]], errors: list[UserError], don
         done(path)
     if not decided:
         errors += unclear
-    elif greatest <= MOST_CLASSES:
+    elif greatest <= MAX_CLASS_NUMBER:
         found = f"no value above {greatest} in any file: numbers of classes?"
         expected = "masks, or 255 for a probability of 1"
         errors.append(DataError(next(iter(paths)).parent, found, expected, "write a file a lesion, white where it is"))
-    return Meaning(decided, faint)
+    return MaskEncoding(decided, num_binary)
 
 
 def _read_values(path: Path, shape: tuple[int, int]) -> Shaped[np.ndarray, "h w"]:
@@ -168,7 +170,7 @@ def _png(path: Path) -> np.ndarray:
     grey = pixels.shape[-1] == 1 or bool((pixels == pixels[..., :1]).all())
     if grey:
         return pixels[..., 0]
-    values = brightest(pixels)
+    values = brightest_channel(pixels)
     if len(np.unique(pixels.reshape(-1, pixels.shape[-1]), axis=0)) > 2 or values.min() > 0:
         raise DataError(path, "a picture in several colours", "grey, or black and one colour", "write a file a lesion")
     return (values > 0).astype(np.float32)

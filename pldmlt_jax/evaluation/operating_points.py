@@ -81,7 +81,7 @@ def lesion_masks(
     return truth, predicted
 
 
-def drop_small(mask: Bool[np.ndarray, "h w"], min_area_px: float) -> Bool[np.ndarray, "h w"]:
+def drop_small_components(mask: Bool[np.ndarray, "h w"], min_area_px: float) -> Bool[np.ndarray, "h w"]:
     """The mask without components (8-connected) of fewer pixels."""
     if min_area_px <= 1:
         return mask
@@ -91,7 +91,7 @@ def drop_small(mask: Bool[np.ndarray, "h w"], min_area_px: float) -> Bool[np.nda
     return kept[np.asarray(labels, np.intp)]
 
 
-def masks_at(
+def make_masks(
     scores: Float[np.ndarray, "h w l"], names: Sequence[str], points: OperatingPoints, area_scale: float = 1.0
 ) -> dict[str, Bool[np.ndarray, "h w"]]:
     """Masks at the operating points.
@@ -105,7 +105,7 @@ def masks_at(
     masks = {}
     for i, name in enumerate(names):
         point = points.of(name)
-        masks[name] = drop_small(scores[..., i] > point.threshold, point.min_area_px * area_scale)
+        masks[name] = drop_small_components(scores[..., i] > point.threshold, point.min_area_px * area_scale)
     return masks
 
 
@@ -213,9 +213,9 @@ class PointCounts:
         self.counts = {name: np.zeros(3, np.int64) for name in counted}
 
     def add(self, probabilities: np.ndarray, mask_bits: np.ndarray, area_scale: float = 1.0) -> None:
-        """Counts one image, at any size; see `masks_at`."""
+        """Counts one image, at any size; see `make_masks`."""
         valid = mask_bits & MASK_BITS["valid"] != 0
-        masks = masks_at(mask_scores(probabilities, self.target), self.names, self.points, area_scale)
+        masks = make_masks(mask_scores(probabilities, self.target), self.names, self.points, area_scale)
         masks["fused"] = np.logical_or.reduce(list(masks.values()))
         for name in self.counts:
             predicted, truth = masks[name] & valid, (mask_bits & MASK_BITS[name] != 0) & valid
@@ -260,7 +260,7 @@ def read_points(directory: Path, step: int) -> OperatingPoints:
     return points if points.step == step else OperatingPoints()
 
 
-def averaged_points(points: Sequence[OperatingPoints]) -> OperatingPoints:
+def average_points(points: Sequence[OperatingPoints]) -> OperatingPoints:
     """Those of an ensemble, whose probabilities are averaged: thresholds and smallest components are averaged as well.
 
     Chosen by each network for itself, they are a guess for the mean; the temperatures are applied before it.

@@ -7,10 +7,9 @@ from jaxtyping import Float, UInt8
 
 from pldmlt_jax.config import DataConfig
 from pldmlt_jax.data.datasets.records import RawRecord
-from pldmlt_jax.data.preprocessing.annotation import read_annotation
 from pldmlt_jax.data.preprocessing.field_of_view import field_of_view
 from pldmlt_jax.data.preprocessing.geometry import read_image
-from pldmlt_jax.data.preprocessing.masks import fuse
+from pldmlt_jax.data.preprocessing.masks import fuse_lesions, read_annotation
 from pldmlt_jax.evaluation.inference import at_original_size
 from pldmlt_jax.evaluation.metrics.segmentation import SegmentationCounts, dice, iou, segmentation_counts
 from pldmlt_jax.types import LESIONS, MASK_BITS, Sample
@@ -19,14 +18,16 @@ ORIGINAL = "_original_size"
 """Suffix of the figures that are computed at the image's own size against its own masks."""
 
 
-def count_one(
+def count_image(
     probabilities: Float[np.ndarray, "h w k"], mask_bits: UInt8[np.ndarray, "h w"], target: str, threshold: float
 ) -> SegmentationCounts:
     """The counters of one image."""
     return segmentation_counts(probabilities[None], mask_bits[None], np.ones(1), target=target, threshold=threshold)
 
 
-def to_original_pixels(probabilities: Float[np.ndarray, "s s k"], sample: Sample, target: str) -> Float[np.ndarray, "h w k"]:
+def restore_original_size(
+    probabilities: Float[np.ndarray, "s s k"], sample: Sample, target: str
+) -> Float[np.ndarray, "h w k"]:
     """A prediction written back to the image's own pixels; outside the field of view all is background."""
     valid = sample.mask_bits & MASK_BITS["valid"] != 0
     enlarged = at_original_size(probabilities, valid, sample.geometry)
@@ -41,21 +42,21 @@ def read_original(record: RawRecord, data: DataConfig) -> tuple[UInt8[np.ndarray
     shape = image.shape[:2]
     masks = read_annotation(record, shape, data).masks
     planes = {lesion: masks[lesion] for lesion in LESIONS if lesion in masks}
-    planes |= {"valid": field_of_view(image), "fused": fuse(masks, shape, data)[0]}
+    planes |= {"valid": field_of_view(image), "fused": fuse_lesions(masks, shape, data)[0]}
     bits = np.zeros(shape, np.uint8)
     for name, plane in planes.items():
         bits[plane] |= MASK_BITS[name]
     return image, bits
 
 
-def image_row(
+def compute_image_row(
     sample: Sample, counts: SegmentationCounts, grade_probabilities: np.ndarray | None, true_grade: int | None
 ) -> dict[str, Any]:
     """One line of `per_image.csv`; without probabilities the network has not learnt grades."""
     p = grade_probabilities
     return {
         "image": sample.image_id,
-        **area_columns(counts),
+        **compute_area_columns(counts),
         **{f"{lesion}_truth_px": int(counts.lesions[i, 2]) for i, lesion in enumerate(LESIONS)},
         "predicted_grade": "" if p is None else int(p.argmax()),
         "confidence": "" if p is None else round(float(p.max()), 4),
@@ -63,7 +64,7 @@ def image_row(
     }
 
 
-def area_columns(counts: SegmentationCounts) -> dict[str, Any]:
+def compute_area_columns(counts: SegmentationCounts) -> dict[str, Any]:
     """Foreground Dice, IoU and areas, of what prediction and truth have in common as well; empty where undefined."""
     tp, predicted, marked, valid = (int(v) for v in counts.foreground)
     values = {"dice": dice(tp, predicted, marked), "iou": iou(tp, predicted, marked)}

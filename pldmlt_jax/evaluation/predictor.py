@@ -15,16 +15,16 @@ from pldmlt_jax.data.image_warnings import image_warnings
 from pldmlt_jax.data.preprocessing.geometry import read_image, to_original
 from pldmlt_jax.data.preprocessing.prepare import NetworkView, prepare_image
 from pldmlt_jax.errors import CheckpointError, DataError
-from pldmlt_jax.evaluation.inference import SHIPPED, TrainedNetwork, checkpoint_directory, load_network, saved_config
+from pldmlt_jax.evaluation.inference import BUNDLED_MODEL, TrainedNetwork, checkpoint_directory, load_network, saved_config
 from pldmlt_jax.evaluation.operating_points import (
     OperatingPoints,
-    averaged_points,
+    average_points,
     lesion_names,
+    make_masks,
     mask_scores,
-    masks_at,
     read_points,
 )
-from pldmlt_jax.evaluation.tta import Answer, Forward, averaged, infer
+from pldmlt_jax.evaluation.tta import Answer, Forward, average_predictions, predict_views
 from pldmlt_jax.export.engines import make_forward
 from pldmlt_jax.method.setup import make_method
 
@@ -106,9 +106,11 @@ class Predictor:
     def __call__(self, images: UInt8[np.ndarray, "b s s 3"], batch_size: int) -> Answer:
         """Probabilities of prepared images at the networks' size, by the config's views and tiles."""
         asked = zip(self.forwards, self.temperatures, strict=True)
-        return averaged([infer(forward, images, self.config.inference, batch_size, t) for forward, t in asked])
+        return average_predictions(
+            [predict_views(forward, images, self.config.inference, batch_size, t) for forward, t in asked]
+        )
 
-    def at_once(self, number: int) -> int:
+    def choose_batch_size(self, number: int) -> int:
         """Photographs of so many to ask about at once: a batch is filled up, which one photograph alone need not pay for.
 
         Windows are many for each photograph, and keep the batch of the config.
@@ -139,19 +141,19 @@ class Predictor:
         Raises:
             DataError: As `predict`; the photographs before that one's batch have been answered.
         """
-        batch_size = self.at_once(len(images))
+        batch_size = self.choose_batch_size(len(images))
         for start in range(0, len(images), batch_size):
             photographs = [_as_photograph(image) for image in images[start : start + batch_size]]
             views = [self.prepare(photograph) for photograph in photographs]
             answer = self(np.stack([view.image for view in views]), batch_size)
             for row, (photograph, view) in enumerate(zip(photographs, views, strict=True)):
-                yield self.at_own_size(photograph, view, answer, row)
+                yield self.build_prediction(photograph, view, answer, row)
 
     def prepare(self, image: UInt8[np.ndarray, "h w 3"]) -> NetworkView:
         """The networks' view of a photograph."""
         return prepare_image(image, self.config.data, self.config.data.size_px)
 
-    def at_own_size(self, image: UInt8[np.ndarray, "h w 3"], view: NetworkView, answer: Answer, row: int) -> Prediction:
+    def build_prediction(self, image: UInt8[np.ndarray, "h w 3"], view: NetworkView, answer: Answer, row: int) -> Prediction:
         """One row of an answer on the photograph's own pixels."""
         scores = mask_scores(answer.probabilities[row], self.target) * view.valid[..., None]
         enlarged = to_original(scores, view.geometry)
@@ -160,7 +162,7 @@ class Predictor:
         grade = int(p.argmax()) if graded else None
         return Prediction(
             probabilities={name: enlarged[..., i] for i, name in enumerate(self.names)},
-            masks=masks_at(enlarged, self.names, self.points, view.geometry.area_scale),
+            masks=make_masks(enlarged, self.names, self.points, view.geometry.area_scale),
             field_of_view=view.fov,
             grade=grade,
             grade_probabilities=p if graded else None,
@@ -211,7 +213,7 @@ def make_predictor(networks: Sequence[TrainedNetwork], config: Config, engine: s
             expected = "networks with the same view of a photograph and the same answer, for their mean"
             raise CheckpointError(network.directory, "; ".join(differing), expected, "leave it out of --checkpoint")
     found = [read_points(network.directory, network.step) for network in networks]
-    points = averaged_points(found)
+    points = average_points(found)
     if config.inference.threshold > 0:
         points = OperatingPoints.at(config.inference.threshold, lesion_names(config.loss.target), points)
     forwards = tuple(make_forward(engine, network, config.inference) for network in networks)
@@ -219,7 +221,7 @@ def make_predictor(networks: Sequence[TrainedNetwork], config: Config, engine: s
 
 
 def load(
-    path: str | Path | Sequence[str | Path] = SHIPPED, *, engine: str = "xla", inference: InferenceConfig | None = None
+    path: str | Path | Sequence[str | Path] = BUNDLED_MODEL, *, engine: str = "xla", inference: InferenceConfig | None = None
 ) -> Predictor:
     """Loads what was trained, ready to predict.
 

@@ -67,7 +67,7 @@ def softmax(logits: Float[np.ndarray, "... c"], temperature: float = 1.0) -> Flo
     return odds / odds.sum(axis=-1, keepdims=True)
 
 
-def infer(
+def predict_views(
     forward: Forward,
     images: UInt8[np.ndarray, "b s s 3"],
     config: InferenceConfig,
@@ -83,16 +83,16 @@ def infer(
         batch_size: Images or windows that the network sees at once.
         temperature: Of the grades.
     """
-    seen = seen_in_tiles if config.mode == "tiles" and config.tile_px < images.shape[1] else seen_whole
+    seen = predict_tiles if config.mode == "tiles" and config.tile_px < images.shape[1] else predict_whole
     answers = []
     for view in VIEWS[config.tta]:
         output = seen(forward, view.apply(images), config, batch_size)
         grades = softmax(output.grade_logits, temperature)
         answers.append(Answer(view.undo(output.probabilities), grades, view.undo(output.grade_maps)))
-    return averaged(answers)
+    return average_predictions(answers)
 
 
-def averaged(answers: Sequence[Answer]) -> Answer:
+def average_predictions(answers: Sequence[Answer]) -> Answer:
     """Mean of the probabilities; the maps are those of all, or of the first where the networks' resolutions differ."""
     if len(answers) == 1:
         return answers[0]
@@ -112,7 +112,7 @@ def _mean(arrays: Sequence[np.ndarray]) -> np.ndarray:
     return total / len(arrays)
 
 
-def seen_whole(forward: Forward, images: np.ndarray, config: InferenceConfig, batch_size: int) -> RawOutput:
+def predict_whole(forward: Forward, images: np.ndarray, config: InferenceConfig, batch_size: int) -> RawOutput:
     """One window that is the image, `batch_size` images at a time."""
     parts = [forward(images[i : i + batch_size], batch_size) for i in range(0, len(images), batch_size)]
     return RawOutput(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
@@ -142,7 +142,7 @@ def tile_weight(start: int, starts: Sequence[int], size_px: int, tile_px: int) -
     return weight
 
 
-def seen_in_tiles(forward: Forward, images: np.ndarray, config: InferenceConfig, batch_size: int) -> RawOutput:
+def predict_tiles(forward: Forward, images: np.ndarray, config: InferenceConfig, batch_size: int) -> RawOutput:
     """Windows blended by `tile_weight`, image by image; the grade is the mean of the blended maps and the head's bias."""
     size_px, tile_px = images.shape[1], config.tile_px
     starts = tile_starts(size_px, config)

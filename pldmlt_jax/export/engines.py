@@ -7,9 +7,9 @@ import numpy as np
 
 from pldmlt_jax.config import InferenceConfig
 from pldmlt_jax.errors import ConfigError
-from pldmlt_jax.evaluation.inference import TrainedNetwork, filled_up
+from pldmlt_jax.evaluation.inference import TrainedNetwork, pad_batch
 from pldmlt_jax.evaluation.tta import Forward, RawOutput
-from pldmlt_jax.export.onnx import INPUT, OUTPUTS, cached_onnx, require
+from pldmlt_jax.export.onnx import INPUT, OUTPUTS, cached_onnx, import_optional
 
 OPENVINO_TYPES = {"float32": "f32", "bfloat16": "bf16"}
 
@@ -20,7 +20,7 @@ def onnx_session(content: str | bytes) -> Any:
     Raises:
         ConfigError: ONNX Runtime is not installed.
     """
-    onnxruntime = require("onnxruntime", "--engine=onnx")
+    onnxruntime = import_optional("onnxruntime", "--engine=onnx")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
@@ -31,7 +31,7 @@ def _xla(network: TrainedNetwork, config: InferenceConfig, size_px: int) -> Forw
 
 
 def _onnx(network: TrainedNetwork, config: InferenceConfig, size_px: int) -> Forward:
-    require("onnxruntime", "--engine=onnx")  # before the export, which takes longer
+    import_optional("onnxruntime", "--engine=onnx")  # before the export, which takes longer
     session = onnx_session(str(cached_onnx(network, size_px)))
 
     def forward(images: np.ndarray, batch_size: int) -> RawOutput:
@@ -41,7 +41,7 @@ def _onnx(network: TrainedNetwork, config: InferenceConfig, size_px: int) -> For
 
 
 def _openvino(network: TrainedNetwork, config: InferenceConfig, size_px: int) -> Forward:
-    openvino = require("openvino", "--engine=openvino")
+    openvino = import_optional("openvino", "--engine=openvino")
     core = openvino.Core()
     if config.engine_dtype == "bfloat16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         raise ConfigError(
@@ -52,7 +52,7 @@ def _openvino(network: TrainedNetwork, config: InferenceConfig, size_px: int) ->
     compiled = core.compile_model(path, "CPU", hint)
 
     def forward(images: np.ndarray, batch_size: int) -> RawOutput:
-        found = compiled({INPUT: filled_up(images, batch_size).astype(np.float32)})
+        found = compiled({INPUT: pad_batch(images, batch_size).astype(np.float32)})
         return RawOutput(*(np.array(found[name][: len(images)], np.float32) for name in OUTPUTS))
 
     return forward

@@ -84,7 +84,7 @@ def write_stablehlo(network: TrainedNetwork, path: Path) -> None:
 
 def _onnx(export: Export) -> str:
     path, size_px = export.output / ONNX, export.tile_px
-    write_onnx(export.network, size_px, path, metadata(export))
+    write_onnx(export.network, size_px, path, onnx_metadata(export))
     try:
         session = onnx_session(str(path))
     except ConfigError:
@@ -101,7 +101,7 @@ def allowed_difference(network: TrainedNetwork) -> float:
     return TOLERANCE if network.config.model.dtype != "bfloat16" else 0.1
 
 
-def metadata(export: Export) -> Mapping[str, Any]:
+def onnx_metadata(export: Export) -> Mapping[str, Any]:
     """What the ONNX file tells of itself: all that stands between a photograph and a mask."""
     config, points = export.network.config, export.points
     return {
@@ -109,7 +109,7 @@ def metadata(export: Export) -> Mapping[str, Any]:
         "size_px": export.network.config.data.size_px,
         "preparation": {name: getattr(config.data, name) for name in ("fov_crop", "resize", "enhance")},
         "target": config.loss.target,
-        "channels": channels(config.loss.target),
+        "channels": channel_names(config.loss.target),
         "operating_points": {
             name: {"threshold": points.of(name).threshold, "min_area_px": points.of(name).min_area_px}
             for name in lesion_names(config.loss.target)
@@ -120,7 +120,7 @@ def metadata(export: Export) -> Mapping[str, Any]:
     }
 
 
-def channels(target: str) -> list[str]:
+def channel_names(target: str) -> list[str]:
     """What each channel of `probabilities` is."""
     names = {"fused": ["background", "lesion"], "lesions": [*LESIONS], "exclusive": ["background", *LESIONS]}[target]
     assert len(names) == TARGET_CHANNELS[target]
@@ -135,5 +135,5 @@ FORMATS: dict[str, Callable[[Export], str]] = {
 }
 """Name -> writes it, compares it with Flax where that can go wrong, and says in one line what it is."""
 
-BY_NAME_ONLY = ("int8",)
+OPT_IN_FORMATS = ("int8",)
 """Formats that are written only where they are asked for: in the place of `folder`, a quarter of its size."""

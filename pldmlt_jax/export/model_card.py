@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pldmlt_jax.config import Config
-from pldmlt_jax.evaluation.metrics.conventions import CONVENTIONS
+from pldmlt_jax.evaluation.metrics.definitions import SEGMENTATION_METRICS
 from pldmlt_jax.evaluation.operating_points import OperatingPoints, lesion_names
 from pldmlt_jax.evaluation.original_size import ORIGINAL
-from pldmlt_jax.export.export import Export, channels
+from pldmlt_jax.export.export import Export, channel_names
 
 GRADE_METRICS = ("accuracy", "majority", "kappa", "ece", "n")
 
@@ -65,9 +65,9 @@ def _input(config: Config, export: Export) -> str:
 
 
 def _output(config: Config) -> str:
-    names = ", ".join(channels(config.loss.target))
+    names = channel_names(config.loss.target)
     return (
-        f"- `probabilities` [b, h, w, {len(channels(config.loss.target))}]: {names}. Outside the field of view they mean "
+        f"- `probabilities` [b, h, w, {len(names)}]: {', '.join(names)}. Outside the field of view they mean "
         "nothing: the network is not trained there, and `predict` sets them to zero.\n"
         "- `grade_logits` [b, 5]: of the grades 0 to 4; their softmax after division by the temperature below.\n"
         "- `grade_maps` [b, h', w', 5]: what each place adds to each logit; the positive part is Grad-CAM."
@@ -114,7 +114,7 @@ def _figures(figures: Mapping[str, Any]) -> str:
             _number(figures.get(f"{name}{ORIGINAL}", "")),
             _number(figures.get(baseline or "", "")),
         )
-        for name, baseline, _ in CONVENTIONS
+        for name, baseline, _ in SEGMENTATION_METRICS
         if figures.get(name) is not None
     ]
     rows += [

@@ -41,7 +41,7 @@ TOLERANCE = 1e-4
 """How far an exported network's probabilities may be from Flax': rounding gives 1e-6 to 1e-5, a wrong operator far more."""
 
 
-def require(package: str, what_for: str) -> ModuleType:
+def import_optional(package: str, what_for: str) -> ModuleType:
     """Imports a package that only export and the engines need.
 
     Raises:
@@ -80,7 +80,7 @@ def write_onnx(network: TrainedNetwork, size_px: int, path: Path, metadata: Mapp
         ConfigError: jax2onnx is not installed.
     """
     with _quiet():
-        jax2onnx = require("jax2onnx", "export to ONNX")
+        jax2onnx = import_optional("jax2onnx", "export to ONNX")
         module = build_network(dataclasses.replace(network.config.model, dtype="float32"), network.method.loss.target)
         variables, target = network.variables, network.method.loss.target
         model = jax2onnx.to_onnx(
@@ -105,7 +105,7 @@ def upsample_by_resize(graph: Any) -> None:
 
     jax2onnx writes its broadcast to six axes and its reshape as ten operators, which no engine moves transposes through.
     """
-    onnx = require("onnx", "export to ONNX")
+    onnx = import_optional("onnx", "export to ONNX")
     made_by = {output: node for node in graph.node for output in node.output}
     nodes: list[Any] = []
     for node in graph.node:
@@ -145,9 +145,9 @@ def _simplified(model: Any) -> Any:
 
     OpenVINO spends more time on these than on all else. Where ONNX Runtime is not installed the model is left as it is.
     """
-    onnx = require("onnx", "export to ONNX")
+    onnx = import_optional("onnx", "export to ONNX")
     try:
-        onnxruntime = require("onnxruntime", "--engine=onnx")
+        onnxruntime = import_optional("onnxruntime", "--engine=onnx")
     except ConfigError:
         return model
     with tempfile.TemporaryDirectory() as folder:

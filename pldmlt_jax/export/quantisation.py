@@ -14,7 +14,7 @@ KERNEL = "kernel"
 MAX_INT8 = 127
 
 
-def quantised(kernel: Float[np.ndarray, "*in o"]) -> tuple[Int8[np.ndarray, "*in o"], Float[np.ndarray, "o"]]:
+def quantise_kernel(kernel: Float[np.ndarray, "*in o"]) -> tuple[Int8[np.ndarray, "*in o"], Float[np.ndarray, "o"]]:
     """Rounds to 255 equally spaced levels, symmetric about 0; the largest weight of each output channel is the outermost.
 
     Returns:
@@ -26,18 +26,18 @@ def quantised(kernel: Float[np.ndarray, "*in o"]) -> tuple[Int8[np.ndarray, "*in
     return np.clip(np.rint(kernel / scale), -MAX_INT8, MAX_INT8).astype(np.int8), scale
 
 
-def with_8_bits(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def quantise_kernels(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Arrays by name, every kernel quantised and followed by its scales."""
     smaller: dict[str, np.ndarray] = {}
     for name, array in arrays.items():
         if name.rsplit("/", 1)[-1] == KERNEL:
-            smaller[name], smaller[name + SCALE] = quantised(array)
+            smaller[name], smaller[name + SCALE] = quantise_kernel(array)
         else:
             smaller[name] = array
     return smaller
 
 
-def with_32_bits(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def dequantise_kernels(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The arrays that a network takes: those of 8 bits times their scales, the others as they are.
 
     Raises:

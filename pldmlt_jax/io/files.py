@@ -159,17 +159,17 @@ def read_text(path: Path, *, otherwise: str = "") -> str:
 
 
 FORMULA = re.compile(r"'*[=+\-@\t\r]")
-"""What a spreadsheet takes for a formula, and what `_cell` has made of it."""
+"""What a spreadsheet takes for a formula, and what `_escape_formula` has made of it."""
 
 
-def _cell(value: Any) -> Any:
+def _escape_formula(value: Any) -> Any:
     """A text that a spreadsheet would run as a formula gets an apostrophe in front; file names can be anything."""
     if not isinstance(value, str) or not FORMULA.match(value) or _is_number(value):
         return value
     return f"'{value}"
 
 
-def _from_cell(text: str) -> str:
+def _unescape_formula(text: str) -> str:
     return text[1:] if text.startswith("'") and FORMULA.match(text) else text
 
 
@@ -186,7 +186,7 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     with writing(path, newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
-        writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
+        writer.writerows({name: _escape_formula(value) for name, value in row.items()} for row in rows)
 
 
 def read_cells(path: Path, delimiters: Sequence[str] = (",",)) -> tuple[list[str], list[tuple[int, list[str]]]]:
@@ -209,7 +209,9 @@ def read_cells(path: Path, delimiters: Sequence[str] = (",",)) -> tuple[list[str
             if len(rows) == MAX_ROWS:
                 raise DataError(path, f"more than {MAX_ROWS} rows", "a table of photographs", "is it the right file?")
             if cells:
-                rows.append((lines.line_num, [_from_cell(cell) for cell in [*cells, *[""] * len(header)][: len(header)]]))
+                rows.append(
+                    (lines.line_num, [_unescape_formula(cell) for cell in [*cells, *[""] * len(header)][: len(header)]])
+                )
     except csv.Error as error:
         raise DataError(f"{path}, line {lines.line_num}", str(error), "a CSV", "restore the line") from error
     return header, rows

@@ -4,7 +4,7 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -16,6 +16,10 @@ PLAIN_INTERVAL_S = 15.0
 
 RATE_WINDOW_S = 30.0
 """The speed shown is that of so many last seconds."""
+
+
+OnProgress = Callable[[int, int, str], None]
+"""Called with the number of units done, the number in all and a note, such as the name of the image."""
 
 
 class Task:

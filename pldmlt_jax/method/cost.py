@@ -19,15 +19,15 @@ class StepCost(NamedTuple):
 def step_cost(step: Any, method: Method, size_px: int, batch_size: int) -> StepCost:
     """Compiles a jitted step for a batch that is never made, which takes some seconds, and asks XLA."""
     state = jax.eval_shape(lambda: init_method_state(method))
-    return cost_of(step.lower(state, batch_shape(size_px, batch_size), method=method).compile())
+    return program_cost(step.lower(state, abstract_batch(size_px, batch_size), method=method).compile())
 
 
-def cost_of(compiled: Any) -> StepCost:
+def program_cost(compiled: Any) -> StepCost:
     """What XLA says of a compiled program."""
     return StepCost(float(compiled.cost_analysis().get("flops", 0.0)), int(compiled.memory_analysis().temp_size_in_bytes))
 
 
-def batch_shape(size_px: int, batch_size: int) -> Batch:
+def abstract_batch(size_px: int, batch_size: int) -> Batch:
     """Shapes and dtypes of a batch, without the arrays."""
 
     def array(*shape: int, dtype: type = np.uint8) -> Any:

@@ -21,13 +21,13 @@ def grade_maps(features: Float[Array, "b h w k"], slopes: Float[Array, "*b k c"]
 
     Args:
         features: The encoder's last.
-        slopes: See `head_slopes`.
+        slopes: See `head_jacobian`.
     """
     axes = "bhwk,kc->bhwc" if slopes.ndim == 2 else "bhwk,bkc->bhwc"
     return jnp.einsum(axes, features, slopes.astype(features.dtype))
 
 
-def head_slopes(head: Mapping[str, Array], grade_head: str, pooled: Float[Array, "b k"]) -> Float[Array, "*b k c"]:
+def head_jacobian(head: Mapping[str, Array], grade_head: str, pooled: Float[Array, "b k"]) -> Float[Array, "*b k c"]:
     """Slope of each grade's logit along the pooled feature: [k, c] of a linear head, else [b, k, c].
 
     Args:

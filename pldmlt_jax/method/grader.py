@@ -13,9 +13,9 @@ from pldmlt_jax.config import GraderConfig
 from pldmlt_jax.method import losses
 from pldmlt_jax.method.devices import device_mean
 from pldmlt_jax.method.state import INIT_SIZE_PX, Params, TrainState, init_train_state
-from pldmlt_jax.method.steps import StepMetrics, apply_gradients, finite_or_old
+from pldmlt_jax.method.steps import StepMetrics, apply_gradients, keep_if_finite
 from pldmlt_jax.models.classifier import Classifier, ClassifierOutput
-from pldmlt_jax.models.layers import statistics_over
+from pldmlt_jax.models.layers import sync_batch_norm
 from pldmlt_jax.types import NUM_GRADES, Batch
 
 
@@ -60,14 +60,14 @@ def grader_step(state: TrainState, batch: Batch, *, grader: Grader) -> tuple[Tra
 
     def loss_fn(params: Params):
         variables = {"params": params, "batch_stats": state.batch_stats}
-        with statistics_over(grader.axis_name):
+        with sync_batch_norm(grader.axis_name):
             output, updated = grader.network.apply(variables, batch.image, True, mutable=["batch_stats"])
         return _loss(output.logits, batch, grader), updated.get("batch_stats", {})
 
     (loss, batch_stats), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
     grads = device_mean(grads, grader.axis_name)
     new_state = apply_gradients(dataclasses.replace(state, batch_stats=batch_stats), grads, grader.optimizer)
-    return finite_or_old(state, new_state, {"loss": loss, "grad_norm": optax.tree.norm(grads)})
+    return keep_if_finite(state, new_state, {"loss": loss, "grad_norm": optax.tree.norm(grads)})
 
 
 @partial(jax.jit, static_argnames="grader")

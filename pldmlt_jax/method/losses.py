@@ -30,23 +30,23 @@ class LossParts(NamedTuple):
     grading: Float[Array, ""]
 
 
-def bit(mask_bits: Array, name: str) -> Bool[Array, "..."]:
+def unpack_mask(mask_bits: Array, name: str) -> Bool[Array, "..."]:
     """The mask of one name out of the bit plane."""
     return (mask_bits & MASK_BITS[name]) != 0
 
 
 def _fused_target(mask_bits: Array) -> Array:
-    return jax.nn.one_hot(bit(mask_bits, "fused").astype(jnp.int32), 2)
+    return jax.nn.one_hot(unpack_mask(mask_bits, "fused").astype(jnp.int32), 2)
 
 
 def _lesions_target(mask_bits: Array) -> Array:
-    return jnp.stack([bit(mask_bits, lesion) for lesion in LESIONS], axis=-1).astype(jnp.float32)
+    return jnp.stack([unpack_mask(mask_bits, lesion) for lesion in LESIONS], axis=-1).astype(jnp.float32)
 
 
 def _exclusive_target(mask_bits: Array) -> Array:
     label = jnp.zeros(mask_bits.shape, jnp.int32)
     for lesion in EXCLUSIVE_ORDER:
-        label = jnp.where(bit(mask_bits, lesion), 1 + LESIONS.index(lesion), label)
+        label = jnp.where(unpack_mask(mask_bits, lesion), 1 + LESIONS.index(lesion), label)
     return jax.nn.one_hot(label, 1 + len(LESIONS))
 
 
@@ -124,27 +124,27 @@ def class_weights(config: LossConfig, num_channels: int) -> Float[Array, "k"]:
     return jnp.asarray(config.class_weights or (1.0,) * num_channels)
 
 
-def _over_pixels(
-    loss: Float[Array, "b h w k"], counted: Array, config: LossConfig, axis_name: str | None
+def _pixel_mean(
+    loss: Float[Array, "b h w k"], pixel_mask: Array, config: LossConfig, axis_name: str | None
 ) -> Float[Array, ""]:
     """Weighted sum over the channels, mean over what counts."""
     weighted = jnp.sum(loss * class_weights(config, loss.shape[-1]), axis=-1)
-    return masked_mean(weighted, counted, axis_name) / reduction_divisor(config.reduction, loss.shape[-1])
+    return masked_mean(weighted, pixel_mask, axis_name) / reduction_divisor(config.reduction, loss.shape[-1])
 
 
 def _focal_segmentation(
-    logits: Array, target: Array, counted: Array, config: LossConfig, axis_name: str | None = None
+    logits: Array, target: Array, pixel_mask: Array, config: LossConfig, axis_name: str | None = None
 ) -> Array:
     """Eq. 2: categorical, or binary where the channels are independent (`lesions`)."""
     if config.target == "lesions":
-        return _binary_focal_segmentation(logits, target, counted, config, axis_name)
+        return _binary_focal_segmentation(logits, target, pixel_mask, config, axis_name)
     weighted = target * class_weights(config, logits.shape[-1])  # the loss is linear in the target
     loss = categorical_focal(logits, weighted, config.alpha, config.gamma)
-    return masked_mean(loss, counted, axis_name) / reduction_divisor(config.reduction, logits.shape[-1])
+    return masked_mean(loss, pixel_mask, axis_name) / reduction_divisor(config.reduction, logits.shape[-1])
 
 
 def _binary_focal_segmentation(
-    logits: Array, target: Array, counted: Array, config: LossConfig, axis_name: str | None = None
+    logits: Array, target: Array, pixel_mask: Array, config: LossConfig, axis_name: str | None = None
 ) -> Array:
     """Each channel against all others: of a softmax, the logit of p_c is log p_c - log(1 - p_c)."""
     if config.target != "lesions":
@@ -154,7 +154,7 @@ def _binary_focal_segmentation(
         binary_focal(logits[..., c : c + 1], target[..., c : c + 1], config.alpha, config.gamma, config.binary_alpha)
         for c in range(logits.shape[-1])
     ]
-    return _over_pixels(jnp.stack(channels, axis=-1), counted, config, axis_name)
+    return _pixel_mean(jnp.stack(channels, axis=-1), pixel_mask, config, axis_name)
 
 
 def _cross_entropies(logits: Array, target: Array, config: LossConfig) -> Float[Array, "b h w k"]:
@@ -165,9 +165,9 @@ def _cross_entropies(logits: Array, target: Array, config: LossConfig) -> Float[
 
 
 def _cross_entropy_segmentation(
-    logits: Array, target: Array, counted: Array, config: LossConfig, axis_name: str | None = None
+    logits: Array, target: Array, pixel_mask: Array, config: LossConfig, axis_name: str | None = None
 ) -> Array:
-    return _over_pixels(_cross_entropies(logits, target, config), counted, config, axis_name)
+    return _pixel_mean(_cross_entropies(logits, target, config), pixel_mask, config, axis_name)
 
 
 class Overlap(NamedTuple):
@@ -184,8 +184,8 @@ class Overlap(NamedTuple):
     weights: Float[Array, "k"]
 
 
-def _overlap(logits: Array, target: Array, counted: Array, config: LossConfig, axis_name: str | None = None) -> Overlap:
-    mask = counted.astype(logits.dtype)[..., None]
+def _overlap(logits: Array, target: Array, pixel_mask: Array, config: LossConfig, axis_name: str | None = None) -> Overlap:
+    mask = pixel_mask.astype(logits.dtype)[..., None]
     first = 0 if config.target == "lesions" else 1  # the background's overlap says nothing of lesions
     probabilities = (segmentation_probabilities(logits, config.target) * mask)[..., first:]
     target = (target * mask)[..., first:]
@@ -198,21 +198,23 @@ def _overlap(logits: Array, target: Array, counted: Array, config: LossConfig, a
 
 
 def _dice_segmentation(
-    logits: Array, target: Array, counted: Array, config: LossConfig, axis_name: str | None = None
+    logits: Array, target: Array, pixel_mask: Array, config: LossConfig, axis_name: str | None = None
 ) -> Array:
     """1 - soft Dice of the lesion channels (Milletari et al. 2016, without squares)."""
-    true_positives, predicted, true, weights = _overlap(logits, target, counted, config, axis_name)
+    true_positives, predicted, true, weights = _overlap(logits, target, pixel_mask, config, axis_name)
     dice = (2.0 * true_positives + DICE_SMOOTH) / (predicted + true + DICE_SMOOTH)
     return jnp.mean(weights * (1.0 - dice))
 
 
 def _dice_ce_segmentation(
-    logits: Array, target: Array, counted: Array, config: LossConfig, axis_name: str | None = None
+    logits: Array, target: Array, pixel_mask: Array, config: LossConfig, axis_name: str | None = None
 ) -> Array:
     """Dice plus cross-entropy, whatever the reduction: the mean over independent channels, the sum of a softmax's."""
     entropies = _cross_entropies(logits, target, config) * class_weights(config, logits.shape[-1])
     cross_entropy = entropies.mean(axis=-1) if config.target == "lesions" else entropies.sum(axis=-1)
-    return _dice_segmentation(logits, target, counted, config, axis_name) + masked_mean(cross_entropy, counted, axis_name)
+    return _dice_segmentation(logits, target, pixel_mask, config, axis_name) + masked_mean(
+        cross_entropy, pixel_mask, axis_name
+    )
 
 
 MIN_TVERSKY = 1e-7
@@ -220,10 +222,10 @@ MIN_TVERSKY = 1e-7
 
 
 def _focal_tversky_segmentation(
-    logits: Array, target: Array, counted: Array, config: LossConfig, axis_name: str | None = None
+    logits: Array, target: Array, pixel_mask: Array, config: LossConfig, axis_name: str | None = None
 ) -> Array:
     """(1 - index)^gamma of the lesion channels (Abraham and Khan 2019); missed pixels weigh more than false ones."""
-    true_positives, predicted, true, weights = _overlap(logits, target, counted, config, axis_name)
+    true_positives, predicted, true, weights = _overlap(logits, target, pixel_mask, config, axis_name)
     missed, false = (
         config.missed_weight * (true - true_positives),
         (1.0 - config.missed_weight) * (predicted - true_positives),
@@ -253,11 +255,11 @@ def segmentation_loss(
     target: Float[Array, "b h w k"] | None = None,
 ) -> Float[Array, ""]:
     """L_S over the valid pixels of the batch, against its masks or another target."""
-    counted = bit(batch.mask_bits, "valid") & (batch.sample_mask[:, None, None] > 0)
+    pixel_mask = unpack_mask(batch.mask_bits, "valid") & (batch.sample_mask[:, None, None] > 0)
     if target is None:
         target = segmentation_target(batch.mask_bits, config.target)
     target = target.astype(logits.dtype)
-    return SEGMENTATION_LOSSES[config.segmentation](logits, target, counted, config, axis_name)
+    return SEGMENTATION_LOSSES[config.segmentation](logits, target, pixel_mask, config, axis_name)
 
 
 def grading_loss(

@@ -18,8 +18,8 @@ from pldmlt_jax.method.virtual_step import (
     MetaAux,
     apply_network,
     inner_gradient,
-    loss_at,
     meta_loss,
+    meta_loss_at,
     soft_labels,
     virtual_update,
 )
@@ -43,7 +43,7 @@ def first_order(state: MethodState, batch: Batch, method: Method) -> MetaGradien
     def loss(label_params: Params):
         output, _ = apply_network(state.network.params, state.network.batch_stats, batch, method)
         labels = soft_labels(label_params, output.pooled, batch, method)
-        return loss_at(state.network.params, labels, state, batch, method), MetaAux(labels, output.grade_logits)
+        return meta_loss_at(state.network.params, labels, state, batch, method), MetaAux(labels, output.grade_logits)
 
     return jax.value_and_grad(loss, has_aux=True)(state.label.params)
 
@@ -62,7 +62,7 @@ def _along(state: MethodState, batch: Batch, method: Method, slope: Slope) -> Me
     inner = inner_gradient(network, labels, batch, method=method)
     updates, pull_update = jax.vjp(lambda grads: virtual_update(network, grads, method=method), inner.grads)
     theta_star = optax.apply_updates(network.params, updates)
-    loss, (v, direct) = jax.value_and_grad(loss_at, argnums=(0, 1))(theta_star, labels, state, batch, method)
+    loss, (v, direct) = jax.value_and_grad(meta_loss_at, argnums=(0, 1))(theta_star, labels, state, batch, method)
     v = device_mean(v, method.axis_name)
 
     def grad_labels(params: Params) -> Float[Array, "b c"]:
@@ -103,5 +103,5 @@ META_GRADIENTS: dict[str, Callable[[MethodState, Batch, Method], MetaGradient]] 
     "none": none,
 }
 
-WITHOUT_DIRECT_PATH = ("indirect", "anchored", "trusted")
+META_LOSSES_WITHOUT_DIRECT_PATH = ("indirect", "anchored", "trusted")
 """Meta losses that theta_1 reaches through theta* alone: `first_order` leaves them no gradient."""

@@ -28,7 +28,7 @@ def _schedule(config: OptimConfig, total_steps: int) -> optax.Schedule:
     return optax.join_schedules([warmup, schedule], [config.warmup_steps])
 
 
-SCALERS: dict[str, Callable[[float], optax.GradientTransformation]] = {
+UPDATE_RULES: dict[str, Callable[[float], optax.GradientTransformation]] = {
     "adam": lambda eps_root: optax.scale_by_adam(eps_root=eps_root),
     "sgd": lambda eps_root: optax.identity(),
 }
@@ -39,7 +39,7 @@ def _chain(
 ) -> optax.GradientTransformation:
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
-        SCALERS[optimizer](eps_root),
+        UPDATE_RULES[optimizer](eps_root),
         optax.masked(optax.scale(config.decoder_factor), _in_decoder),
         optax.scale_by_learning_rate(schedule),
     )

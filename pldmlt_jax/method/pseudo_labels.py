@@ -108,7 +108,7 @@ def upsample_map(coarse: Float[np.ndarray, "h w"], shape: tuple[int, ...]) -> Fl
 
 class Refinement(NamedTuple):
     grade: int
-    why: str
+    reason: str
 
 
 def refine(

@@ -17,7 +17,7 @@ from pldmlt_jax.method import losses
 from pldmlt_jax.method.devices import device_mean
 from pldmlt_jax.method.meta_gradient import META_GRADIENTS
 from pldmlt_jax.method.state import Method, MethodState, Params, TrainState
-from pldmlt_jax.method.virtual_step import MetaAux, apply_network, mean_label, next_label_mean, soft_labels
+from pldmlt_jax.method.virtual_step import MetaAux, apply_network, mean_label, soft_labels, update_label_mean
 from pldmlt_jax.models.multitask import NetworkOutput
 from pldmlt_jax.types import NUM_GRADES, Batch
 
@@ -50,7 +50,7 @@ def train_step(state: MethodState, batch: Batch, *, method: Method) -> tuple[Met
         output, batch_stats = apply_network(params, state.network.batch_stats, batch, method)
         labels = jax.lax.stop_gradient(soft_labels(state.label.params, output.pooled, batch, method))
         parts = losses.total_loss(output, labels, batch, method.loss, method.axis_name)
-        graded = graded_losses(params, state, batch, method)
+        graded = graded_image_losses(params, state, batch, method)
         beside = method.loss.graded_weight * graded.grading + method.loss.self_training * graded.self_training
         return parts.total + beside, (parts, graded, batch_stats)
 
@@ -61,25 +61,25 @@ def train_step(state: MethodState, batch: Batch, *, method: Method) -> tuple[Met
         metrics["graded_loss"] = graded.grading
     if method.loss.self_training:
         metrics["self_training_loss"] = graded.self_training
-    return checked(state, dataclasses.replace(state, network=network), metrics)
+    return finish_step(state, dataclasses.replace(state, network=network), metrics)
 
 
-CHECKED = ("loss", "grad_norm", "meta_loss", "meta_grad_norm")
+MUST_BE_FINITE = ("loss", "grad_norm", "meta_loss", "meta_grad_norm")
 """The figures of a step that must be finite."""
 
 
-def finite_or_old(old: Params, new: Params, metrics: StepMetrics) -> tuple[Params, StepMetrics]:
-    """The new tree where the figures in CHECKED are finite, else the old one, and `finite` with the other figures.
+def keep_if_finite(old: Params, new: Params, metrics: StepMetrics) -> tuple[Params, StepMetrics]:
+    """The new tree where the figures in MUST_BE_FINITE are finite, else the old one, and `finite` with the other figures.
 
     Decided on the device, where nobody has to wait for it.
     """
-    finite = jnp.all(jnp.isfinite(jnp.stack([metrics[name] for name in CHECKED if name in metrics])))
+    finite = jnp.all(jnp.isfinite(jnp.stack([metrics[name] for name in MUST_BE_FINITE if name in metrics])))
     return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old), metrics | {"finite": finite}
 
 
-def checked(old: MethodState, new: MethodState, metrics: StepMetrics) -> tuple[MethodState, StepMetrics]:
+def finish_step(old: MethodState, new: MethodState, metrics: StepMetrics) -> tuple[MethodState, StepMetrics]:
     """A step's end: it counts in any case, and changes nothing else where it was not finite."""
-    kept, metrics = finite_or_old(old, new, metrics)
+    kept, metrics = keep_if_finite(old, new, metrics)
     return dataclasses.replace(kept, step=old.step + 1), metrics
 
 
@@ -103,31 +103,31 @@ def updated_network(
     return network, metrics
 
 
-class GradedLosses(NamedTuple):
+class GradedImageLosses(NamedTuple):
     """On truly graded images, each 0 where its weight is."""
 
     grading: Float[Array, ""]  # L_C against their grades
     self_training: Float[Array, ""]  # L_S against masks that the network itself gives them
 
 
-def graded_losses(params: Params, state: MethodState, batch: Batch, method: Method) -> GradedLosses:
+def graded_image_losses(params: Params, state: MethodState, batch: Batch, method: Method) -> GradedImageLosses:
     """What truly graded images add to L, before it is weighted.
 
     The running statistics are those of the pixel-labelled images alone, on which the decoder works.
     """
     config, none = method.loss, jnp.zeros(())
     if not config.graded_weight and not config.self_training:
-        return GradedLosses(none, none)
+        return GradedImageLosses(none, none)
     if batch.graded is None:
         raise ValueError("loss.graded_weight and loss.self_training need truly graded images: Batch.graded")
     output, _ = apply_network(params, state.network.batch_stats, batch.graded, method)
     true = jax.nn.one_hot(batch.graded.grade, NUM_GRADES, dtype=output.grade_logits.dtype)
     grading = losses.grading_loss(output.grade_logits, true, batch.graded, config, method.axis_name)
     if not config.self_training:
-        return GradedLosses(grading, none)
+        return GradedImageLosses(grading, none)
     masks = losses.hard_masks(eval_forward(state, batch.graded, method).segmentation_logits, config.target)
     loss = losses.segmentation_loss(output.segmentation_logits, batch.graded, config, method.axis_name, masks)
-    return GradedLosses(grading, loss)
+    return GradedImageLosses(grading, loss)
 
 
 def eval_forward(state: MethodState, batch: Batch, method: Method) -> NetworkOutput:
@@ -141,7 +141,7 @@ def meta_step(state: MethodState, batch: Batch, *, method: Method) -> tuple[Meth
     """(B) of Algorithm 1, lines 17 to 21: theta_1 <- theta_1 - vartheta grad J(theta*(theta_1), theta_1); theta stays."""
     (loss, aux), grads = META_GRADIENTS[method.meta.gradient](state, batch, method)
     label, label_mean, metrics = updated_label(state, loss, aux, grads, batch, method)
-    return checked(state, dataclasses.replace(state, label=label, label_mean=label_mean), metrics)
+    return finish_step(state, dataclasses.replace(state, label=label, label_mean=label_mean), metrics)
 
 
 def updated_label(
@@ -151,9 +151,9 @@ def updated_label(
     batch_mean = mean_label(aux.labels, batch, method.axis_name)
     grads = device_mean(grads, method.axis_name)
     label = apply_gradients(state.label, grads, method.label_optimizer)
-    label_mean = next_label_mean(state.label_mean, batch_mean, method)
+    label_mean = update_label_mean(state.label_mean, batch_mean, method)
     metrics = {"meta_loss": loss, "meta_grad_norm": optax.tree.norm(grads)}
-    return label, label_mean, metrics | label_metrics(aux, batch, method.axis_name)
+    return label, label_mean, metrics | label_agreement_metrics(aux, batch, method.axis_name)
 
 
 @partial(jax.jit, static_argnames="method")
@@ -168,10 +168,10 @@ def round_step(state: MethodState, batch: Batch, *, method: Method) -> tuple[Met
     network, trained = updated_network(state, aux.inner.grads, aux.inner.parts, aux.inner.batch_stats, method)
     label, label_mean, metrics = updated_label(state, loss, aux, label_grads, batch, method)
     new_state = MethodState(step=state.step, network=network, label=label, label_mean=label_mean)
-    return checked(state, new_state, trained | metrics)
+    return finish_step(state, new_state, trained | metrics)
 
 
-def label_metrics(aux: MetaAux, batch: Batch, axis_name: str | None) -> StepMetrics:
+def label_agreement_metrics(aux: MetaAux, batch: Batch, axis_name: str | None) -> StepMetrics:
     """Whom the soft labels agree with, and how sure they are."""
     chosen, of_head = jnp.argmax(aux.labels, axis=-1), jnp.argmax(aux.grade_logits, axis=-1)
     entropy = -jnp.sum(jax.scipy.special.xlogy(aux.labels, aux.labels), axis=-1)

@@ -19,7 +19,7 @@ from pldmlt_jax.method.devices import device_mean, device_sum
 from pldmlt_jax.method.optimizers import virtual_optimizer
 from pldmlt_jax.method.state import Method, MethodState, Params, TrainState
 from pldmlt_jax.models.label_update import HIERARCHIES, SOFTMAXES
-from pldmlt_jax.models.layers import statistics_over
+from pldmlt_jax.models.layers import sync_batch_norm
 from pldmlt_jax.models.multitask import NetworkOutput
 from pldmlt_jax.types import NUM_GRADES, Batch
 
@@ -34,7 +34,7 @@ def apply_network(params: Params, batch_stats: Params, batch: Batch, method: Met
     variables = {"params": params, "batch_stats": batch_stats}
 
     def apply(image: Array) -> tuple[NetworkOutput, Params]:
-        with statistics_over(method.axis_name):
+        with sync_batch_norm(method.axis_name):
             output, updated = method.network.apply(variables, image, True, mutable=["batch_stats"])
         return output, updated.get("batch_stats", {})
 
@@ -99,10 +99,10 @@ def virtual_params(network: TrainState, labels: Float[Array, "b c"], batch: Batc
 class MetaInputs(NamedTuple):
     """What a meta loss may look at."""
 
-    output: NetworkOutput  # of f_theta*, on the images of `outer_batch`
+    output: NetworkOutput  # of f_theta*, on the images of `meta_batch`
     labels: Float[Array, "b c"]  # the soft labels, in their second role as the outer target
     label_mean: Float[Array, "c"]  # running mean of the soft labels before this batch
-    batch: Batch  # see `outer_batch`
+    batch: Batch  # see `meta_batch`
     method: Method
 
 
@@ -138,7 +138,7 @@ def _maxl(inputs: MetaInputs) -> Array:
     method, logits = inputs.method, inputs.output.segmentation_logits
     segmentation = losses.segmentation_loss(logits, inputs.batch, method.loss, method.axis_name)
     batch_mean = mean_label(inputs.labels, inputs.batch, method.axis_name)
-    running = next_label_mean(inputs.label_mean, batch_mean, method)
+    running = update_label_mean(inputs.label_mean, batch_mean, method)
     mean = batch_mean + jax.lax.stop_gradient(running - batch_mean)
     return segmentation + method.meta.entropy_weight * jnp.sum(jax.scipy.special.xlogy(mean, mean))
 
@@ -154,22 +154,22 @@ META_LOSSES: dict[str, Callable[[MetaInputs], Array]] = {
 and of the head are permuted together: only the start ties a class to its grade."""
 
 
-ON_GRADED_IMAGES = ("trusted",)
+META_LOSSES_ON_GRADED_IMAGES = ("trusted",)
 """Meta losses that look at the truly graded images of a batch; the others look at its pixel-labelled ones."""
 
 
 def uses_graded_images(meta: MetaConfig, loss: LossConfig) -> bool:
     """Whether a step needs `Batch.graded`."""
-    return (meta.enabled and meta.loss in ON_GRADED_IMAGES) or max(loss.graded_weight, loss.self_training) > 0
+    return (meta.enabled and meta.loss in META_LOSSES_ON_GRADED_IMAGES) or max(loss.graded_weight, loss.self_training) > 0
 
 
-def outer_batch(batch: Batch, method: Method) -> Batch:
+def meta_batch(batch: Batch, method: Method) -> Batch:
     """The images at which J looks.
 
     Raises:
         ValueError: The meta loss needs truly graded images and the batch has none.
     """
-    if method.meta.loss not in ON_GRADED_IMAGES:
+    if method.meta.loss not in META_LOSSES_ON_GRADED_IMAGES:
         return batch
     if batch.graded is None:
         raise ValueError(f"the meta loss {method.meta.loss!r} needs truly graded images: Batch.graded")
@@ -183,7 +183,7 @@ def mean_label(labels: Float[Array, "b c"], batch: Batch, axis_name: str | None 
     return total / jnp.maximum(count, 1.0)
 
 
-def next_label_mean(label_mean: Array, batch_mean: Array, method: Method) -> Float[Array, "c"]:
+def update_label_mean(label_mean: Array, batch_mean: Array, method: Method) -> Float[Array, "c"]:
     decay = method.meta.mean_decay
     return decay * label_mean + (1.0 - decay) * batch_mean
 
@@ -221,11 +221,11 @@ def meta_loss(
         outer_labels = jax.lax.stop_gradient(labels)
     if detach == "indirect":
         theta_star = jax.lax.stop_gradient(theta_star)
-    return loss_at(theta_star, outer_labels, state, batch, method), MetaAux(labels, output.grade_logits, inner)
+    return meta_loss_at(theta_star, outer_labels, state, batch, method), MetaAux(labels, output.grade_logits, inner)
 
 
-def loss_at(theta_star: Params, labels: Float[Array, "b c"], state: MethodState, batch: Batch, method: Method) -> Array:
+def meta_loss_at(theta_star: Params, labels: Float[Array, "b c"], state: MethodState, batch: Batch, method: Method) -> Array:
     """J(theta*, labels)."""
-    outer = outer_batch(batch, method)
+    outer = meta_batch(batch, method)
     output, _ = apply_network(theta_star, state.network.batch_stats, outer, method)
     return META_LOSSES[method.meta.loss](MetaInputs(output, labels, state.label_mean, outer, method))

@@ -44,7 +44,7 @@ def _resnet(name: str) -> Callable[[ModelConfig], nn.Module]:
         config.encoder_max_blocks,
         field="model.encoder_base_filters",
         frozen_stages=config.frozen_stages,
-        dilate_last=config.decoder in DILATING,
+        dilate_last=config.decoder in STRIDE_16_DECODERS,
         rematerialisation=config.rematerialisation,
         dtype=jnp.dtype(config.dtype),
     )
@@ -90,23 +90,23 @@ ENCODERS: dict[str, Callable[[ModelConfig], nn.Module]] = {
 }
 DECODERS: dict[str, Callable[[ModelConfig], Decoder]] = {
     "unet": _unet,
-    "linknet": lambda config: LinkNet(halvings(config), config.decoder_base_filters // 8, **_normed(config)),
+    "linknet": lambda config: LinkNet(encoder_depth(config), config.decoder_base_filters // 8, **_normed(config)),
     "fpn": lambda config: FPN(config.decoder_base_filters, **_shared(config)),
     "deeplabv3plus": lambda config: DeepLabV3Plus(config.decoder_base_filters, config.atrous_rates, **_normed(config)),
 }
 
-DILATING = ("deeplabv3plus",)
+STRIDE_16_DECODERS = ("deeplabv3plus",)
 """Decoders that want the encoder's last feature at stride 16."""
 
-DILATABLE = tuple(RESNETS)
+DILATABLE_ENCODERS = tuple(RESNETS)
 """Encoders that can give it: they halve by strided convolutions. VGG and DenseNet halve by pooling, and the reference
 refuses them."""
 
-FIVE_FEATURES = ("fpn", "deeplabv3plus")
+FIVE_STAGE_DECODERS = ("fpn", "deeplabv3plus")
 """Decoders for an encoder that halves the image five times."""
 
 
-def halvings(config: ModelConfig) -> int:
+def encoder_depth(config: ModelConfig) -> int:
     """How often the encoder halves the image's size; where its last stage is dilated, once less."""
     return len(config.encoder_filters) if config.encoder == "vgg16" else 5
 

@@ -4,7 +4,14 @@ from collections.abc import Iterator
 
 from pldmlt_jax.config import ModelConfig
 from pldmlt_jax.errors import ConfigError, UserError, collect_errors
-from pldmlt_jax.models.build import DECODERS, DILATABLE, DILATING, ENCODERS, FIVE_FEATURES, halvings
+from pldmlt_jax.models.build import (
+    DECODERS,
+    DILATABLE_ENCODERS,
+    ENCODERS,
+    FIVE_STAGE_DECODERS,
+    STRIDE_16_DECODERS,
+    encoder_depth,
+)
 from pldmlt_jax.models.weights.download import NO_WEIGHTS
 
 NUM_RATES = 3
@@ -15,8 +22,8 @@ def network_errors(model: ModelConfig) -> Iterator[UserError]:
     """Every pair of fields of the network that makes no sense; names are known already."""
     if model.encoder not in ENCODERS or model.decoder not in DECODERS:
         return
-    if model.frozen_stages > halvings(model):
-        found, expected = f"{model.frozen_stages}", f"{halvings(model)} at most, as many as the encoder has"
+    if model.frozen_stages > encoder_depth(model):
+        found, expected = f"{model.frozen_stages}", f"{encoder_depth(model)} at most, as many as the encoder has"
         yield ConfigError("model.frozen_stages", found, expected, "freeze fewer")
     yield from _vgg_errors(model)
     yield from _decoder_errors(model)
@@ -50,25 +57,25 @@ def _vgg_errors(model: ModelConfig) -> Iterator[UserError]:
 
 
 def _decoder_errors(model: ModelConfig) -> Iterator[UserError]:
-    if model.decoder == "unet" and len(model.decoder_filters) != halvings(model):
+    if model.decoder == "unet" and len(model.decoder_filters) != encoder_depth(model):
         yield ConfigError(
             "model.decoder_filters",
             f"{len(model.decoder_filters)} stages",
-            f"one for each time that the encoder halves the image: {halvings(model)}",
+            f"one for each time that the encoder halves the image: {encoder_depth(model)}",
             "give as many, as model.encoder_filters has for VGG",
         )
     if model.decoder != "unet" and model.full_res_skip and model.encoder == "vgg16":
         found = f"True with model.decoder = {model.decoder!r}"
         yield ConfigError("model.full_res_skip", found, "U-Net, to which it belongs", "switch it off")
-    if model.decoder in DILATING and model.encoder not in DILATABLE:
+    if model.decoder in STRIDE_16_DECODERS and model.encoder not in DILATABLE_ENCODERS:
         yield ConfigError(
             "model.decoder",
             f"{model.decoder!r} with model.encoder = {model.encoder!r}, whose pooling cannot be dilated to output stride 16",
-            f"one of the encoders {', '.join(DILATABLE)}",
+            f"one of the encoders {', '.join(DILATABLE_ENCODERS)}",
             "choose one of them, or another decoder",
         )
-    elif model.decoder in FIVE_FEATURES and halvings(model) != 5:
-        found = f"{model.decoder!r} with {halvings(model)} blocks in the encoder"
+    elif model.decoder in FIVE_STAGE_DECODERS and encoder_depth(model) != 5:
+        found = f"{model.decoder!r} with {encoder_depth(model)} blocks in the encoder"
         yield ConfigError("model.decoder", found, "five", "give model.encoder_filters five numbers")
     if model.decoder == "deeplabv3plus" and len(model.atrous_rates) != NUM_RATES:
         yield ConfigError("model.atrous_rates", f"{len(model.atrous_rates)} rates", f"{NUM_RATES}", "give as many")

@@ -62,7 +62,7 @@ REMATERIALISATIONS: dict[str, Callable[..., bool] | None] = {
 the block's input; or all but the convolutions' results, which are the costly part."""
 
 
-def rematerialised(block: Callable[..., Array], rematerialisation: str) -> Callable[..., Array]:
+def rematerialise(block: Callable[..., Array], rematerialisation: str) -> Callable[..., Array]:
     """A block `(module, *arrays) -> array` that makes its layers in the module, under a key of `REMATERIALISATIONS`."""
     policy = REMATERIALISATIONS[rematerialisation]
     return nn.remat(block, policy=policy) if policy else block
@@ -239,26 +239,26 @@ class DepthwiseConv(nn.Module):
         return DEPTHWISE_CONVS[implementation](x, kernel.astype(self.dtype), self.stride, self.dilation)
 
 
-_statistics_axis: ContextVar[str | None] = ContextVar("statistics_axis", default=None)
+_batch_norm_axis: ContextVar[str | None] = ContextVar("batch_norm_axis", default=None)
 
 
 @contextmanager
-def statistics_over(axis_name: str | None) -> Iterator[None]:
+def sync_batch_norm(axis_name: str | None) -> Iterator[None]:
     """While a network is traced inside, its batch normalisation takes statistics over all devices of a pmap's axis.
 
     Where there is no axis a batch is whole already, under `jit` on however many devices. One place for every layer of
     every network: an attribute that a layer is not given would leave it the statistics of one device, in silence.
     """
-    token = _statistics_axis.set(axis_name)
+    token = _batch_norm_axis.set(axis_name)
     try:
         yield
     finally:
-        _statistics_axis.reset(token)
+        _batch_norm_axis.reset(token)
 
 
-def statistics_axis() -> str | None:
-    """The axis of `statistics_over`, which every normalisation over the batch must take its statistics over."""
-    return _statistics_axis.get()
+def batch_norm_axis() -> str | None:
+    """The axis of `sync_batch_norm`, which every normalisation over the batch must take its statistics over."""
+    return _batch_norm_axis.get()
 
 
 class BatchNorm(nn.Module):
@@ -299,7 +299,7 @@ class BatchNorm(nn.Module):
 
     def _batch_statistics(self, x: Float[Array, "b h w c"]) -> tuple[Float[Array, "c"], Float[Array, "c"], int]:
         """Mean, biased variance and number of values, of all devices."""
-        over, count, axis = (0, 1, 2), x.size // x.shape[-1], statistics_axis()
+        over, count, axis = (0, 1, 2), x.size // x.shape[-1], batch_norm_axis()
         if axis is None:
             return x.mean(axis=over), x.var(axis=over), count
         mean = jax.lax.pmean(x.mean(axis=over), axis)

@@ -61,7 +61,7 @@ def _weight_gradient(x: Float[Array, "b h w i"], slope: Float[Array, "b h w o"])
 convolve_3x3.defvjp(_forward, _backward)
 
 
-def fast_weight_gradients(x: Array, kernel: Array, strides: Any, padding: Any, **options: Any) -> Array:
+def convolve_with_fast_gradients(x: Array, kernel: Array, strides: Any, padding: Any, **options: Any) -> Array:
     """For `flax.linen.Conv.conv_general_dilated`: `convolve_3x3` where it fits, else XLA's own throughout."""
     plain = all(step == 1 for step in (*strides, *options.get("lhs_dilation", ()), *options.get("rhs_dilation", ())))
     padded = padding == "SAME" or tuple(map(tuple, padding)) == ((1, 1), (1, 1))
@@ -71,6 +71,6 @@ def fast_weight_gradients(x: Array, kernel: Array, strides: Any, padding: Any, *
     return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
 
 
-def chosen_convolution(weight_gradients: str, train: bool) -> Callable[..., Array] | None:
+def select_convolution(weight_gradients: str, train: bool) -> Callable[..., Array] | None:
     """What `flax.linen.Conv` is to convolve by, None for its own; in inference and export it is always that."""
-    return fast_weight_gradients if train and weight_gradients == "bfloat16" else None
+    return convolve_with_fast_gradients if train and weight_gradients == "bfloat16" else None

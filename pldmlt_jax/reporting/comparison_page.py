@@ -6,8 +6,15 @@ from typing import Any
 
 from pldmlt_jax.evaluation.original_size import ORIGINAL
 from pldmlt_jax.reporting.charts import whisker_chart
-from pldmlt_jax.reporting.comparison_tables import COST, COST_NOTE, cost_texts, difference_text, figure_text, headline
-from pldmlt_jax.reporting.html import charts, escape, folded, table, write_page
+from pldmlt_jax.reporting.comparison_tables import (
+    COST,
+    COST_NOTE,
+    format_costs,
+    format_difference,
+    format_metric,
+    headline_metrics,
+)
+from pldmlt_jax.reporting.html import charts, collapsible_json, escape, table, write_page
 
 TITLES = {
     "seg/foreground/dice": "lesion Dice",
@@ -37,10 +44,13 @@ def write_comparison(target: Path, found: Mapping[str, Any]) -> Path:
         (
             "Cost",
             f"<p>{escape(COST_NOTE)}</p>"
-            + table(("row", *COST), [(row["name"], *cost_texts(row)) for row in found["rows"]]),
+            + table(("row", *COST), [(row["name"], *format_costs(row)) for row in found["rows"]]),
         ),
         ("Every convention", conventions(found)),
-        ("Environment", f"<p><code>{escape(found['command'])}</code></p>" + folded("versions", found["environment"])),
+        (
+            "Environment",
+            f"<p><code>{escape(found['command'])}</code></p>" + collapsible_json("versions", found["environment"]),
+        ),
     ]
     return write_page(target, "PLDMLT comparison", found["title"], sections)
 
@@ -52,13 +62,13 @@ def title_of(name: str) -> str:
 
 def results(found: Mapping[str, Any]) -> str:
     """Mean and standard deviation of each row, the paper's figures under ours and set apart."""
-    names = headline(found)
+    names = headline_metrics(found)
     rows: list[Sequence[Any]] = []
     published = []
     for row in found["rows"]:
         done = sum(cell["state"] == "complete" for cell in row["cells"])
         title = ": ".join(part for part in (row["name"], row["what"]) if part)
-        rows.append((title, f"{done} of {len(row['cells'])}", *(figure_text(row, name) for name in names)))
+        rows.append((title, f"{done} of {len(row['cells'])}", *(format_metric(row, name) for name in names)))
         if row["published"]:
             published.append(len(rows))
             stands = {found["published_as"][name]: f"{value} % ({name})" for name, value in row["published"].items()}
@@ -75,7 +85,7 @@ def results(found: Mapping[str, Any]) -> str:
 
 def differences(found: Mapping[str, Any]) -> str:
     """Every row against the reference, with intervals."""
-    names, rows = headline(found), [row for row in found["rows"] if row["differences"]]
+    names, rows = headline_metrics(found), [row for row in found["rows"] if row["differences"]]
     reference = escape(found["reference"])
     if not rows:
         return f'<p class="missing">None: no other row shares complete runs with the reference, {reference}.</p>'
@@ -89,7 +99,7 @@ def differences(found: Mapping[str, Any]) -> str:
         "bootstrap over images (how much a difference depends on the images, not on the training). Grey: the interval "
         "holds zero.</p>"
     )
-    lines = [(row["name"], *(difference_text(row["differences"].get(name)) for name in names)) for row in rows]
+    lines = [(row["name"], *(format_difference(row["differences"].get(name)) for name in names)) for row in rows]
     return f"{text}{charts(shown)}{table(('row', *map(title_of, names)), lines)}"
 
 
@@ -107,7 +117,7 @@ def conventions(found: Mapping[str, Any]) -> str:
     """Every figure that some row has."""
     rows = found["rows"]
     lines = [
-        (figure["name"], figure["what"], *(figure_text(row, figure["name"]) for row in rows))
+        (figure["name"], figure["what"], *(format_metric(row, figure["name"]) for row in rows))
         for figure in found["figures"]
         if any(figure["name"] in row["figures"] for row in rows)
     ]

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pldmlt_jax.evaluation.metrics.conventions import CONVENTIONS
+from pldmlt_jax.evaluation.metrics.definitions import SEGMENTATION_METRICS
 from pldmlt_jax.evaluation.original_size import ORIGINAL
 
 GRADING = (
@@ -17,7 +17,7 @@ GRADING = (
     ("pseudo/accuracy_before", "pseudo/majority", "Pseudo-labels before refinement, where the true grade is known."),
     ("pseudo/accuracy_after", "pseudo/majority", "The same after refinement."),
 )
-"""Figures of grades, as CONVENTIONS."""
+"""Figures of grades, as SEGMENTATION_METRICS."""
 
 LABELS = (
     ("labels/repaired", "labels/repaired_by_hierarchy", "Share of the wrong labels that the update makes right, where the "
@@ -29,10 +29,14 @@ LABELS = (
      "labels before the update, at the same network and batch."),
     ("train/grad_cosine_encoder", "train/grad_cosine_encoder_fixed", "Cosine of the two; the same baseline."),
 )  # fmt: skip
-"""What the label network does, to labels and to the balance of the tasks' gradients, as CONVENTIONS."""
+"""What the label network does, to labels and to the balance of the tasks' gradients, as SEGMENTATION_METRICS."""
 
-FIGURES = (
-    *(figure for name, base, what in CONVENTIONS for figure in ((name, base, what), (f"{name}{ORIGINAL}", base, what))),
+METRIC_DEFINITIONS = (
+    *(
+        figure
+        for name, base, what in SEGMENTATION_METRICS
+        for figure in ((name, base, what), (f"{name}{ORIGINAL}", base, what))
+    ),
     *GRADING,
     *LABELS,
 )
@@ -61,11 +65,11 @@ MINUS, NOTHING = "−", "–"
 
 def baseline_of(name: str) -> str | None:
     """The name of a figure's baseline in `metrics.json`."""
-    base = {figure: base for figure, base, _ in FIGURES}.get(name)
+    base = {figure: base for figure, base, _ in METRIC_DEFINITIONS}.get(name)
     return f"{base}{ORIGINAL}" if base and name.endswith(ORIGINAL) else base
 
 
-def headline(table: Mapping[str, Any]) -> list[str]:
+def headline_metrics(table: Mapping[str, Any]) -> list[str]:
     """The figures of the first table that some row has."""
     measured = {name for row in table["rows"] for name in row["figures"]}
     names = (f"{name}{ORIGINAL}" if f"{name}{ORIGINAL}" in measured else name for name in HEADLINE)
@@ -100,13 +104,13 @@ def _state(table: Mapping[str, Any]) -> str:
 
 
 def _headline_lines(table: Mapping[str, Any]) -> Iterator[str]:
-    names = headline(table)
+    names = headline_metrics(table)
     yield _line(["", "runs", *(f"`{name}`" for name in names)])
     yield _line(["---"] * (len(names) + 2))
     for row in table["rows"]:
         done = sum(cell["state"] == "complete" for cell in row["cells"])
         title = ": ".join(_text(part) for part in (row["name"], row["what"]) if part)
-        yield _line([title, f"{done} of {len(row['cells'])}", *(figure_text(row, name) for name in names)])
+        yield _line([title, f"{done} of {len(row['cells'])}", *(format_metric(row, name) for name in names)])
         if row["published"]:
             stands = {table["published_as"][name]: f"*{name} {value} %*" for name, value in row["published"].items()}
             cells = [stands.get(name.removesuffix(ORIGINAL), "") for name in names]
@@ -125,7 +129,7 @@ def _notes(table: Mapping[str, Any]) -> str:
 
 
 def _difference_lines(table: Mapping[str, Any]) -> Iterator[str]:
-    names = headline(table)
+    names = headline_metrics(table)
     rows = [row for row in table["rows"] if row["differences"]]
     if not rows:
         yield f"None: no other row shares complete runs with the reference, {table['reference']}."
@@ -140,10 +144,10 @@ def _difference_lines(table: Mapping[str, Any]) -> Iterator[str]:
     for row in rows:
         shown = [row["differences"].get(name) for name in names]
         images = " / ".join(str(number) for number in sorted({d["images"] for d in shown if d}, reverse=True))
-        yield _line([row["name"], *(difference_text(d) for d in shown), images])
+        yield _line([row["name"], *(format_difference(d) for d in shown), images])
 
 
-def difference_text(d: Mapping[str, Any] | None) -> str:
+def format_difference(d: Mapping[str, Any] | None) -> str:
     """A difference and its interval."""
     if d is None:
         return NOTHING
@@ -154,12 +158,12 @@ def _cost_lines(table: Mapping[str, Any]) -> Iterator[str]:
     yield _line(["", *COST])
     yield _line(["---"] * (len(COST) + 1))
     for row in table["rows"]:
-        yield _line([row["name"], *cost_texts(row)])
+        yield _line([row["name"], *format_costs(row)])
     yield ""
     yield COST_NOTE
 
 
-def cost_texts(row: Mapping[str, Any]) -> list[str]:
+def format_costs(row: Mapping[str, Any]) -> list[str]:
     """What a row has taken, by COST."""
     cost, images = row["cost"], row["images"]
     return [
@@ -180,9 +184,9 @@ def _figure_lines(table: Mapping[str, Any]) -> Iterator[str]:
     rows = table["rows"]
     yield _line(["", *(row["name"] for row in rows), "what"])
     yield _line(["---"] * (len(rows) + 2))
-    for name, _, what in FIGURES:
+    for name, _, what in METRIC_DEFINITIONS:
         if any(name in row["figures"] for row in rows):
-            yield _line([f"`{name}`", *(figure_text(row, name) for row in rows), what])
+            yield _line([f"`{name}`", *(format_metric(row, name) for row in rows), what])
 
 
 def to_rows(table: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -209,7 +213,7 @@ def _empty(value: Any) -> Any:
     return "" if value is None else value
 
 
-def figure_text(row: Mapping[str, Any], name: str) -> str:
+def format_metric(row: Mapping[str, Any], name: str) -> str:
     """Mean ± standard deviation, and the baseline in brackets."""
     figure, base = row["figures"].get(name), row["figures"].get(baseline_of(name) or "")
     if figure is None:

@@ -50,7 +50,7 @@ def escape(text: Any) -> str:
     return html.escape(str(text))
 
 
-def number(value: Any, digits: int = 4) -> str:
+def format_number(value: Any, digits: int = 4) -> str:
     """A value as the pages show it; what is undefined says so."""
     if value is None:
         return "undefined"
@@ -59,7 +59,7 @@ def number(value: Any, digits: int = 4) -> str:
     return f"{value:,}" if isinstance(value, int) else escape(value)
 
 
-def missing(verb: str) -> str:
+def missing_stage_note(verb: str) -> str:
     return f'<p class="missing">Not there yet: <code>python main.py {escape(verb)}</code> makes it.</p>'
 
 
@@ -95,19 +95,18 @@ def _kind(cells: Sequence[Any]) -> str:
 
 def _shown(value: Any) -> str:
     """A cell; what stands in backquotes is code."""
-    return re.sub(r"`([^`]+)`", r"<code>\1</code>", number(value))
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", format_number(value))
 
 
-def card(title: str, value: Any, beside: str, baseline: float | None = None) -> str:
+def metric_card(title: str, value: Any, beside: str, baseline: float | None = None) -> str:
     """One figure in large type over a bar of its size, on which the baseline is a mark."""
     bar = ""
     if isinstance(value, float):
         at, mark = (100 * min(max(share, 0.0), 1.0) for share in (value, baseline or 0.0))
         tick = f'<u style="left:{mark:.1f}%"></u>' if baseline is not None else ""
         bar = f'<div class="bar" aria-hidden="true"><i style="width:{at:.1f}%"></i>{tick}</div>'
-    return (
-        f'<div class="card"><span>{escape(title)}</span><b>{number(value, 3)}</b>{bar}<small>{escape(beside)}</small></div>'
-    )
+    shown = f"<span>{escape(title)}</span><b>{format_number(value, 3)}</b>{bar}<small>{escape(beside)}</small>"
+    return f'<div class="card">{shown}</div>'
 
 
 def charts(found: Iterable[str]) -> str:
@@ -141,7 +140,7 @@ def legend(names: Iterable[str]) -> str:
     return f'<ul class="legend">{entries}</ul>'
 
 
-def folded(title: str, values: Mapping[str, Any]) -> str:
+def collapsible_json(title: str, values: Mapping[str, Any]) -> str:
     """JSON behind a line that opens it."""
     text = json.dumps(values, indent=2)
     return f"<details><summary>{escape(title)}</summary><pre>{escape(text)}</pre></details>" if values else ""

@@ -55,7 +55,7 @@ def overlay(
     return picture
 
 
-def outlined(
+def overlay_at_size(
     image: UInt8[np.ndarray, "h w 3"], masks: Mapping[str, Bool[np.ndarray, "h w"]], longer_side_px: int
 ) -> UInt8[np.ndarray, "h2 w2 3"]:
     """The overlay with a given longer side: outlines stay fine in a small image and smooth in a large one."""
@@ -70,7 +70,7 @@ def outlined(
     return overlay(enlarged, {name: mask > 0.5 for name, mask in smooth.items()}, OUTLINE)
 
 
-def with_legend(
+def add_legend(
     picture: UInt8[np.ndarray, "h w 3"], entries: Mapping[str, str], lines: Sequence[str]
 ) -> UInt8[np.ndarray, "h w 3"]:
     """The picture with a small box in its upper left corner, which photographs of a fundus leave empty.
@@ -109,7 +109,7 @@ def write_picture(path: Path, picture: UInt8[np.ndarray, "h w 3"]) -> None:
     write_image(path.with_name(path.name + PICTURE_SUFFIX), bgr, [cv2.IMWRITE_JPEG_QUALITY, PICTURE_QUALITY])
 
 
-def heat(coarse: Float[np.ndarray, "h w"], size: tuple[int, int]) -> UInt8[np.ndarray, "height width 3"]:
+def colour_heatmap(coarse: Float[np.ndarray, "h w"], size: tuple[int, int]) -> UInt8[np.ndarray, "height width 3"]:
     """A map, bilinearly enlarged and min-max scaled, in viridis: for the eye only, maps are no longer comparable."""
     enlarged = cv2.resize(np.asarray(coarse, np.float32), (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
     low, high = float(enlarged.min()), float(enlarged.max())
@@ -117,7 +117,7 @@ def heat(coarse: Float[np.ndarray, "h w"], size: tuple[int, int]) -> UInt8[np.nd
     return cv2.cvtColor(cv2.applyColorMap(scaled, cv2.COLORMAP_VIRIDIS), cv2.COLOR_BGR2RGB)
 
 
-def captioned(picture: UInt8[np.ndarray, "h w 3"], text: str) -> UInt8[np.ndarray, "h2 w 3"]:
+def add_caption(picture: UInt8[np.ndarray, "h w 3"], text: str) -> UInt8[np.ndarray, "h2 w 3"]:
     """The picture under a line of text, which is larger over a larger picture."""
     scale = max(picture.shape[1] / CAPTIONED_PX, 1.0)
     bar = np.full((round(CAPTION_PX * scale), picture.shape[1], 3), 24, np.uint8)
@@ -134,9 +134,9 @@ def cam_strip(
     image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
     grey = cv2.resize(np.where(lesion, 255, 0).astype(np.uint8), image.shape[1::-1], interpolation=cv2.INTER_NEAREST)
     mask = np.repeat(grey[..., None], 3, axis=-1)
-    panels = [captioned(image, "photograph"), captioned(mask, "lesion mask")]
+    panels = [add_caption(image, "photograph"), add_caption(mask, "lesion mask")]
     for grade in range(NUM_GRADES):
-        heated = cv2.addWeighted(image, 1.0 - HEAT_OPACITY, heat(maps[grade], image.shape[:2]), HEAT_OPACITY, 0.0)
+        heated = cv2.addWeighted(image, 1.0 - HEAT_OPACITY, colour_heatmap(maps[grade], image.shape[:2]), HEAT_OPACITY, 0.0)
         empty = "" if maps[grade].max() > 0 else " (empty)"
-        panels.append(captioned(heated, f"grade {grade}{empty}"))
+        panels.append(add_caption(heated, f"grade {grade}{empty}"))
     return np.concatenate(panels, axis=1)

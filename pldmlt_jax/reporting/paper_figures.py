@@ -47,7 +47,7 @@ Masks = Mapping[str, Bool[np.ndarray, "h w"]]
 """Key of LESION_COLOURS -> mask."""
 
 
-class Answer(NamedTuple):
+class NetworkMask(NamedTuple):
     """What a network, or the truth, says of a lesion in a photograph."""
 
     title: str
@@ -55,12 +55,12 @@ class Answer(NamedTuple):
     dice: float | None = None  # None: it is the truth, or undefined
 
 
-class AnswerRow(NamedTuple):
+class MaskRow(NamedTuple):
     """A row of Fig. 7."""
 
     title: str
     image: UInt8[np.ndarray, "h w 3"]
-    answers: Sequence[Answer]
+    answers: Sequence[NetworkMask]
 
 
 def write_figure(folder: Path, name: str, figure: Figure) -> list[Path]:
@@ -75,7 +75,7 @@ def write_figure(folder: Path, name: str, figure: Figure) -> list[Path]:
     return written
 
 
-def single_lesions(image: UInt8[np.ndarray, "h w 3"], masks: Masks) -> Figure:
+def plot_single_lesions(image: UInt8[np.ndarray, "h w 3"], masks: Masks) -> Figure:
     """Fig. 1: one photograph, and each of its lesions by itself over it."""
     aspect, rows = image.shape[0] / image.shape[1], (len(masks) + 1) // 2
     panel_in = (WIDTH_IN * aspect - (rows - 1) * TITLE_IN) / (rows + 2)
@@ -91,7 +91,7 @@ def single_lesions(image: UInt8[np.ndarray, "h w 3"], masks: Masks) -> Figure:
     return figure
 
 
-def grade_maps(
+def plot_grade_maps(
     image: UInt8[np.ndarray, "s s 3"],
     lesion: Bool[np.ndarray, "s s"],
     maps: Float[np.ndarray, "c h w"],
@@ -124,7 +124,7 @@ def grade_maps(
     return figure
 
 
-def answers(rows: Sequence[AnswerRow]) -> Figure:
+def plot_mask_rows(rows: Sequence[MaskRow]) -> Figure:
     """Fig. 7: a row for each photograph and lesion; photograph, what each network answers, the truth."""
     columns = 1 + len(rows[0].answers)
     aspect = max(row.image.shape[0] / row.image.shape[1] for row in rows)
@@ -141,7 +141,7 @@ def answers(rows: Sequence[AnswerRow]) -> Figure:
     return figure
 
 
-def overview(
+def plot_overview(
     image: UInt8[np.ndarray, "h w 3"],
     masks: Masks,
     field: Bool[np.ndarray, "h w"],

@@ -9,7 +9,16 @@ from pldmlt_jax.evaluation.original_size import ORIGINAL
 from pldmlt_jax.io.files import read_json
 from pldmlt_jax.reporting import run_report_results as results
 from pldmlt_jax.reporting import run_report_training as training
-from pldmlt_jax.reporting.html import card, escape, folded, missing, number, picture, table, write_page
+from pldmlt_jax.reporting.html import (
+    collapsible_json,
+    escape,
+    format_number,
+    metric_card,
+    missing_stage_note,
+    picture,
+    table,
+    write_page,
+)
 from pldmlt_jax.training.checkpoint import CONFIG
 
 
@@ -33,7 +42,7 @@ def write_report(workdir: Path) -> Path:
         ("Gradient balance", training.gradient_balance),
         ("Label update", training.label_update),
         ("Worst and best images", results.examples),
-        ("Drawn photographs", drawn_photographs),
+        ("Drawn photographs", synthetic_images),
         ("Data and splits", data),
         ("Config", config),
         ("Environment", environment),
@@ -52,7 +61,7 @@ def summary(workdir: Path) -> str:
     """The handful of figures that matter, each beside what it has to beat."""
     m = optional_json(workdir / "metrics.json")
     if not m:
-        return missing("evaluate")
+        return missing_stage_note("evaluate")
     scored = [
         f"{what} on split <b>{escape(m[key])}</b>"
         for what, key in (("lesions", "seg/split"), ("grades", "grade/split"))
@@ -72,29 +81,30 @@ def _lesion_cards(m: dict[str, Any]) -> list[str]:
     cards = []
     for suffix in scored:
         threshold = m.get(f"baseline/channel_threshold/dice{suffix}")
-        beside = f"{number(threshold, 3)}: best threshold on one colour channel"
+        beside = f"{format_number(threshold, 3)}: best threshold on one colour channel"
         title = f"lesion Dice (foreground), {sizes[suffix]}"
-        cards.append(card(title, m[f"seg/foreground/dice{suffix}"], beside, threshold))
+        cards.append(metric_card(title, m[f"seg/foreground/dice{suffix}"], beside, threshold))
     for suffix in scored[:1]:
         background = m[f"seg/micro_bg/dice_all_background{suffix}"]
-        cards.append(card("Dice over all pixels, background included", m[f"seg/micro_bg/dice{suffix}"],
-                          f"{number(background, 3)}: answering background everywhere", background))  # fmt: skip
+        cards.append(metric_card("Dice over all pixels, background included", m[f"seg/micro_bg/dice{suffix}"],
+                          f"{format_number(background, 3)}: answering background everywhere", background))  # fmt: skip
     return cards
 
 
 def _grade_cards(m: dict[str, Any]) -> list[str]:
     cards = []
     if "grade/split" in m:
-        interval = " to ".join(number(m[f"grade/accuracy_{end}"], 3) for end in ("low", "high"))
+        interval = " to ".join(format_number(m[f"grade/accuracy_{end}"], 3) for end in ("low", "high"))
         cards += [
-            card(f"grading accuracy, n = {m['grade/n']}", m["grade/accuracy"],
-                 f"{number(m['grade/majority'], 3)}: majority grade; 95 % interval {interval}", m["grade/majority"]),
-            card("quadratic weighted kappa", m["grade/kappa"], "0: majority grade", 0.0),
+            metric_card(f"grading accuracy, n = {m['grade/n']}", m["grade/accuracy"],
+                 f"{format_number(m['grade/majority'], 3)}: majority grade; 95 % interval {interval}", m["grade/majority"]),
+            metric_card("quadratic weighted kappa", m["grade/kappa"], "0: majority grade", 0.0),
         ]  # fmt: skip
     if "pseudo/accuracy_after" in m:
         before, majority = m["pseudo/accuracy_before"], m["pseudo/majority"]
-        cards.append(card(f"pseudo-labels right after refinement, n = {m['pseudo/n_known']}", m["pseudo/accuracy_after"],
-                          f"{number(majority, 3)}: majority grade; {number(before, 3)}: before refinement",
+        title = f"pseudo-labels right after refinement, n = {m['pseudo/n_known']}"
+        cards.append(metric_card(title, m["pseudo/accuracy_after"],
+                          f"{format_number(majority, 3)}: majority grade; {format_number(before, 3)}: before refinement",
                           majority))  # fmt: skip
     return cards
 
@@ -103,7 +113,7 @@ OF_MASKS = (summary, results.lesions, results.precision_recall)
 """Sections that masks alone have, of whatever method they are."""
 
 
-def drawn_photographs(workdir: Path) -> str:
+def synthetic_images(workdir: Path) -> str:
     shown = picture(workdir / "contact_sheet", "drawn photographs, a row for each grade, each beside its lesions")
     return (
         f'<p>A row for each grade; the lesions beside each photograph.</p><div class="sheet">{shown}</div>' if shown else ""
@@ -113,25 +123,25 @@ def drawn_photographs(workdir: Path) -> str:
 def data(workdir: Path) -> str:
     found = optional_json(workdir / "data.json")
     if not found:
-        return missing("prepare")
+        return missing_stage_note("prepare")
     splits = found["segmentation"].pop("splits", {})
     rows = [(name, len(ids), ", ".join(ids)) for name, ids in splits.items()]
     names = "".join(
         f"<details><summary>which are {escape(name)}</summary><p>{escape(ids)}</p></details>" for name, _, ids in rows if ids
     )
     counts = table(("pixel-labelled split", "images"), [row[:2] for row in rows])
-    return counts + names + folded("all that was found out about the sets", found)
+    return counts + names + collapsible_json("all that was found out about the sets", found)
 
 
 def config(workdir: Path) -> str:
     """What differs from the defaults, which are the paper's, and all of it behind a line."""
     saved = optional_json(workdir / "checkpoints" / CONFIG) or optional_json(workdir / "config.json")
     if not saved:
-        return missing("train")
+        return missing_stage_note("train")
     defaults = dict(_flat(to_dict(Config())))
     rows = [(name, _value(value), _value(defaults.get(name))) for name, value in _flat(saved) if defaults.get(name) != value]
     text = "<p>Fields that differ from the defaults, which are the paper's setting where the paper gives one.</p>"
-    return text + table(("field", "here", "default"), rows, tall=True) + folded("the whole config", saved)
+    return text + table(("field", "here", "default"), rows, tall=True) + collapsible_json("the whole config", saved)
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

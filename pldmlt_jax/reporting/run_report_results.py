@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pldmlt_jax.evaluation.metrics.conventions import CONVENTIONS
-from pldmlt_jax.evaluation.metrics.curves import FILE as CURVES
+from pldmlt_jax.evaluation.metrics.curves import CURVES_FILE
+from pldmlt_jax.evaluation.metrics.definitions import SEGMENTATION_METRICS
 from pldmlt_jax.evaluation.operating_points import FILE as POINTS
 from pldmlt_jax.evaluation.operating_points import lesion_names
 from pldmlt_jax.evaluation.original_size import ORIGINAL
 from pldmlt_jax.io.files import read_json, read_rows
 from pldmlt_jax.reporting.charts import confusion_chart, recall_chart, reliability_chart
-from pldmlt_jax.reporting.html import charts, escape, legend, missing, number, picture, table
+from pldmlt_jax.reporting.html import charts, escape, format_number, legend, missing_stage_note, picture, table
 from pldmlt_jax.reporting.overlays import PICTURE_SUFFIX
 from pldmlt_jax.types import LESIONS
 
@@ -38,13 +38,13 @@ def lesions(workdir: Path) -> str:
     """Every convention with its baseline, then each lesion for itself, at both sizes."""
     m = optional_metrics(workdir)
     if not m:
-        return missing("evaluate")
+        return missing_stage_note("evaluate")
     rows = [
         (
             name.removeprefix("seg/"), m.get(name, ""), m.get(baseline or "", ""),
             m.get(f"{name}{ORIGINAL}", ""), m.get(f"{baseline}{ORIGINAL}", ""), text,
         )
-        for name, baseline, text in CONVENTIONS
+        for name, baseline, text in SEGMENTATION_METRICS
         if (m.get(name), m.get(f"{name}{ORIGINAL}")) != (None, None) and name.split("/")[1] not in (*LESIONS, "mean")
     ]  # fmt: skip
     header = ("any lesion", "network's size", "baseline", "own size", "baseline", "what it is")
@@ -70,9 +70,9 @@ def lesion_table(m: dict[str, Any], suffix: str, title: str) -> str:
 
 
 def precision_recall(workdir: Path) -> str:
-    path = workdir / CURVES
+    path = workdir / CURVES_FILE
     if not path.exists():
-        return missing("evaluate") if "seg/split" in optional_metrics(workdir) else ""
+        return missing_stage_note("evaluate") if "seg/split" in optional_metrics(workdir) else ""
     found = read_json(path)
     shown = [recall_chart(f"precision over recall, {title}", found.get(key) or {}) for key, title in CURVE_TITLES.items()]
     told = "" if any(lesion in found["original_size"] | found["network_size"] for lesion in LESIONS) else (
@@ -94,7 +94,7 @@ def operating_points(workdir: Path) -> str:
         rows.append((name, *chosen, m.get(f"{key}_at_operating_point", ""), m.get(key, "")))
     header = ("lesion", "threshold", "smallest component, px", "validation images", "Dice there", "at 0.5",
               "Dice on the evaluated split", "at 0.5")  # fmt: skip
-    grades = f"temperature {number(points['temperature'])}, from {points['graded_images']} truly graded images"
+    grades = f"temperature {format_number(points['temperature'])}, from {points['graded_images']} truly graded images"
     grades = grades if points["temperature"] else "uncalibrated, for there are no truly graded validation images"
     return (
         "<p>Threshold and smallest component (at the network's size), for <code>predict</code> and <code>export</code>: of "
@@ -106,14 +106,14 @@ def operating_points(workdir: Path) -> str:
 def grades(workdir: Path) -> str:
     m = optional_metrics(workdir)
     if "grade/confusion" not in m:
-        return NOT_SCORED if m else missing("evaluate")
+        return NOT_SCORED if m else missing_stage_note("evaluate")
     rows = [("multi-task network", *(m.get(f"grade/{name}") for name in GRADE_METRICS))]
     for path in sorted(workdir.glob("graders/*/metrics.json")):
         grader = read_json(path)
         rows.append((f"grader {path.parent.name}", *(grader.get(f"grade/{name}") for name in GRADE_METRICS)))
     shown = [confusion_chart("answers of the multi-task network", m["grade/confusion"])]
     if m.get("grade/reliability"):
-        title = f"calibration, ECE {number(m['grade/ece'], 3)}"
+        title = f"calibration, ECE {format_number(m['grade/ece'], 3)}"
         shown.append(reliability_chart(title, m["grade/reliability"]))
     return (
         table(("on truly graded, held-out images", *GRADE_METRICS.values()), rows)
@@ -130,7 +130,7 @@ def examples(workdir: Path) -> str:
     rows = sorted((row for row in rows if row["dice"]), key=lambda row: float(row["dice"]))
     shown = [row for row in rows if (folder / f"{row['image']}_truth{PICTURE_SUFFIX}").exists()]
     if not shown:
-        return NOT_SCORED if optional_metrics(workdir) else missing("evaluate")
+        return NOT_SCORED if optional_metrics(workdir) else missing_stage_note("evaluate")
     half = (len(shown) + 1) // 2
     groups = {"Worst": shown[:half], "Best": shown[half:][::-1]}
     figures = "".join(

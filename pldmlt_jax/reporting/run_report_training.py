@@ -6,7 +6,7 @@ from typing import Any
 
 from pldmlt_jax.io.files import read_json, read_rows
 from pldmlt_jax.reporting.charts import Series, line_chart, stacked_chart
-from pldmlt_jax.reporting.html import charts, escape, missing, number, picture, table
+from pldmlt_jax.reporting.html import charts, escape, format_number, missing_stage_note, picture, table
 from pldmlt_jax.training.log import read_log
 
 MAX_STRIPS = 8
@@ -22,7 +22,7 @@ def series(lines: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> Seri
 def curves(workdir: Path) -> str:
     lines = read_log(workdir / "log.jsonl")
     if not lines:
-        return missing("train")
+        return missing_stage_note("train")
     losses = {"loss": "L", "seg_loss": "L_S", "grade_loss": "L_C"}
     validation = {"val/loss": "L, fixed pseudo-labels", "val/loss_updated": "L, updated labels"}
     shown = [
@@ -73,7 +73,7 @@ def pseudo_labels(workdir: Path) -> str:
     path = workdir / "pseudo_labels.csv"
     rows = [row for _, row in read_rows(path, ("image",))] if path.exists() else []
     if not rows:
-        return missing("pseudo-label")
+        return missing_stage_note("pseudo-label")
     changed = [row for row in rows if row["changed"] == "1"]
     shown = (changed + [row for row in rows if row["changed"] != "1"])[:MAX_STRIPS]
     return (
@@ -115,8 +115,8 @@ def _accuracy_change(workdir: Path) -> str:
     if "pseudo/accuracy_before" not in m:
         return "; no true grade is known"
     before, after = (
-        f"accuracy {number(m[f'pseudo/accuracy_{when}'], 3)}, kappa {number(m[f'pseudo/kappa_{when}'], 3)}"
+        f"accuracy {format_number(m[f'pseudo/accuracy_{when}'], 3)}, kappa {format_number(m[f'pseudo/kappa_{when}'], 3)}"
         for when in ("before", "after")
     )
-    n, majority = m["pseudo/n_known"], number(m["pseudo/majority"], 3)
+    n, majority = m["pseudo/n_known"], format_number(m["pseudo/majority"], 3)
     return f"; on the {n} images whose true grade is known: {before} before, {after} after (majority grade: {majority})"

@@ -5,7 +5,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from pldmlt_jax.evaluation.operating_points import lesion_masks
-from pldmlt_jax.reporting.overlays import captioned, overlay
+from pldmlt_jax.reporting.overlays import add_caption, overlay
 
 NUM_IMAGES = 3
 SIDE_PX = 192
@@ -38,4 +38,4 @@ def _panel(
 ) -> UInt8[np.ndarray, "h w 3"]:
     enlarging = image.shape[0] < SIDE_PX
     way = cv2.INTER_NEAREST if enlarging else cv2.INTER_AREA
-    return captioned(cv2.resize(overlay(image, masks), (SIDE_PX, SIDE_PX), interpolation=way), title)
+    return add_caption(cv2.resize(overlay(image, masks), (SIDE_PX, SIDE_PX), interpolation=way), title)

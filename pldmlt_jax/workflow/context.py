@@ -6,15 +6,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pldmlt_jax.cli.flags import Arguments
 from pldmlt_jax.config import Config, fields, has_stage_1, to_dict
 from pldmlt_jax.data.splits.selection import (
     Selection,
+    keep_truly_graded,
     known_grades,
-    require_lesion_kinds,
+    require_lesion_types,
     select_graded,
     select_segmented,
-    with_true_grade,
 )
 from pldmlt_jax.errors import CheckpointError
 from pldmlt_jax.io.files import write_json
@@ -22,22 +21,23 @@ from pldmlt_jax.io.processes import is_first
 from pldmlt_jax.io.progress import progress
 from pldmlt_jax.method.virtual_step import uses_graded_images
 from pldmlt_jax.training.checkpoint import CONFIG, Checkpoints
+from pldmlt_jax.workflow.options import RunOptions
 
 
 @dataclasses.dataclass
 class Context:
     """One run. Sets are opened when first asked for, and prepared then if they are not."""
 
-    arguments: Arguments
+    options: RunOptions
     others: tuple[Path, ...] = ()  # workdirs of other runs, whose stage 1 is taken where it is the same
 
     @property
     def config(self) -> Config:
-        return self.arguments.config
+        return self.options.config
 
     @property
     def workdir(self) -> Path:
-        return self.arguments.workdir
+        return self.options.workdir
 
     @cached_property
     def segmented(self) -> dict[str, Selection]:
@@ -45,7 +45,7 @@ class Context:
         with progress(f"prepare {self.config.data.segmentation}") as task:
             selections = select_segmented(self.config.data, task)
         if self.config.loss.target != "fused":
-            require_lesion_kinds(selections)
+            require_lesion_types(selections)
         return selections
 
     @cached_property
@@ -80,7 +80,7 @@ class Context:
         if not self.config.loss.grading:
             return {}
         if self.config.pseudo.source == "given":
-            return {name: with_true_grade(selection) for name, selection in self.segmented.items()}
+            return {name: keep_truly_graded(selection) for name, selection in self.segmented.items()}
         return self.truly_graded
 
     @cached_property
@@ -133,7 +133,7 @@ SEEN_BY_NETWORK = ("data.size_px", "data.fov_crop", "data.resize", "data.enhance
 """Beginnings of the fields that a network is trained for; under others it answers something else, often in silence."""
 
 
-def with_saved_config(arguments: Arguments) -> Arguments:
+def with_saved_config(options: RunOptions) -> RunOptions:
     """Without `--config`, `evaluate`, `predict`, `export` and `figures` take the config that the network was trained with,
     the first one's where several are named; `predict`, where nothing at all is named, the network that ships.
 
@@ -145,50 +145,48 @@ def with_saved_config(arguments: Arguments) -> Arguments:
         CheckpointError: There is no checkpoint, or it was trained for or on something else than is asked for.
     """
     from pldmlt_jax.config_checks import config_errors
-    from pldmlt_jax.evaluation.inference import SHIPPED, checkpoint_directory, saved_config
+    from pldmlt_jax.evaluation.inference import BUNDLED_MODEL, checkpoint_directory, saved_config
     from pldmlt_jax.evaluation.predictor import split_checkpoints
 
-    if arguments.verb not in ("evaluate", "predict", "export", "figures"):
-        return arguments
-    named = arguments.checkpoint or arguments.config_given or arguments.workdir_given
-    if arguments.verb == "predict" and not named:
-        print(f"  --checkpoint names no network: the one that ships is used, see {SHIPPED / 'model_card.md'}")
-        arguments = dataclasses.replace(arguments, checkpoint=str(SHIPPED))
-    paths = split_checkpoints(arguments.checkpoint or str(arguments.workdir))
+    if options.verb not in ("evaluate", "predict", "export", "figures"):
+        return options
+    named = options.checkpoint or options.config_given or options.workdir_given
+    if options.verb == "predict" and not named:
+        print(f"  --checkpoint names no network: the one that ships is used, see {BUNDLED_MODEL / 'model_card.md'}")
+        options = dataclasses.replace(options, checkpoint=str(BUNDLED_MODEL))
+    paths = split_checkpoints(options.checkpoint or str(options.workdir))
     directory, *others = [checkpoint_directory(path) for path in paths]
     for trained in (directory, *others):
         if wrong := config_errors(saved_config(trained)):
             found = "; ".join(f"{error.where}: {error.found}" for error in wrong)
             raise CheckpointError(trained / CONFIG, found, "the config that the network was trained with", "restore it")
-    if not arguments.config_given:
+    if not options.config_given:
         config = saved_config(directory)
-        config.parallel = arguments.config.parallel  # of this machine, not of the one that trained it
-        for path in arguments.overrides:
+        config.parallel = options.config.parallel  # of this machine, not of the one that trained it
+        for path in options.overrides:
             *parts, name = path.split(".")
-            given, target = (functools.reduce(getattr, parts, c) for c in (arguments.config, config))
+            given, target = (functools.reduce(getattr, parts, c) for c in (options.config, config))
             setattr(target, name, getattr(given, name))
-        beside = Path("runs") / SHIPPED.name if directory.resolve() == SHIPPED else directory.parent
-        workdir = arguments.workdir if arguments.workdir_given else beside
-        arguments = dataclasses.replace(arguments, config=config, workdir=workdir)
-    _require_agreement(arguments, saved_config(directory), directory)
-    for other in others if arguments.verb in SHOWS_HELD_OUT else ():
-        _require_agreement(arguments, saved_config(other), other, SPLITS)
-    return arguments
+        beside = Path("runs") / BUNDLED_MODEL.name if directory.resolve() == BUNDLED_MODEL else directory.parent
+        workdir = options.workdir if options.workdir_given else beside
+        options = dataclasses.replace(options, config=config, workdir=workdir)
+    _require_agreement(options, saved_config(directory), directory)
+    for other in others if options.verb in SHOWS_HELD_OUT else ():
+        _require_agreement(options, saved_config(other), other, SPLITS)
+    return options
 
 
-def _require_agreement(
-    arguments: Arguments, saved: Config, directory: Path, seen: tuple[str, ...] = SEEN_BY_NETWORK
-) -> None:
+def _require_agreement(options: RunOptions, saved: Config, directory: Path, seen: tuple[str, ...] = SEEN_BY_NETWORK) -> None:
     from pldmlt_jax.models.weights.load import preprocessing
 
-    given, trained = dict(fields(arguments.config)), dict(fields(saved))
+    given, trained = dict(fields(options.config)), dict(fields(saved))
     same_set = given["data.segmentation"] == trained["data.segmentation"]
-    compared = {name for name in given if name.startswith(seen)} - {"model.weights", *arguments.overrides}
-    compared |= set(SPLITS) if same_set and arguments.verb in SHOWS_HELD_OUT else set()
+    compared = {name for name in given if name.startswith(seen)} - {"model.weights", *options.overrides}
+    compared |= set(SPLITS) if same_set and options.verb in SHOWS_HELD_OUT else set()
     differing = [
         f"{name} = {trained[name]!r}, not {given[name]!r}" for name in sorted(compared) if given[name] != trained[name]
     ]
-    prepared = [preprocessing(config.model.encoder, config.model.weights) for config in (saved, arguments.config)]
+    prepared = [preprocessing(config.model.encoder, config.model.weights) for config in (saved, options.config)]
     if prepared[0] != prepared[1]:
         differing.append(
             f"images prepared as {prepared[0]!r} by model.weights = {saved.model.weights!r}, not {prepared[1]!r}"

@@ -10,17 +10,17 @@ from typing import NamedTuple
 
 import jax
 
-from pldmlt_jax.cli.flags import Arguments
 from pldmlt_jax.config import Config, has_stage_1
 from pldmlt_jax.errors import ConfigError, UserError, collect_errors
 from pldmlt_jax.io.files import partial_path, read_json, remove_leftovers
 from pldmlt_jax.io.processes import is_first, on_first
 from pldmlt_jax.models.weights.download import NO_WEIGHTS, fetch_weights
 from pldmlt_jax.workflow.context import Context, describe_run
-from pldmlt_jax.workflow.fingerprints import Fingerprint, fingerprint_of, raw_sets
+from pldmlt_jax.workflow.fingerprints import Fingerprint, compute_fingerprint, describe_raw_sets
+from pldmlt_jax.workflow.options import RunOptions
 from pldmlt_jax.workflow.stage_table import STAGES, Stage, stages_of
-from pldmlt_jax.workflow.stages.train import initial_files
-from pldmlt_jax.workflow.stages.train_graders import named_weights
+from pldmlt_jax.workflow.stages.train import list_initial_files
+from pldmlt_jax.workflow.stages.train_graders import grader_weight_names
 
 RECORD = "stages.json"
 """Stage -> the fingerprint that it was begun with, and the one that it was completed with."""
@@ -28,26 +28,26 @@ RECORD = "stages.json"
 SET_ASIDE = "set_aside"
 
 
-def main(arguments: Arguments) -> None:
+def main(options: RunOptions) -> None:
     """Runs every stage, or the one that the verb names, and says what came out."""
     started = time.monotonic()
-    context = Context(arguments)
-    whole = arguments.verb == "run"
+    context = Context(options)
+    whole = options.verb == "run"
     graders = has_stage_1(context.config)
     names = [stage.name for stage in STAGES]
-    stages = stages_of(context.config, names) if whole else [stage for stage in STAGES if stage.name == arguments.verb]
+    stages = stages_of(context.config, names) if whole else [stage for stage in STAGES if stage.name == options.verb]
     errors: list[UserError] = missing_weights(context.config, stages)
     if not whole and stages[0].of_stage_1 and not graders:
-        found = f"no graded set, or pseudo.source = 'given', and so nothing to do for {arguments.verb}"
+        found = f"no graded set, or pseudo.source = 'given', and so nothing to do for {options.verb}"
         errors.append(ConfigError("data.grading", found, "a graded set", "name one, or run another verb"))
-    raw = on_first(lambda: raw_sets(context.config, errors, defer_errors=stages[0].name == "prepare"))
+    raw = on_first(lambda: describe_raw_sets(context.config, errors, defer_errors=stages[0].name == "prepare"))
     if whole:
         print(f"{context.config.name}: {context.workdir}", flush=True)
     for stage in stages:
         run_stage(stage, context, raw, may_skip=whole)
     if not is_first():
         return
-    if whole or arguments.verb == "evaluate":
+    if whole or options.verb == "evaluate":
         print(closing_lines(context.workdir))
     if whole:
         print(f"done in {time.monotonic() - started:.0f} s; open {context.workdir / 'report.html'}")
@@ -58,7 +58,7 @@ def missing_weights(config: Config, stages: Sequence[Stage]) -> list[UserError]:
     errors: list[UserError] = []
     names = {stage.name for stage in stages}
     named = [
-        *(named_weights(config) if "train-grader" in names else []),
+        *(grader_weight_names(config) if "train-grader" in names else []),
         *([config.model.weights] if "train" in names else []),
     ]
     for name in sorted(set(named)):
@@ -66,7 +66,7 @@ def missing_weights(config: Config, stages: Sequence[Stage]) -> list[UserError]:
             fetch_weights(name, config.data.cache_dir)
     if "train" in names:
         with collect_errors(errors):
-            initial_files(config)
+            list_initial_files(config)
     if "encoder" in config.grader.weights and config.model.weights in NO_WEIGHTS and "train-grader" in names:
         found = "'encoder', the file of model.weights, which is empty"
         action = "name torchvision's vgg16-397923af.pth, or start graders at random with --config.grader.weights='(\"\",)'"
@@ -78,7 +78,7 @@ def missing_weights(config: Config, stages: Sequence[Stage]) -> list[UserError]:
 
 def is_complete(context: Context, stages: Sequence[Stage], raw: Mapping[str, str]) -> bool:
     """Whether none of the stages has anything to do; opens no set and asks no device."""
-    return all(has_completed(stage, context.workdir, fingerprint_of(stage, context, raw)) for stage in stages)
+    return all(has_completed(stage, context.workdir, compute_fingerprint(stage, context, raw)) for stage in stages)
 
 
 class Begun(NamedTuple):
@@ -126,7 +126,7 @@ def prepare_for_all(stage: Stage, context: Context) -> None:
 
 def begin_stage(stage: Stage, context: Context, raw: Mapping[str, str], *, may_skip: bool) -> Begun | None:
     """Records that a stage begins, with what it cannot go on from out of the way; None where it is skipped."""
-    fingerprint = fingerprint_of(stage, context, raw)
+    fingerprint = compute_fingerprint(stage, context, raw)
     recorded = read_record(context.workdir).get(stage.name, {})
     if may_skip and has_completed(stage, context.workdir, fingerprint):
         print(f"{stage.name}: complete and unchanged, skipped", flush=True)

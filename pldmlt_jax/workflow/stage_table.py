@@ -12,7 +12,7 @@ from pldmlt_jax.workflow.stages.predict import EXAMPLES, predict_examples
 from pldmlt_jax.workflow.stages.prepare import prepare
 from pldmlt_jax.workflow.stages.pseudo_label import pseudo_label
 from pldmlt_jax.workflow.stages.report import report
-from pldmlt_jax.workflow.stages.train import initial_files, train
+from pldmlt_jax.workflow.stages.train import list_initial_files, train
 from pldmlt_jax.workflow.stages.train_graders import train_graders, weight_files
 
 
@@ -63,7 +63,7 @@ def sets_of_training(config: Config) -> tuple[str, ...]:
 def weights_of_training(config: Config) -> list[str]:
     """The encoder's file, and what the network starts from."""
     files = [weights_path(config.model.weights, config.data.cache_dir)]
-    return files + [str(path) for path in initial_files(config)]
+    return files + [str(path) for path in list_initial_files(config)]
 
 
 def fold_of_segmentation(config: Config) -> tuple[str, ...]:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from pldmlt_jax.cli.app import run
-from pldmlt_jax.cli.config_listing import config_lines, field_comments
 from pldmlt_jax.config import Config, fields, to_dict
+from pldmlt_jax.config_text import config_lines, field_comments
 
 ROOT = Path(__file__).parents[2]
 PRINTED = [sys.executable, "main.py", "--print_config"]

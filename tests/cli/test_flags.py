@@ -14,7 +14,7 @@ import pytest
 from pldmlt_jax.cli.app import VERBS, run
 from pldmlt_jax.cli.flags import SWITCHES, VERBS_OF, parse
 from pldmlt_jax.config import Config, from_dict, frozen, to_dict
-from pldmlt_jax.config_checks import CHOICES, NAME, PATHS, RANGES, config_errors, fields, validate
+from pldmlt_jax.config_checks import CHOICES, NAME, PATHS, RANGES, config_errors, fields, validate_config
 from pldmlt_jax.errors import ConfigError, UserError
 
 IDRID = "--config=configs/idrid.py"
@@ -123,7 +123,7 @@ def test_pairs_without_sense_are_refused():
     config.meta.inner_optimizer = "adam"
     config.optim.optimizer = "sgd"
     with pytest.raises(UserError) as error:
-        validate(config)
+        validate_config(config)
     assert "meta.enabled" in str(error.value)
     assert "meta.inner_optimizer" in str(error.value)
 
@@ -144,7 +144,7 @@ def test_fields_of_another_type_and_fields_that_do_not_exist_are_refused_togethe
     config.train.batch_size, config.train.theta_units, config.meta.hidden = "4", 2.5, [8]
     config.train.batchsize, config.loss = 4, None
     with pytest.raises(UserError) as error:
-        validate(config)
+        validate_config(config)
     for part in ("train.batch_size", "'4'", "train.theta_units", "2.5", "meta.hidden", "train.batchsize", "loss: None"):
         assert part in str(error.value)
 
@@ -182,7 +182,7 @@ def test_every_field_refuses_what_is_beyond_it(path):
 
 def test_validated_config_cannot_be_changed():
     config: Any = frozen(Config())
-    validate(config)
+    validate_config(config)
     assert config == Config() and hash(config.loss) == hash(Config().loss)
     for change in (
         lambda: setattr(config, "seed", 1),
@@ -227,7 +227,7 @@ def test_configs_are_valid_and_survive_json(name):
     weights = ["--config.model.weights=vgg16.pth"] if needs_weights else []
     arguments = parse(["main.py", f"--config=configs/{name}.py", *weights], tuple(VERBS))
     assert arguments is not None
-    validate(arguments.config)
+    validate_config(arguments.config)
     assert from_dict(to_dict(arguments.config)) == arguments.config
 
 

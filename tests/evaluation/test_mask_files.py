@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from pldmlt_jax.errors import DataError, UserError
-from pldmlt_jax.evaluation.mask_files import Meaning, find_mask_files, read_all, read_probabilities
+from pldmlt_jax.evaluation.mask_files import MaskEncoding, find_mask_files, read_probabilities, scan_mask_files
 
 SHAPE = (5, 7)
 RNG = np.random.default_rng(0)
@@ -93,10 +93,10 @@ def test_a_file_that_is_cut_off_or_none_at_all_is_refused(tmp_path: Path) -> Non
                 read_probabilities(tmp_path / name, SHAPE)
 
 
-def all_of(folder: Path, **files: np.ndarray) -> tuple[Meaning, str]:
+def all_of(folder: Path, **files: np.ndarray) -> tuple[MaskEncoding, str]:
     errors: list[UserError] = []
     paths = {write(folder / f"{name}.png", values): values.shape for name, values in files.items()}
-    return read_all(paths, errors, lambda path: None), "\n".join(map(str, errors))
+    return scan_mask_files(paths, errors, lambda path: None), "\n".join(map(str, errors))
 
 
 WHITE, ONES, TWOS = (MASK.astype(np.uint8) * value for value in (255, 1, 2))
@@ -105,8 +105,8 @@ PROBABILITIES = np.round(P * 255).astype(np.uint8)
 
 def test_whole_numbers_mean_the_same_in_all_files_of_a_folder(tmp_path: Path) -> None:
     """Beside probabilities a file of 0 and 1 is a network that is nearly sure of nothing, not a mask of full confidence."""
-    assert all_of(tmp_path, a=WHITE, b=ONES, c=0 * ONES) == (Meaning(False, 1), "")
-    assert all_of(tmp_path, a=PROBABILITIES, b=ONES, c=TWOS, d=WHITE) == (Meaning(True, 1), "")
+    assert all_of(tmp_path, a=WHITE, b=ONES, c=0 * ONES) == (MaskEncoding(False, 1), "")
+    assert all_of(tmp_path, a=PROBABILITIES, b=ONES, c=TWOS, d=WHITE) == (MaskEncoding(True, 1), "")
     assert "two values, 0 and 2" in all_of(tmp_path, a=WHITE, c=TWOS)[1]
     assert "numbers of classes" in all_of(tmp_path, a=RNG.integers(0, 5, SHAPE).astype(np.uint8), b=ONES)[1]
     for values, expected in ((ONES, MASK / 255), (TWOS, 2 * MASK / 255), (WHITE, MASK)):

@@ -18,9 +18,9 @@ from pldmlt_jax.evaluation.operating_points import (
     PointCounts,
     PointSearch,
     _choose_pair,
-    averaged_points,
-    drop_small,
-    masks_at,
+    average_points,
+    drop_small_components,
+    make_masks,
     pooled_dices,
     read_points,
     write_points,
@@ -152,16 +152,16 @@ def test_foreground_is_the_union_of_the_lesions():
 def test_small_components_go_and_diagonal_neighbours_are_one():
     mask = np.zeros((8, 8), bool)
     mask[0, 0] = mask[1, 1] = mask[2, 2] = mask[5, 5] = True
-    np.testing.assert_array_equal(drop_small(mask, 3), np.diag([1, 1, 1, 0, 0, 0, 0, 0]).astype(bool))
-    np.testing.assert_array_equal(drop_small(mask, 1), mask)
+    np.testing.assert_array_equal(drop_small_components(mask, 3), np.diag([1, 1, 1, 0, 0, 0, 0, 0]).astype(bool))
+    np.testing.assert_array_equal(drop_small_components(mask, 1), mask)
 
 
 def test_smallest_component_grows_with_the_image():
     points = OperatingPoints({"lesion": OperatingPoint(0.5, 4.0)})
     scores = np.zeros((20, 20, 1), np.float32)
     scores[2:4, 2:6] = 0.9  # 8 pixels
-    assert masks_at(scores, ["lesion"], points)["lesion"].sum() == 8
-    assert masks_at(scores, ["lesion"], points, area_scale=4.0)["lesion"].sum() == 0
+    assert make_masks(scores, ["lesion"], points)["lesion"].sum() == 8
+    assert make_masks(scores, ["lesion"], points, area_scale=4.0)["lesion"].sum() == 0
 
 
 def test_points_are_read_as_written_and_those_of_another_step_are_not_used(tmp_path):
@@ -180,7 +180,7 @@ def test_points_are_read_as_written_and_those_of_another_step_are_not_used(tmp_p
 def test_an_ensemble_has_the_mean_and_is_calibrated_if_all_are():
     a = OperatingPoints({"MA": OperatingPoint(0.2, 4.0)}, temperature=2.0)
     b = dataclasses.replace(a, lesions={"MA": OperatingPoint(0.4, 8.0)}, temperature=None)
-    assert averaged_points([a, b]).of("MA") == OperatingPoint(pytest.approx(0.3), 6.0)
-    assert averaged_points([a, b]).temperature is None
-    assert averaged_points([a, a]).temperature == 1.0
-    assert averaged_points([b]) is b
+    assert average_points([a, b]).of("MA") == OperatingPoint(pytest.approx(0.3), 6.0)
+    assert average_points([a, b]).temperature is None
+    assert average_points([a, a]).temperature == 1.0
+    assert average_points([b]) is b

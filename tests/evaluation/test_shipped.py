@@ -13,9 +13,9 @@ from safetensors.numpy import load_file
 import pldmlt_jax as pj
 from pldmlt_jax.cli.app import run
 from pldmlt_jax.config import from_dict
-from pldmlt_jax.config_checks import validate
+from pldmlt_jax.config_checks import validate_config
 from pldmlt_jax.evaluation import inference
-from pldmlt_jax.evaluation.inference import SHIPPED, WEIGHTS
+from pldmlt_jax.evaluation.inference import BUNDLED_MODEL, WEIGHTS
 from pldmlt_jax.evaluation.operating_points import read_points
 from pldmlt_jax.export.model_card import operating_points_table
 from pldmlt_jax.types import LESIONS, NUM_GRADES
@@ -25,22 +25,22 @@ MAX_BYTES = 16_000_000
 
 @pytest.fixture(scope="module")
 def config():
-    return from_dict(json.loads((SHIPPED / "config.json").read_text()))
+    return from_dict(json.loads((BUNDLED_MODEL / "config.json").read_text()))
 
 
 def test_weights_are_small_and_of_8_bits():
-    assert (SHIPPED / WEIGHTS).stat().st_size <= MAX_BYTES
-    kernels = {name: array for name, array in load_file(SHIPPED / WEIGHTS).items() if name.endswith("kernel")}
+    assert (BUNDLED_MODEL / WEIGHTS).stat().st_size <= MAX_BYTES
+    kernels = {name: array for name, array in load_file(BUNDLED_MODEL / WEIGHTS).items() if name.endswith("kernel")}
     assert kernels and all(array.dtype == np.int8 for array in kernels.values())
 
 
 def test_folder_is_whole_and_names_no_place_of_its_training(config):
-    validate(config)
+    validate_config(config)
     assert not any(Path(text).is_absolute() for text in (config.data.root, config.model.weights, config.train.init_from))
-    points = read_points(SHIPPED, read_points_step())
+    points = read_points(BUNDLED_MODEL, read_points_step())
     assert set(points.lesions) == set(LESIONS) and points.temperature
     assert points.field_px == (1226, 3802)  # of IDRiD at 1024 px height, and as released: no warning of either
-    card = (SHIPPED / "model_card.md").read_text()
+    card = (BUNDLED_MODEL / "model_card.md").read_text()
     said = ["Not a medical device", "CC BY 4.0", "Porwal", "held-out", "python main.py train", f"{config.data.size_px} px"]
     said += operating_points_table(points, LESIONS).splitlines()[:-1]  # the last line is said in other words
     for line in said:
@@ -48,11 +48,11 @@ def test_folder_is_whole_and_names_no_place_of_its_training(config):
 
 
 def read_points_step() -> int:
-    return json.loads((SHIPPED / "operating_points.json").read_text())["step"]
+    return json.loads((BUNDLED_MODEL / "operating_points.json").read_text())["step"]
 
 
 def test_package_data_hold_the_folder():
-    project = tomllib.loads((SHIPPED.parents[1] / "pyproject.toml").read_text())
+    project = tomllib.loads((BUNDLED_MODEL.parents[1] / "pyproject.toml").read_text())
     assert "pretrained/*" in project["tool"]["setuptools"]["package-data"]["pldmlt_jax"]
 
 
@@ -68,7 +68,7 @@ def test_loaded_without_a_path_it_answers_at_the_photographs_own_size():
 def other_shipped(tmp_path, monkeypatch):
     """A tiny network in its place, which is quick."""
     folder = write_tiny(tmp_path / "pretrained", tiny_config("lesions")).resolve()
-    monkeypatch.setattr(inference, "SHIPPED", folder)
+    monkeypatch.setattr(inference, "BUNDLED_MODEL", folder)
     return folder
 
 

@@ -10,8 +10,8 @@ from pldmlt_jax.evaluation.tta import (
     VIEWS,
     Answer,
     RawOutput,
-    averaged,
-    infer,
+    average_predictions,
+    predict_views,
     softmax,
     tile_starts,
     tile_weight,
@@ -40,11 +40,11 @@ def crooked(images: np.ndarray, batch_size: int) -> RawOutput:
 def test_average_over_views_turns_and_flips_as_the_image_does(tta, turns):
     images = RNG.integers(0, 256, (2, 16, 16, 3)).astype(np.uint8)
     config = InferenceConfig(tta=tta)
-    straight = infer(crooked, images, config, 2)
-    alone = infer(crooked, images, InferenceConfig(), 2)
+    straight = predict_views(crooked, images, config, 2)
+    alone = predict_views(crooked, images, InferenceConfig(), 2)
     assert np.abs(straight.probabilities - alone.probabilities).max() > 0.05
     for view in (view for view in VIEWS["dihedral"] if view.quarter_turns in turns):
-        turned = infer(crooked, view.apply(images), config, 2)
+        turned = predict_views(crooked, view.apply(images), config, 2)
         np.testing.assert_allclose(view.undo(turned.probabilities), straight.probabilities, atol=1e-6)
         np.testing.assert_allclose(turned.grade_probabilities, straight.grade_probabilities, atol=1e-6)
 
@@ -69,13 +69,13 @@ def test_windows_equal_the_whole_image_for_a_network_that_sees_no_further_than_t
     """Two blocks see less than 16 pixels far; windows of 96 px that overlap by 64 have no weight in their outer 16."""
     network = tiny_network(tiny_config("lesions", size_px=160, blocks=2))
     images = RNG.integers(0, 256, (2, 160, 160, 3)).astype(np.uint8)
-    whole = infer(network, images, InferenceConfig(), 2)
-    tiles = infer(network, images, InferenceConfig(mode="tiles", tile_px=96, overlap=0.6), 3)
+    whole = predict_views(network, images, InferenceConfig(), 2)
+    tiles = predict_views(network, images, InferenceConfig(mode="tiles", tile_px=96, overlap=0.6), 3)
     assert whole.probabilities.std(axis=(1, 2)).min() > 0.01
     np.testing.assert_allclose(tiles.probabilities, whole.probabilities, atol=2e-6)
     np.testing.assert_allclose(tiles.grade_maps, whole.grade_maps, atol=2e-5)
     np.testing.assert_allclose(tiles.grade_probabilities, whole.grade_probabilities, atol=2e-5)
-    corner = infer(network, images[:, :96, :96], InferenceConfig(), 2)  # without the blend a window's edge differs
+    corner = predict_views(network, images[:, :96, :96], InferenceConfig(), 2)  # without the blend a window's edge differs
     assert np.abs(corner.probabilities[:, -1] - whole.probabilities[:, 95, :96]).max() > 1e-3
 
 
@@ -88,7 +88,7 @@ def test_temperature_divides_logits():
 def test_mean_of_answers_is_of_probabilities_and_keeps_maps_of_one_resolution():
     a, b = (Answer(np.full((1, 4, 4, 2), v), np.full((1, 5), v), np.full((1, 2, 2, 5), v)) for v in (0.2, 0.6))
     coarse = b._replace(grade_maps=np.full((1, 1, 1, 5), 9.0))
-    both = averaged([a, b])
+    both = average_predictions([a, b])
     np.testing.assert_allclose([both.probabilities[0, 0, 0, 0], both.grade_maps[0, 0, 0, 0]], 0.4)
-    np.testing.assert_allclose(averaged([a, coarse]).grade_maps, 0.2)
+    np.testing.assert_allclose(average_predictions([a, coarse]).grade_maps, 0.2)
     np.testing.assert_allclose(a.probabilities, 0.2)

@@ -23,7 +23,7 @@ from pldmlt_jax.evaluation.inference import WEIGHTS, read_variables, write_weigh
 from pldmlt_jax.evaluation.operating_points import OperatingPoint, OperatingPoints, write_points
 from pldmlt_jax.evaluation.predictor import load
 from pldmlt_jax.export.engines import make_forward, onnx_session
-from pldmlt_jax.export.onnx import cached_onnx, largest_difference, require, write_onnx
+from pldmlt_jax.export.onnx import cached_onnx, import_optional, largest_difference, write_onnx
 
 RNG = np.random.default_rng(0)
 EXAMPLE = Path(__file__).parents[2] / "examples" / "onnx_predict.py"
@@ -93,7 +93,7 @@ def test_wrong_formats_several_networks_and_missing_packages_are_told(folder, ca
     assert "export each by itself" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(ConfigError, match=r"openvino is not there[\s\S]*pip install --no-deps -r requirements-export"):
-        require("openvino", "--engine=openvino")
+        import_optional("openvino", "--engine=openvino")
     assert run(["main.py", "predict", f"--checkpoint={folder}", "--input=README.md", "--engine=openvino"]) == 2
     assert "openvino is not there" in capsys.readouterr().err
     assert run(["main.py", "predict", f"--checkpoint={folder}", "--input=README.md", "--engine=tensorrt"]) == 2

@@ -10,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 from pldmlt_jax.cli.app import run
 from pldmlt_jax.errors import CheckpointError
 from pldmlt_jax.evaluation.predictor import load
-from pldmlt_jax.export.quantisation import MAX_INT8, quantised, with_8_bits, with_32_bits
+from pldmlt_jax.export.quantisation import MAX_INT8, dequantise_kernels, quantise_kernel, quantise_kernels
 
 
 @given(seed=st.integers(0, 2**31), magnitude=st.sampled_from([1e-6, 0.1, 1.0, 1e4]), kept=st.integers(0, 3))
@@ -18,7 +18,7 @@ def test_every_weight_is_kept_to_half_a_step(seed, magnitude, kept):
     rng = np.random.default_rng(seed)
     kernel = (magnitude * rng.normal(size=(3, 3, 5, 4)) * 10.0 ** rng.integers(-3, 4, 4)).astype(np.float32)
     kernel[..., :kept] = 0
-    levels, scale = quantised(kernel)
+    levels, scale = quantise_kernel(kernel)
     assert levels.dtype == np.int8 and scale.dtype == np.float32 and scale.shape == (4,)
     assert (np.abs(levels * scale - kernel) <= scale * 0.5001).all()
     assert (np.abs(levels).max(axis=(0, 1, 2)) == np.where(np.arange(4) < kept, 0, MAX_INT8)).all()
@@ -31,13 +31,13 @@ def test_only_kernels_lose_bits_and_twice_is_as_once():
         "network/params/a/bias": rng.normal(size=8).astype(np.float32),
         "network/params/norm/scale": rng.normal(size=8).astype(np.float32),
     }
-    once = with_32_bits(with_8_bits(arrays))
+    once = dequantise_kernels(quantise_kernels(arrays))
     assert once.keys() == arrays.keys() and all(array.dtype == np.float32 for array in once.values())
     for name in ("network/params/a/bias", "network/params/norm/scale"):
         np.testing.assert_array_equal(once[name], arrays[name])
-    twice = with_32_bits(with_8_bits(once))
+    twice = dequantise_kernels(quantise_kernels(once))
     np.testing.assert_allclose(twice["network/params/a/kernel"], once["network/params/a/kernel"], rtol=1e-6)
-    assert with_32_bits(arrays).keys() == arrays.keys()
+    assert dequantise_kernels(arrays).keys() == arrays.keys()
 
 
 @pytest.fixture(scope="module")

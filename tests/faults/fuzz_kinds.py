@@ -17,7 +17,7 @@ from data.idrid_files import HEADER, photograph
 
 from pldmlt_jax.cli.flags import parse
 from pldmlt_jax.config import Config, DataConfig, to_dict
-from pldmlt_jax.config_checks import validate
+from pldmlt_jax.config_checks import validate_config
 from pldmlt_jax.data.datasets import ddr, diaretdb1, folder, idrid
 from pldmlt_jax.data.datasets.diaretdb1_xml import PLANES, count_votes, read_markings
 from pldmlt_jax.data.preprocessing.geometry import read_image
@@ -29,7 +29,7 @@ from pldmlt_jax.evaluation.operating_points import OperatingPoint, OperatingPoin
 from pldmlt_jax.io.files import read_json
 from pldmlt_jax.models.weights.load import read_tensors
 from pldmlt_jax.training.log import read_log
-from pldmlt_jax.workflow.stages.pseudo_label import read_table
+from pldmlt_jax.workflow.stages.pseudo_label import read_label_table
 
 ROOT = Path(__file__).parents[2]
 FIXTURES = ROOT / "tests" / "fixtures"
@@ -129,7 +129,7 @@ def in_folder(name: str, files: dict[str, bytes], read: Callable[[Path], Any]) -
 def read_config_file(path: Path) -> None:
     arguments = parse(["main.py", f"--config={path}"], ("run",))
     assert arguments is not None
-    validate(arguments.config)
+    validate_config(arguments.config)
 
 
 PLAIN = (b"..", b"\0", b"'", b'"', b"\xff\xfe", b"9" * 400, b"-1", b"1e999", b"nan", b"\r", b"A" * 5000)
@@ -167,7 +167,7 @@ KINDS: dict[str, Kind] = {
     "pseudo_labels_csv": Kind(
         "pseudo_labels.csv",
         lambda: [table(["image", "before", "after", "true_grade"], *[[name, 1, 2, ""] for name in IMAGES])],
-        read_table,
+        read_label_table,
         PLAIN,
     ),
     "true_grades_csv": Kind(
@@ -238,7 +238,7 @@ KINDS: dict[str, Kind] = {
     "config_json": Kind(
         "config.json",
         lambda: [json.dumps(to_dict(Config())).encode()],
-        lambda path: validate(saved_config(path.parent)),
+        lambda path: validate_config(saved_config(path.parent)),
         (b"{}", b"[]", b"null", b"[" * 3000, b"1e999", b"NaN", b"-1", b'"seed"', b"true"),
     ),
     "json": Kind("stages.json", lambda: [b'{"train": {"begun": "1", "complete": "2"}}'], read_json, (b"[" * 9000, b"NaN")),

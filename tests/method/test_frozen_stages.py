@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pldmlt_jax.config import Config, LossConfig, MetaConfig, ModelConfig, OptimConfig
-from pldmlt_jax.config_checks import validate
+from pldmlt_jax.config_checks import validate_config
 from pldmlt_jax.errors import UserError
 from pldmlt_jax.method.steps import meta_step, train_step
 from pldmlt_jax.models.build import build_network
@@ -93,5 +93,5 @@ def test_no_step_moves_frozen_weights_nor_their_average(float64):
 )
 def test_what_cannot_be_frozen_is_refused(fields, message):
     with pytest.raises(UserError, match=message):
-        validate(Config(model=ModelConfig(**fields)))
-    validate(Config(model=ModelConfig(frozen_stages=5, weights="vgg16.pth")))
+        validate_config(Config(model=ModelConfig(**fields)))
+    validate_config(Config(model=ModelConfig(frozen_stages=5, weights="vgg16.pth")))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pldmlt_jax.config import Config, LossConfig, MetaConfig
-from pldmlt_jax.config_checks import validate
+from pldmlt_jax.config_checks import validate_config
 from pldmlt_jax.errors import ConfigError, UserError
 from pldmlt_jax.method import losses
 from pldmlt_jax.models.build import TARGET_CHANNELS
@@ -193,8 +193,8 @@ def test_binary_focal_of_two_channels_is_that_of_their_logits_difference():
     logits = 3 * jax.random.normal(jax.random.key(0), (*batch.mask_bits.shape, 2))
     truth = losses.segmentation_target(batch.mask_bits, "fused")
     difference = jnp.stack([logits[..., 0] - logits[..., 1], logits[..., 1] - logits[..., 0]], axis=-1)
-    counted = losses.bit(batch.mask_bits, "valid")
-    expected = losses.masked_mean(losses.binary_focal(difference, truth, 0.25, 2.0, "retinanet"), counted) / 2
+    pixel_mask = losses.unpack_mask(batch.mask_bits, "valid")
+    expected = losses.masked_mean(losses.binary_focal(difference, truth, 0.25, 2.0, "retinanet"), pixel_mask) / 2
     config = LossConfig(segmentation="binary_focal")
     assert float(losses.segmentation_loss(logits, batch, config)) == pytest.approx(float(expected), rel=1e-5)
 
@@ -247,15 +247,15 @@ def pairwise(options):
 
 @pytest.mark.parametrize("row", pairwise(OPTIONS), ids=lambda row: "-".join(map(str, row.values())))
 def test_every_pair_of_options_gives_a_loss_that_descends_or_is_refused(row):
-    """A step against the slope lowers the loss; what validate() refuses is the one pair without sense."""
+    """A step against the slope lowers the loss; what validate_config() refuses is the one pair without sense."""
     channels = TARGET_CHANNELS[row["target"]]
     weights = tuple(float(1 + c) for c in range(channels)) if row["class_weights"] else ()
     config = LossConfig(**(row | {"class_weights": weights}))
     if weights and row["segmentation"] in losses.OVERLAP_LOSSES and row["target"] == "fused":
         with pytest.raises(ConfigError, match="class_weights"):
-            validate(Config(loss=config))
+            validate_config(Config(loss=config))
         return
-    validate(Config(loss=config))
+    validate_config(Config(loss=config))
     batch = tiny_batch()
     logits = jax.random.normal(jax.random.key(0), (*batch.mask_bits.shape, channels))
     value_and_slope = jax.jit(jax.value_and_grad(lambda z: losses.segmentation_loss(z, batch, config)))
@@ -267,7 +267,7 @@ def test_every_pair_of_options_gives_a_loss_that_descends_or_is_refused(row):
 @pytest.mark.parametrize("weights", [(1.0,), (1.0, 0.0), (1.0, 1.0, 1.0)])
 def test_class_weights_of_another_number_or_of_no_lesion_are_refused(weights):
     with pytest.raises(ConfigError, match="class_weights"):
-        validate(Config(loss=LossConfig(class_weights=weights)))
+        validate_config(Config(loss=LossConfig(class_weights=weights)))
 
 
 @pytest.mark.parametrize(
@@ -277,4 +277,4 @@ def test_self_training_wants_graded_photographs_that_are_learnt_from(loss, pseud
     config = Config(loss=LossConfig(self_training=1.0, **loss), meta=MetaConfig(enabled=False))
     config.pseudo.source = pseudo
     with pytest.raises(UserError, match=r"self_training|pseudo\.source"):
-        validate(config)
+        validate_config(config)

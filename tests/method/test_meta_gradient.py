@@ -10,10 +10,10 @@ import optax
 import pytest
 
 from pldmlt_jax.config import Config, LossConfig, MetaConfig, OptimConfig, TrainConfig
-from pldmlt_jax.config_checks import validate
+from pldmlt_jax.config_checks import validate_config
 from pldmlt_jax.errors import UserError
 from pldmlt_jax.method import meta_gradient
-from pldmlt_jax.method.meta_gradient import META_GRADIENTS, WITHOUT_DIRECT_PATH
+from pldmlt_jax.method.meta_gradient import META_GRADIENTS, META_LOSSES_WITHOUT_DIRECT_PATH
 from pldmlt_jax.method.steps import meta_step, round_step, train_step
 from pldmlt_jax.method.virtual_step import META_LOSSES, meta_loss
 from pldmlt_jax.training.loop import algorithm_rounds
@@ -70,7 +70,7 @@ def test_first_order_is_the_exact_gradient_without_a_virtual_step(loss, float64)
     (value, _), approximate = gradient("first_order", loss)
     (expected, _), exact = gradient("exact", loss, epsilon=0.0)
     assert float(value) == pytest.approx(float(expected), rel=1e-12)
-    if loss in WITHOUT_DIRECT_PATH:
+    if loss in META_LOSSES_WITHOUT_DIRECT_PATH:
         assert float(optax.tree.norm(approximate)) == 0.0
     else:
         assert difference(approximate, exact) < 1e-12
@@ -113,9 +113,9 @@ def test_a_round_on_one_batch_is_one_phase():
         Config(train=TrainConfig(same_batch=True), loss=LossConfig(graded_weight=1.0)),
         Config(train=TrainConfig(same_batch=True, label_units=2)),
         Config(loss=LossConfig(beta=0.0)),
-        *(Config(meta=MetaConfig(loss=loss, inner_learning_rate=0.0)) for loss in WITHOUT_DIRECT_PATH),
+        *(Config(meta=MetaConfig(loss=loss, inner_learning_rate=0.0)) for loss in META_LOSSES_WITHOUT_DIRECT_PATH),
     ],
 )
 def test_what_makes_no_sense_is_refused(config):
     with pytest.raises(UserError, match=r"meta\.gradient|train\.same_batch|loss\.beta|meta\.inner_learning_rate"):
-        validate(config)
+        validate_config(config)

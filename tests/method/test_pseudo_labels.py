@@ -82,25 +82,25 @@ def case(before, probabilities, admissible, share, disc=(0, 0, 0, 0, 0)):
 def test_admissible_label_with_a_good_map_is_kept():
     refined = case(3, [0, 0, 0.3, 0.6, 0.1], [0, 0, 1, 1, 1], [0, 0, 0.3, 0.2, 0.1])
     assert refined.grade == 3
-    assert "kept" in refined.why
+    assert "kept" in refined.reason
 
 
 def test_label_that_the_masks_exclude_goes_to_the_best_candidate():
     refined = case(0, [0.6, 0, 0.1, 0.2, 0.1], [0, 0, 1, 1, 1], [0.9, 0, 0.8, 0.5, 0.1])
     assert refined.grade == 3  # 0.2 x 0.5 > 0.1 x 0.8; grade 4's map is below half of the best
-    assert "masks exclude" in refined.why
+    assert "masks exclude" in refined.reason
 
 
 def test_map_on_the_disc_rejects_a_grade():
     refined = case(2, [0, 0, 0.6, 0.3, 0.1], [0, 0, 1, 1, 1], [0, 0, 0.4, 0.4, 0.1], disc=[0, 0, 0.5, 0.1, 0])
     assert refined.grade == 3
-    assert "optic disc" in refined.why
+    assert "optic disc" in refined.reason
 
 
 def test_without_candidates_the_probability_decides_among_the_admissible():
     refined = case(0, [0.6, 0, 0.1, 0.1, 0.2], [0, 0, 1, 1, 1], [0.9, 0, 0, 0, 0])
     assert refined.grade == 4
-    assert "no candidate" in refined.why
+    assert "no candidate" in refined.reason
 
 
 def test_lesion_free_image_becomes_grade_0():

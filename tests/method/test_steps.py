@@ -10,7 +10,7 @@ import pytest
 from pldmlt_jax.config import GraderConfig, LossConfig, MetaConfig, OptimConfig
 from pldmlt_jax.method import losses
 from pldmlt_jax.method.diagnostics import gradient_balance
-from pldmlt_jax.method.gradcam import grad_cam, grade_maps, head_slopes
+from pldmlt_jax.method.gradcam import grad_cam, grade_maps, head_jacobian
 from pldmlt_jax.method.steps import eval_step, meta_step, round_step, train_step
 from pldmlt_jax.method.virtual_step import apply_network, soft_labels
 from pldmlt_jax.models.build import build_grader
@@ -202,6 +202,6 @@ def test_grade_maps_follow_the_slopes_of_the_logits(grade_head, float64):
 
     steps = 1e-5 * jnp.eye(6)[:, None]
     slopes = jnp.stack([(logits(pooled + step) - logits(pooled - step)) / 2e-5 for step in steps], axis=1)
-    maps = grade_maps(features, head_slopes(head, grade_head, pooled))
+    maps = grade_maps(features, head_jacobian(head, grade_head, pooled))
     assert maps.shape == (2, 3, 4, NUM_GRADES)
     np.testing.assert_allclose(maps, jnp.einsum("bhwk,bkc->bhwc", features, slopes), rtol=1e-6, atol=1e-8)

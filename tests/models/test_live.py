@@ -19,7 +19,7 @@ from flax import traverse_util
 
 from benchmarks.smp_names import running_by_name, with_smp_weights
 from pldmlt_jax.config import GraderConfig, ModelConfig
-from pldmlt_jax.models.build import DECODERS, DILATABLE, DILATING, ENCODERS, build_grader, build_network
+from pldmlt_jax.models.build import DECODERS, DILATABLE_ENCODERS, ENCODERS, STRIDE_16_DECODERS, build_grader, build_network
 from pldmlt_jax.models.weights.load import load_weights
 from pldmlt_jax.models.weights.names import KERAS_LAYOUTS, TORCH_LAYOUTS
 
@@ -45,7 +45,7 @@ GRADERS = [
     ("keras", "DenseNet121", ".h5"),
     ("keras", "NASNetMobile", ".h5"),
 ]
-PAIRS = [(e, d) for e in ENCODERS for d in DECODERS if d not in DILATING or e in DILATABLE]
+PAIRS = [(e, d) for e in ENCODERS for d in DECODERS if d not in STRIDE_16_DECODERS or e in DILATABLE_ENCODERS]
 
 
 def assert_close(actual: Any, expected: np.ndarray, tolerance: float = 1e-5) -> None:

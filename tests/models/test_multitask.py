@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from pldmlt_jax.config import Config, GraderConfig, MetaConfig, ModelConfig
-from pldmlt_jax.config_checks import validate
+from pldmlt_jax.config_checks import validate_config
 from pldmlt_jax.errors import ConfigError
 from pldmlt_jax.models.build import (
     DECODERS,
-    DILATABLE,
-    DILATING,
+    DILATABLE_ENCODERS,
     ENCODERS,
     GRADERS,
+    STRIDE_16_DECODERS,
     build_grader,
     build_label_network,
     build_network,
@@ -87,11 +87,11 @@ def test_nearest_upsampling_repeats_pixels():
 @pytest.mark.parametrize("decoder", sorted(DECODERS))
 def test_every_pair_segments_at_full_size_and_grades_or_is_refused(encoder, decoder):
     model = ModelConfig(encoder=encoder, decoder=decoder)
-    if decoder in DILATING and encoder not in DILATABLE:
+    if decoder in STRIDE_16_DECODERS and encoder not in DILATABLE_ENCODERS:
         with pytest.raises(ConfigError, match="cannot be dilated"):
-            validate(Config(model=model))
+            validate_config(Config(model=model))
         return
-    validate(Config(model=model))
+    validate_config(Config(model=model))
     network = build_network(model, "fused")
     output = jax.eval_shape(lambda: network.init_with_output(jax.random.key(0), IMAGE, False))[0]
     assert output.segmentation_logits.shape == (1, 64, 64, 2)
@@ -112,7 +112,7 @@ def test_every_pair_segments_at_full_size_and_grades_or_is_refused(encoder, deco
 )
 def test_parts_that_do_not_go_together_are_refused(field, changes):
     with pytest.raises(ConfigError, match=field):
-        validate(Config(model=ModelConfig(**changes)))
+        validate_config(Config(model=ModelConfig(**changes)))
 
 
 # ---- grading heads

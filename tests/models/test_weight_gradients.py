@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from pldmlt_jax.config import Config, MetaConfig, ModelConfig
-from pldmlt_jax.config_checks import validate
+from pldmlt_jax.config_checks import validate_config
 from pldmlt_jax.errors import ConfigError
 from pldmlt_jax.models.build import build_network
-from pldmlt_jax.models.weight_gradients import fast_weight_gradients
+from pldmlt_jax.models.weight_gradients import convolve_with_fast_gradients
 
 ROUNDING = 2.0**-8
 """Of bfloat16, relative."""
@@ -22,7 +22,7 @@ def own(x, kernel, strides=(1, 1), padding="SAME", **options):
 
 def fast(x, kernel, strides=(1, 1), padding="SAME", **options):
     options = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")} | options
-    return fast_weight_gradients(x, kernel, strides, padding, **options)
+    return convolve_with_fast_gradients(x, kernel, strides, padding, **options)
 
 
 def drawn(height=12, width=20, inputs=16, outputs=24, size=3):
@@ -106,5 +106,5 @@ def test_network_learns_by_nearly_the_same_gradient_and_answers_the_same():
 def test_forward_mode_is_refused():
     model = ModelConfig(weight_gradients="bfloat16")
     with pytest.raises(ConfigError, match="reverse mode"):
-        validate(Config(model=model, meta=MetaConfig(gradient="forward")))
-    validate(Config(model=model))
+        validate_config(Config(model=model, meta=MetaConfig(gradient="forward")))
+    validate_config(Config(model=model))

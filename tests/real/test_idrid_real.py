@@ -14,19 +14,19 @@ from pldmlt_jax.data.datasets.idrid import list_grading, list_segmentation
 from pldmlt_jax.data.datasets.records import RawRecord
 from pldmlt_jax.data.preprocessing.field_of_view import field_of_view
 from pldmlt_jax.data.preprocessing.geometry import make_geometry, read_image
-from pldmlt_jax.data.preprocessing.masks import fuse, mask_to_network, read_mask
-from pldmlt_jax.data.splits.near_duplicates import SAME_PHOTOGRAPH, difference_hash, same_photographs
+from pldmlt_jax.data.preprocessing.masks import fuse_lesions, mask_to_network, read_mask
+from pldmlt_jax.data.splits.near_duplicates import SAME_IMAGE_BITS, difference_hash, find_near_duplicates
 from pldmlt_jax.types import LESIONS
 
 
 @pytest.fixture(scope="module")
 def segmented(shared_data: Path) -> list[RawRecord]:
-    return list_segmentation(shared_data / "IDRiD").checked()["train"]
+    return list_segmentation(shared_data / "IDRiD").valid_records()["train"]
 
 
 @pytest.fixture(scope="module")
 def graded(shared_data: Path) -> list[RawRecord]:
-    return list_grading(shared_data / "IDRiD").checked()["train"]
+    return list_grading(shared_data / "IDRiD").valid_records()["train"]
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def test_lesions_overlap_so_that_the_union_is_smaller_than_the_sum(segmented):
     for record in segmented[:20]:
         shape = read_image(record.image).shape[:2]
         masks = {lesion: read_mask(path, shape) for lesion, path in (record.masks or {}).items()}
-        _, union, closed = fuse(masks, shape, DataConfig())
+        _, union, closed = fuse_lesions(masks, shape, DataConfig())
         assert union <= sum(int(mask.sum()) for mask in masks.values())
         assert union <= closed < 1.1 * union
         overlapping += union < sum(int(mask.sum()) for mask in masks.values())
@@ -101,7 +101,7 @@ def test_true_grades_are_known_for_42_images_and_are_never_training_grades(segme
 
 def test_42_photographs_stand_in_both_parts_under_other_names(segmented, graded, segmented_hashes, graded_hashes):
     """And the grade that the hash finds for each is the one that was found by hand."""
-    pairs = same_photographs(segmented_hashes, graded_hashes, SAME_PHOTOGRAPH)
+    pairs = find_near_duplicates(segmented_hashes, graded_hashes, SAME_IMAGE_BITS)
     assert len(pairs) == 42
     assert len({i for i, _, _ in pairs}) == len({j for _, j, _ in pairs}) == 42
     assert max(distance for _, _, distance in pairs) <= 21
@@ -113,27 +113,27 @@ def test_42_photographs_stand_in_both_parts_under_other_names(segmented, graded,
 def test_second_photographs_of_an_eye_are_found_and_no_others(segmented, graded, segmented_hashes, graded_hashes):
     """Three pairs, looked at: the same vessels, in another light or moved a little."""
     distance = DataConfig().leakage_distance
-    across = [pair for pair in same_photographs(segmented_hashes, graded_hashes, distance) if pair[2] > SAME_PHOTOGRAPH]
+    across = [pair for pair in find_near_duplicates(segmented_hashes, graded_hashes, distance) if pair[2] > SAME_IMAGE_BITS]
     assert {(segmented[i].image_id, graded[j].image_id) for i, j, _ in across} == {
         ("IDRiD_26", "IDRiD_299"), ("IDRiD_39", "IDRiD_271"),
     }  # fmt: skip
-    within = [pair for pair in same_photographs(graded_hashes, graded_hashes, distance) if pair[2] > SAME_PHOTOGRAPH]
+    within = [pair for pair in find_near_duplicates(graded_hashes, graded_hashes, distance) if pair[2] > SAME_IMAGE_BITS]
     assert {(graded[i].image_id, graded[j].image_id) for i, j, _ in within if i < j} == {("IDRiD_013", "IDRiD_397")}
     assert min(bits for _, _, bits in across + within) > 50
     assert max(bits for _, _, bits in across + within) < 67
 
 
 def test_no_two_photographs_of_the_segmentation_part_are_taken_for_one(segmented_hashes):
-    pairs = same_photographs(segmented_hashes, segmented_hashes, DataConfig().leakage_distance)
+    pairs = find_near_duplicates(segmented_hashes, segmented_hashes, DataConfig().leakage_distance)
     assert all(i == j for i, j, _ in pairs)
 
 
 def test_released_files_and_their_smaller_copies_are_the_same_photographs(originals, segmented, segmented_hashes):
     names = [record.image_id for record in segmented]
-    for i, j, distance in same_photographs(hashes(originals), segmented_hashes, DataConfig().leakage_distance):
+    for i, j, distance in find_near_duplicates(hashes(originals), segmented_hashes, DataConfig().leakage_distance):
         assert originals[i].stem == names[j]
         assert distance <= 21
-    assert len(same_photographs(hashes(originals), segmented_hashes, DataConfig().leakage_distance)) == 3
+    assert len(find_near_duplicates(hashes(originals), segmented_hashes, DataConfig().leakage_distance)) == 3
 
 
 def test_released_masks_fit_their_photographs_and_reduce_as_documented(originals):
@@ -149,7 +149,7 @@ def test_released_masks_fit_their_photographs_and_reduce_as_documented(originals
             for file in path.parents[3].rglob(f"{path.stem}_{lesion}.tif"):
                 masks[lesion] = read_mask(file, image.shape[:2])
         assert masks
-        fused, _, _ = fuse(masks, image.shape[:2], config)
+        fused, _, _ = fuse_lesions(masks, image.shape[:2], config)
         scale = geometry.crop_width_px / geometry.resized_width_px
         inflation = mask_to_network(fused, geometry, "max").sum() * scale**2 / fused.sum()
         assert 1.4 < inflation < 2.1

@@ -9,7 +9,7 @@ import numpy as np
 from pldmlt_jax.evaluation.metrics.curves import SCORE_BINS, precision_recall
 from pldmlt_jax.evaluation.metrics.grading import grading_metrics
 from pldmlt_jax.reporting.overlays import cam_strip, write_picture
-from pldmlt_jax.workflow.stages.examples import save_views
+from pldmlt_jax.workflow.stages.examples import save_example
 
 NAMES = ("eye", "an <i>odd</i> & 'quoted' \"name\" of a photograph.that is long")
 
@@ -71,6 +71,6 @@ def _write_pictures(folder: Path, rng: np.random.Generator) -> None:
     lesion = np.zeros((16, 24), bool)
     lesion[4:8, 6:12] = True
     for name in NAMES:
-        save_views(folder / "examples", name, image, {"EX": lesion}, {"EX": ~lesion})
+        save_example(folder / "examples", name, image, {"EX": lesion}, {"EX": ~lesion})
         write_picture(folder / "cams" / name, cam_strip(image[:, :16], lesion[:, :16], rng.random((5, 2, 2), np.float32)))
     write_picture(folder / "contact_sheet", image)

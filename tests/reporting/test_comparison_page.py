@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from browser import Page
 
-from pldmlt_jax.evaluation.metrics.conventions import CONVENTIONS
+from pldmlt_jax.evaluation.metrics.definitions import SEGMENTATION_METRICS
 from pldmlt_jax.reporting.comparison_page import write_comparison
 
 
@@ -31,7 +31,7 @@ def table_of_runs() -> dict[str, Any]:
         _row("second", 0.6, ("complete", "failed"), what="with $x_1$ left as it is"),
         _row("ours", 0.6145),
     ]
-    explained = [{"name": name, "baseline": baseline, "what": what} for name, baseline, what in CONVENTIONS]
+    explained = [{"name": name, "baseline": baseline, "what": what} for name, baseline, what in SEGMENTATION_METRICS]
     return {
         "name": "tiny", "title": "Tiny <table>", "command": "python main.py compare", "environment": {"jax": "1.2.3"},
         "folds": [0], "seeds": [0, 1], "reference": "ours", "published_in": "a paper, table 1", "rows": rows,

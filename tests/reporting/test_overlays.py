@@ -6,11 +6,11 @@ import numpy as np
 from pldmlt_jax.reporting.overlays import (
     LESION_COLOURS,
     PANEL_PX,
+    add_caption,
     cam_strip,
-    captioned,
-    heat,
-    outlined,
+    colour_heatmap,
     overlay,
+    overlay_at_size,
     write_picture,
 )
 
@@ -34,10 +34,10 @@ def test_colours_of_lesions_differ():
 def test_map_is_scaled_to_its_own_range_and_a_constant_one_is_dark():
     rising = np.linspace(3.0, 4.0, 49, dtype=np.float32).reshape(7, 7)
     ends = cv2.applyColorMap(np.array([[0, 255]], np.uint8), cv2.COLORMAP_VIRIDIS)[0, :, ::-1]
-    picture = heat(rising, (70, 70))
+    picture = colour_heatmap(rising, (70, 70))
     np.testing.assert_array_equal(picture[0, 0], ends[0])
     np.testing.assert_array_equal(picture[-1, -1], ends[1])
-    assert (heat(np.full((7, 7), 5.0, np.float32), (70, 70)) == ends[0]).all()
+    assert (colour_heatmap(np.full((7, 7), 5.0, np.float32), (70, 70)) == ends[0]).all()
 
 
 def test_strip_shows_photograph_mask_and_five_maps():
@@ -47,7 +47,7 @@ def test_strip_shows_photograph_mask_and_five_maps():
     maps = np.zeros((5, 4, 4), np.float32)
     maps[3, 1, 1] = 1.0
     strip = cam_strip(image, lesion, maps)
-    bar = captioned(np.zeros((PANEL_PX, PANEL_PX, 3), np.uint8), "x").shape[0] - PANEL_PX
+    bar = add_caption(np.zeros((PANEL_PX, PANEL_PX, 3), np.uint8), "x").shape[0] - PANEL_PX
     assert strip.shape == (PANEL_PX + bar, 7 * PANEL_PX, 3)
     panels = np.split(strip[bar:], 7, axis=1)
     assert (panels[0] == 90).all()
@@ -60,7 +60,7 @@ def test_outlines_are_alike_in_small_and_large_pictures():
     for scale in (1, 16):
         image, mask = np.full((40 * scale, 60 * scale, 3), 90, np.uint8), np.zeros((40 * scale, 60 * scale), bool)
         mask[10 * scale : 20 * scale, 30 * scale : 40 * scale] = True
-        picture = outlined(image, {"EX": mask}, longer_side_px=240)
+        picture = overlay_at_size(image, {"EX": mask}, longer_side_px=240)
         assert picture.shape == (160, 240, 3)
         changed = (np.abs(picture.astype(int) - 90) > 8).any(axis=-1)
         assert 38**2 <= changed.sum() <= 46**2  # the square, four times as large and less sharp, and its outline

@@ -10,13 +10,13 @@ from matplotlib.figure import Figure
 from pldmlt_jax.reporting.overlays import LESION_COLOURS
 from pldmlt_jax.reporting.paper_figures import (
     FORMATS,
-    Answer,
-    AnswerRow,
+    MaskRow,
+    NetworkMask,
     _draw,
-    answers,
-    grade_maps,
-    overview,
-    single_lesions,
+    plot_grade_maps,
+    plot_mask_rows,
+    plot_overview,
+    plot_single_lesions,
     write_figure,
 )
 
@@ -60,7 +60,7 @@ def test_outlines_cover_the_pixels_of_the_mask_and_no_others():
 def test_a_figure_is_written_in_every_format_with_text_as_text_and_alike_each_time(tmp_path):
     for name in ("first", "second"):
         masks = {lesion: _mask(seed) for seed, lesion in enumerate(("MA", "HE", "EX", "SE"))}
-        write_figure(tmp_path / name, "figure1", single_lesions(IMAGE, masks))
+        write_figure(tmp_path / name, "figure1", plot_single_lesions(IMAGE, masks))
     for kind in FORMATS:
         first, second = ((tmp_path / name / f"figure1.{kind}").read_bytes() for name in ("first", "second"))
         assert first == second
@@ -73,7 +73,7 @@ def test_a_figure_is_written_in_every_format_with_text_as_text_and_alike_each_ti
 def test_single_lesions_lie_beside_their_photograph_at_the_same_height():
     for number in (1, 3, 4):
         masks = {lesion: _mask() for lesion in ("MA", "HE", "EX", "SE")[:number]}
-        figure = single_lesions(IMAGE, masks)
+        figure = plot_single_lesions(IMAGE, masks)
         figure.canvas.draw()
         assert len(_titles(figure)) == 1 + number
         large = next(axes for axes in figure.axes if axes.get_title() == "photograph").get_position()
@@ -85,7 +85,7 @@ def test_single_lesions_lie_beside_their_photograph_at_the_same_height():
 def test_raw_maps_share_a_scale_and_overlays_do_not():
     maps = np.zeros((5, 4, 4), np.float32)
     maps[1, 1, 1], maps[3, 2, 2] = 0.5, 2.0
-    figure = grade_maps(IMAGE[:, :24], _mask()[:, :24], maps, np.array([0.1, 0.2, 0.3, 0.4, 0.0]))
+    figure = plot_grade_maps(IMAGE[:, :24], _mask()[:, :24], maps, np.array([0.1, 0.2, 0.3, 0.4, 0.0]))
     raw = {axes.get_title(): axes.images[0] for axes in figure.axes if ", p =" in axes.get_title()}
     assert list(raw)[:2] == ["(c) grade 0, p = 0.10", "(e) grade 1, p = 0.20"] and len(raw) == 5
     assert {image.get_clim() for image in raw.values()} == {(0.0, 2.0)}
@@ -94,9 +94,9 @@ def test_raw_maps_share_a_scale_and_overlays_do_not():
 
 
 def test_answers_have_a_row_a_photograph_and_a_column_a_network():
-    ours, other = Answer("ours", {"EX": _mask()}, 0.512), Answer("other", {"lesion": _mask(1)})
-    rows = [AnswerRow("EX, eye", IMAGE, (ours, other)), AnswerRow("SE, eye", IMAGE, (other, ours))]
-    figure = answers(rows)
+    ours, other = NetworkMask("ours", {"EX": _mask()}, 0.512), NetworkMask("other", {"lesion": _mask(1)})
+    rows = [MaskRow("EX, eye", IMAGE, (ours, other)), MaskRow("SE, eye", IMAGE, (other, ours))]
+    figure = plot_mask_rows(rows)
     assert _titles(figure) == ["photograph", "ours, Dice 0.51", "other", "photograph", "other", "ours, Dice 0.51"]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["hard exudates (EX)", "any lesion"]
 
@@ -104,7 +104,7 @@ def test_answers_have_a_row_a_photograph_and_a_column_a_network():
 def test_overview_without_grades_has_two_panels_and_its_map_stays_inside_the_field_of_view():
     field = np.zeros(SHAPE, bool)
     field[:, 10:] = True
-    assert len(overview(IMAGE, {"lesion": _mask()}, field, None, "").axes) == 2
-    figure = overview(IMAGE, {"lesion": _mask()}, field, np.ones(SHAPE, np.float32), "grade 2")
+    assert len(plot_overview(IMAGE, {"lesion": _mask()}, field, None, "").axes) == 2
+    figure = plot_overview(IMAGE, {"lesion": _mask()}, field, np.ones(SHAPE, np.float32), "grade 2")
     heat = figure.axes[2].images[1]
     assert _titles(figure)[2] == "grade 2" and not heat.get_alpha()[:, :10].any() and heat.get_alpha()[:, 10:].all()

@@ -13,7 +13,7 @@ from pldmlt_jax.method.setup import make_method
 from pldmlt_jax.method.state import init_method_state
 from pldmlt_jax.training.checkpoint import Checkpoints
 from pldmlt_jax.training.init_from import read_network, transplant
-from pldmlt_jax.workflow.stages.train import initial_files, initial_network
+from pldmlt_jax.workflow.stages.train import list_initial_files, read_initial_network
 from tests.method.methods import tiny_method
 
 
@@ -51,17 +51,17 @@ def test_an_exported_folder_is_a_start_like_a_folder_of_checkpoints(tmp_path: Pa
     config = tiny_config()
     write_tiny(tmp_path, config)
     network = tiny_network(config)
-    variables = initial_network(tmp_path)
+    variables = read_initial_network(tmp_path)
     assert equal(variables["params"], network.state.network.params)
     assert equal(variables["batch_stats"], network.state.network.batch_stats)
     config.train.init_from = str(tmp_path)
-    assert initial_files(config) == [tmp_path / WEIGHTS]
+    assert list_initial_files(config) == [tmp_path / WEIGHTS]
     own = init_method_state(make_method(tiny_config(seed=1), total_steps=1)).network
     result = transplant({"params": own.params, "batch_stats": own.batch_stats}, variables, "all")
     assert result.kept == () and equal(result.variables["params"], network.state.network.params)
     (tmp_path / WEIGHTS).write_bytes(b"no weights")
     with pytest.raises(CheckpointError, match="export"):
-        initial_network(tmp_path)
+        read_initial_network(tmp_path)
 
 
 def test_the_encoder_alone(trained: tuple[Path, dict]) -> None:

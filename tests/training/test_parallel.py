@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from pldmlt_jax.config import Config, ParallelConfig
-from pldmlt_jax.config_checks import validate
+from pldmlt_jax.config_checks import validate_config
 from pldmlt_jax.errors import ConfigError, UserError
 from pldmlt_jax.io.processes import all_gather, merged, own_share, summed
 from pldmlt_jax.training.parallel import Devices, own_devices, training_devices
@@ -147,4 +147,4 @@ def test_one_process_has_all():
 )
 def test_what_makes_no_sense_is_refused(parallel):
     with pytest.raises(UserError, match=r"parallel\.(mode|coordinator)"):
-        validate(Config(parallel=parallel))
+        validate_config(Config(parallel=parallel))

@@ -17,7 +17,7 @@ from pldmlt_jax.cli.app import run
 from pldmlt_jax.config import from_dict
 from pldmlt_jax.evaluation.inference import saved_config
 from pldmlt_jax.training.checkpoint import Checkpoints
-from pldmlt_jax.workflow.stages.pseudo_label import read_table
+from pldmlt_jax.workflow.stages.pseudo_label import read_label_table
 
 TINY = (
     "--config.data.synthetic.height_px=96",
@@ -151,7 +151,7 @@ def test_wrong_labels_are_told_and_what_was_trained_stays_where_it_is(workdir, c
     assert "put back" in capsys.readouterr().out
     assert (copy / "checkpoints").is_dir() and not any((copy / "set_aside").iterdir())
     table.write_text("\ufeff" + text, encoding="utf-8")  # as a spreadsheet saves it
-    assert set(read_table(table)) == set(read_table(workdir / "pseudo_labels.csv"))
+    assert set(read_label_table(table)) == set(read_label_table(workdir / "pseudo_labels.csv"))
 
 
 def test_network_is_not_scored_on_what_it_was_trained_on(workdir, capsys):

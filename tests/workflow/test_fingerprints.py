@@ -8,9 +8,10 @@ import pytest
 from data.idrid_files import SHAPE, write_grading, write_segmentation
 
 from pldmlt_jax.cli.app import run
-from pldmlt_jax.cli.flags import Arguments, parse
+from pldmlt_jax.cli.flags import parse
 from pldmlt_jax.workflow.context import Context
-from pldmlt_jax.workflow.fingerprints import fingerprint_of, raw_files
+from pldmlt_jax.workflow.fingerprints import compute_fingerprint, describe_raw_files
+from pldmlt_jax.workflow.options import RunOptions
 from pldmlt_jax.workflow.stage_table import STAGES
 
 
@@ -24,7 +25,7 @@ def config(tmp_path):
 
 
 def contents(config):
-    return "\n".join(raw_files(name, config.data, []) for name in (config.data.segmentation, config.data.grading))
+    return "\n".join(describe_raw_files(name, config.data, []) for name in (config.data.segmentation, config.data.grading))
 
 
 STAGE = {stage.name: stage for stage in STAGES}
@@ -32,8 +33,9 @@ STAGE = {stage.name: stage for stage in STAGES}
 
 def begun(stage, config, tmp_path):
     """The fingerprint that decides whether a stage goes on from what it has begun."""
-    raw = {name: raw_files(getattr(config.data, name), config.data, []) for name in ("segmentation", "grading")}
-    return fingerprint_of(STAGE[stage], Context(Arguments("run", config, True, tmp_path / "run")), raw).begun
+    raw = {name: describe_raw_files(getattr(config.data, name), config.data, []) for name in ("segmentation", "grading")}
+    return compute_fingerprint(STAGE[stage], Context(RunOptions(config, tmp_path / "run")), raw).begun
+    return fingerprint_of(STAGE[stage], Context(RunOptions(config, tmp_path / "run")), raw).begun
 
 
 def test_a_stage_begins_anew_for_what_it_depends_on_and_nothing_else(config, tmp_path):

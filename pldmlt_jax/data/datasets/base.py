@@ -22,7 +22,7 @@ import tensorflow_datasets as tfds
 
 from pldmlt_jax.config import DataConfig
 from pldmlt_jax.data.datasets.records import Listing
-from pldmlt_jax.data.preprocessing.prepare import preparation, read_listing
+from pldmlt_jax.data.preprocessing.prepare import preparation_fields, prepare_listing
 from pldmlt_jax.data.splits.near_duplicates import HASH_SIDE
 from pldmlt_jax.types import EVIDENCE, LESIONS, Geometry
 
@@ -43,7 +43,7 @@ class FundusConfig(tfds.core.BuilderConfig):
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
 
     def __post_init__(self) -> None:
-        facts = json.dumps([preparation(self.data), dataclasses.asdict(self.data.synthetic)]).encode()
+        facts = json.dumps([preparation_fields(self.data), dataclasses.asdict(self.data.synthetic)]).encode()
         self.name = self.name or f"{self.size_px}-{hashlib.sha256(facts).hexdigest()[:12]}"
 
 
@@ -99,7 +99,7 @@ class FundusBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         config: Any = self.builder_config
         drawn = self.MANUAL_DOWNLOAD_INSTRUCTIONS is None  # then there is nothing to be got by hand
         folder = self.raw_folder(config.data) if drawn else Path(dl_manager.manual_dir)
-        readable = read_listing(self.listing(folder), config.data, config.size_px)
+        readable = prepare_listing(self.listing(folder), config.data, config.size_px)
         return {split: self._generate_examples(files) for split, files in readable.files.items()}
 
     def _generate_examples(self, files: list[Path]) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -37,7 +37,7 @@ class Listing:
     errors: tuple[UserError, ...] = ()  # the photographs that they concern are not among the records
     dropped: Mapping[str, int] = field(default_factory=dict)  # by split: photographs that the set calls ungradable
 
-    def checked(self) -> dict[str, list[RawRecord]]:
+    def valid_records(self) -> dict[str, list[RawRecord]]:
         """The records.
 
         Raises:

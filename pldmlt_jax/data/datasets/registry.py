@@ -57,7 +57,7 @@ class SetNames(Collection[str]):
         return any(name == known for known in self)
 
 
-def set_names(name: str) -> list[str]:
+def parse_set_names(name: str) -> list[str]:
     """The sets that a config field names: one, or several that are pooled, as in `idrid_s+diaretdb1`."""
     return name.split("+")
 

@@ -12,14 +12,14 @@ from pldmlt_jax.io.files import write_json
 
 HASHES = "contents.json"
 
-SETTLED_NS = 3_000_000_000
+MIN_AGE_NS = 3_000_000_000
 """A file that was changed so shortly before it was read may be changed again within the same tick of its clock, and is not
 kept."""
 
 ABSENT = "absent"
 
 
-def content_hashes(paths: Iterable[Path], cache_dir: str | Path, num_threads: int = 4) -> dict[Path, str]:
+def hash_files(paths: Iterable[Path], cache_dir: str | Path, num_threads: int = 4) -> dict[Path, str]:
     """SHA-256 of each file, `ABSENT` where there is none.
 
     A file is read again when its size, its time of change or its inode is another than when it was read last.
@@ -50,7 +50,7 @@ def content_hashes(paths: Iterable[Path], cache_dir: str | Path, num_threads: in
             return ABSENT, []
         with open(path, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return digest, [*facts, digest] if max(facts[1:3]) + SETTLED_NS < now else []
+        return digest, [*facts, digest] if max(facts[1:3]) + MIN_AGE_NS < now else []
 
     with ThreadPoolExecutor(num_threads) as pool:
         results = dict(zip(unique, pool.map(hashed, unique), strict=True))

@@ -9,9 +9,11 @@ import numpy as np
 from jaxtyping import Bool, Int, UInt8, UInt16
 
 from pldmlt_jax.config import DataConfig
+from pldmlt_jax.data.datasets.diaretdb1_xml import DISC_AGREEMENT, PLANES, count_votes, read_markings, required_votes
+from pldmlt_jax.data.datasets.records import RawRecord
 from pldmlt_jax.data.preprocessing.geometry import crop_to, decode_image, pad_to_square, read_bytes
 from pldmlt_jax.errors import DataError
-from pldmlt_jax.types import Geometry
+from pldmlt_jax.types import EVIDENCE, LESIONS, Geometry
 
 
 def read_mask(path: Path, shape: tuple[int, int], rule: str = "not_black") -> Bool[np.ndarray, "h w"]:
@@ -28,7 +30,7 @@ def read_mask(path: Path, shape: tuple[int, int], rule: str = "not_black") -> Bo
     Raises:
         DataError: The file is unreadable, of another size than its image or against the rule.
     """
-    return apply_rule(brightest(read_mask_pixels(path)), path, shape, rule)
+    return apply_mask_rule(brightest_channel(read_mask_pixels(path)), path, shape, rule)
 
 
 def read_mask_pixels(path: Path) -> np.ndarray:
@@ -43,12 +45,12 @@ def read_mask_pixels(path: Path) -> np.ndarray:
     return pixels
 
 
-def brightest(pixels: np.ndarray) -> UInt8[np.ndarray, "h w"] | UInt16[np.ndarray, "h w"]:
+def brightest_channel(pixels: np.ndarray) -> UInt8[np.ndarray, "h w"] | UInt16[np.ndarray, "h w"]:
     """The greatest of the colours at each pixel, without alpha."""
     return np.atleast_3d(pixels)[..., :3].max(axis=-1)
 
 
-def apply_rule(values: np.ndarray, path: Path, shape: tuple[int, int], rule: str) -> Bool[np.ndarray, "h w"]:
+def apply_mask_rule(values: np.ndarray, path: Path, shape: tuple[int, int], rule: str) -> Bool[np.ndarray, "h w"]:
     """The mask of a file's brightest values.
 
     Raises:
@@ -97,7 +99,46 @@ SOFT_MASK_MIN = 32
 """A mask of several values has to be this bright somewhere, of 255: one that is not holds indices, or noise around 0."""
 
 
-def fuse(
+class Annotation(NamedTuple):
+    """Masks of one photograph at its own size."""
+
+    masks: dict[str, Bool[np.ndarray, "h w"]]  # by name of EVIDENCE; one that is absent marks nothing
+    disc: Bool[np.ndarray, "h w"] | None
+    evidence_px: Int[np.ndarray, "5"]  # pixels that anyone marked, by EVIDENCE; -1 where there are no masks at all
+
+
+def read_annotation(record: RawRecord, shape: tuple[int, int], data: DataConfig) -> Annotation:
+    """Reads the masks of a photograph, or fuses its experts' regions at `data.agreement`.
+
+    Args:
+        record: The raw files.
+        shape: Height and width of the photograph.
+        data: Gives the agreement.
+
+    Raises:
+        DataError: See `fundus.read_mask` and `markings.read_markings`.
+    """
+    if record.markings:
+        return _fused_markings(record, shape, data)
+    masks = {name: read_mask(path, shape, record.mask_rule) for name, path in (record.masks or {}).items()}
+    disc = read_mask(record.disc, shape, record.mask_rule) if record.disc else None
+    absent = -1 if record.masks is None else 0
+    return Annotation(masks, disc, np.array([masks[name].sum() if name in masks else absent for name in EVIDENCE], np.int64))
+
+
+def _fused_markings(record: RawRecord, shape: tuple[int, int], data: DataConfig) -> Annotation:
+    """One expert's mark is evidence for a grade; a mask needs the experts' agreement."""
+    experts = [read_markings(path) for path in record.markings]
+    total = count_votes(experts, shape, weighted=data.agreement_weighted)
+    planes = {name: total[..., i] for i, name in enumerate(PLANES)}
+    needed = required_votes(data.agreement, len(experts))
+    masks = {lesion: planes[lesion] >= needed for lesion in LESIONS}
+    disc = planes["OD"] >= required_votes(DISC_AGREEMENT, len(experts))
+    evidence = [np.count_nonzero(planes[name]) if name in planes else 0 for name in EVIDENCE]
+    return Annotation(masks, disc if disc.any() else None, np.array(evidence, np.int64))
+
+
+def fuse_lesions(
     masks: dict[str, Bool[np.ndarray, "h w"]], shape: tuple[int, int], config: DataConfig
 ) -> tuple[Bool[np.ndarray, "h w"], int, int]:
     """The paper's fused mask: the union of all lesions, then a morphological operation, at the original size.

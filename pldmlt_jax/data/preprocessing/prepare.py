@@ -6,7 +6,7 @@ parallel; the TFDS builder packs them. A run that was interrupted goes on where 
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,15 +17,15 @@ from jaxtyping import Bool, UInt8
 
 from pldmlt_jax.config import DataConfig
 from pldmlt_jax.data.datasets.records import Listing, RawRecord
-from pldmlt_jax.data.preprocessing.annotation import read_annotation
 from pldmlt_jax.data.preprocessing.contrast import ENHANCEMENTS
 from pldmlt_jax.data.preprocessing.field_of_view import field_of_view
 from pldmlt_jax.data.preprocessing.geometry import image_to_network, make_geometry, read_image
-from pldmlt_jax.data.preprocessing.hash_cache import content_hashes
-from pldmlt_jax.data.preprocessing.masks import Components, count_components, fuse, mask_to_network
+from pldmlt_jax.data.preprocessing.hash_cache import hash_files
+from pldmlt_jax.data.preprocessing.masks import Components, count_components, fuse_lesions, mask_to_network, read_annotation
 from pldmlt_jax.data.splits.near_duplicates import difference_hash
 from pldmlt_jax.errors import UserError, raise_all
 from pldmlt_jax.io.files import remove_leftovers, writing
+from pldmlt_jax.io.progress import OnProgress
 from pldmlt_jax.types import LESIONS, MASK_BITS, Geometry
 
 PREPARATION_VERSION = 6
@@ -34,8 +34,6 @@ PREPARATION_VERSION = 6
 JPEG_QUALITY = 95
 
 PREPARATION_FIELDS = ("fov_crop", "resize", "enhance", "mask_reduction", "fusion", "fusion_px", "image_format")
-
-OnProgress = Callable[[int, int, str], None]
 
 
 class NetworkView(NamedTuple):
@@ -47,7 +45,7 @@ class NetworkView(NamedTuple):
     geometry: Geometry
 
 
-def prepare_one(record: RawRecord, data: DataConfig, size_px: int) -> dict[str, Any]:
+def prepare_record(record: RawRecord, data: DataConfig, size_px: int) -> dict[str, Any]:
     """Reads one photograph and its masks, and makes the network's view of them.
 
     Raises:
@@ -58,7 +56,7 @@ def prepare_one(record: RawRecord, data: DataConfig, size_px: int) -> dict[str, 
     square, valid, fov, geometry = prepare_image(image, data, size_px)
     annotation = read_annotation(record, shape, data)
     masks = annotation.masks
-    fused, before_px, after_px = fuse(masks, shape, data)
+    fused, before_px, after_px = fuse_lesions(masks, shape, data)
     planes = {
         "valid": valid,
         "fused": mask_to_network(fused, geometry, data.mask_reduction),
@@ -112,7 +110,7 @@ class Readable(NamedTuple):
     skipped: tuple[UserError, ...]  # why others were left out
 
 
-def read_listing(listing: Listing, data: DataConfig, size_px: int, on_progress: OnProgress | None = None) -> Readable:
+def prepare_listing(listing: Listing, data: DataConfig, size_px: int, on_progress: OnProgress | None = None) -> Readable:
     """Prepares the photographs of a set; what is wrong stops, or is left out and listed, as `data.on_bad_file` says.
 
     Args:
@@ -159,7 +157,7 @@ def prepare_records(
     directory.mkdir(parents=True, exist_ok=True)
     remove_leftovers(directory)
     everything = [record for split in records.values() for record in split]
-    hashes = content_hashes((path for record in everything for path in record.files), data.cache_dir, data.num_threads)
+    hashes = hash_files((path for record in everything for path in record.files), data.cache_dir, data.num_threads)
     done, outcomes = 0, {}
     with ThreadPoolExecutor(data.num_threads) as pool:
         for record, outcome in zip(
@@ -179,7 +177,7 @@ def _prepare_to_file(
     try:
         path = directory / f"{_key(record, hashes, data, size_px)}.npz"
         if not path.exists():
-            prepared = prepare_one(record, data, size_px)
+            prepared = prepare_record(record, data, size_px)
             with writing(path, "wb") as file:
                 np.savez(file, **prepared)
     except UserError as error:
@@ -187,14 +185,14 @@ def _prepare_to_file(
     return path
 
 
-def preparation(data: DataConfig) -> dict[str, Any]:
+def preparation_fields(data: DataConfig) -> dict[str, Any]:
     """The fields that the network's view of a photograph depends on, besides its size."""
     return {field: getattr(data, field) for field in PREPARATION_FIELDS}
 
 
 def _key(record: RawRecord, hashes: Mapping[Path, str], data: DataConfig, size_px: int) -> str:
     """Hash of the raw contents and of everything that the preparation depends on."""
-    facts = [PREPARATION_VERSION, size_px, preparation(data), record.image_id, record.grade, record.true_grade,
+    facts = [PREPARATION_VERSION, size_px, preparation_fields(data), record.image_id, record.grade, record.true_grade,
              sorted(record.masks or {}), record.masks is None, record.disc is None,
              record.mask_rule, [data.agreement, data.agreement_weighted] if record.markings else [],
              [hashes[path] for path in record.files]]  # fmt: skip

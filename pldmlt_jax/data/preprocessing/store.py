@@ -21,15 +21,16 @@ import tensorflow_datasets as tfds
 from pldmlt_jax.config import DataConfig
 from pldmlt_jax.data.datasets.base import FundusConfig
 from pldmlt_jax.data.datasets.records import RawRecord
-from pldmlt_jax.data.datasets.registry import dataset_spec, set_names
-from pldmlt_jax.data.preprocessing.prepare import OnProgress, read_listing
+from pldmlt_jax.data.datasets.registry import dataset_spec, parse_set_names
+from pldmlt_jax.data.preprocessing.prepare import prepare_listing
 from pldmlt_jax.errors import DataError, UserError, collect_errors, raise_all
 from pldmlt_jax.io.files import locked, sync_tree
+from pldmlt_jax.io.progress import OnProgress
 from pldmlt_jax.types import LESIONS, Geometry, Sample
 
 
 @dataclasses.dataclass(frozen=True)
-class Metadata:
+class ImageMetadata:
     """What is known of a prepared photograph without decoding it."""
 
     image_id: str
@@ -90,7 +91,7 @@ class PreparedSplit:
         )
 
     @cached_property
-    def metadata(self) -> list[Metadata]:
+    def metadata(self) -> list[ImageMetadata]:
         """Of every image, in order."""
         rows = []
         for i, record in enumerate(self.records):
@@ -99,7 +100,9 @@ class PreparedSplit:
             arrays = {name: np.asarray(stored[name]) for name in names}
             geometry = Geometry.from_array(stored["geometry"])
             rows.append(
-                Metadata(record.image_id, record.grade, record.true_grade, record.least_grade, geometry=geometry, **arrays)
+                ImageMetadata(
+                    record.image_id, record.grade, record.true_grade, record.least_grade, geometry=geometry, **arrays
+                )
             )
         return rows
 
@@ -123,7 +126,7 @@ class _Joined:
         return self._sources[part][index - self._starts[part]]
 
 
-def joined(splits: Mapping[str, PreparedSplit], name: str) -> PreparedSplit:
+def concatenate_splits(splits: Mapping[str, PreparedSplit], name: str) -> PreparedSplit:
     """Several splits as one; where an id stands in more than one of them, all get their split's key in front."""
     ids = [image_id for split in splits.values() for image_id in split.image_ids]
     prefixed = len(set(ids)) < len(ids)
@@ -154,20 +157,23 @@ def open_prepared(
     """
     errors: list[UserError] = []
     sets: dict[str, dict[str, PreparedSplit]] = {}
-    for part in set_names(name):
+    for part in parse_set_names(name):
         with collect_errors(errors):
             sets[part] = _open_one(part, data, size_px, on_progress)
     raise_all(errors)
     if len(sets) == 1:
         return sets[name]
     splits = dict.fromkeys(split for found in sets.values() for split in found)
-    return {split: joined({part: found[split] for part, found in sets.items() if split in found}, split) for split in splits}
+    return {
+        split: concatenate_splits({part: found[split] for part, found in sets.items() if split in found}, split)
+        for split in splits
+    }
 
 
 def _open_one(name: str, data: DataConfig, size_px: int, on_progress: OnProgress | None) -> dict[str, PreparedSplit]:
     spec = dataset_spec(name)
     listing = spec.listing(data)
-    readable = read_listing(listing, data, size_px, on_progress)
+    readable = prepare_listing(listing, data, size_px, on_progress)
     stems = {split: [path.stem for path in paths] for split, paths in readable.files.items()}
     key = hashlib.sha256(json.dumps(stems).encode()).hexdigest()[:12]
     config = FundusConfig(name=f"{size_px}-{key}", size_px=size_px, data=data)

@@ -14,7 +14,7 @@ FLATTENED_PX, FLATTENED_SIGMA_PX = 128, 6.0
 alike. In IDRiD at most 21 bits differ between two files of the same photograph, 51 to 66 between two photographs of the same
 eye, and 112 at least between others."""
 
-SAME_PHOTOGRAPH = 36
+SAME_IMAGE_BITS = 36
 """Bits that differ at most between files of the same photograph; with more, up to `data.leakage_distance`, they are two
 photographs of the same eye."""
 
@@ -37,7 +37,7 @@ def difference_hash(image: UInt8[np.ndarray, "h w 3"], fov: Bool[np.ndarray, "h 
     return np.packbits(cells[:, :-1] < cells[:, 1:])
 
 
-def same_photographs(
+def find_near_duplicates(
     first: Sequence[UInt8[np.ndarray, "bytes"]], second: Sequence[UInt8[np.ndarray, "bytes"]], distance: int
 ) -> list[tuple[int, int, int]]:
     """Pairs of positions whose hashes differ in at most `distance` bits, with that number."""
@@ -52,10 +52,10 @@ def same_photographs(
     return pairs
 
 
-def photograph_groups(hashes: Sequence[UInt8[np.ndarray, "bytes"]], distance: int) -> Int[np.ndarray, "n"]:
+def group_near_duplicates(hashes: Sequence[UInt8[np.ndarray, "bytes"]], distance: int) -> Int[np.ndarray, "n"]:
     """The group of each image: the position of the first image that shows the same eye, over any chain of pairs."""
     groups = np.arange(len(hashes))
-    for i, j, _ in same_photographs(hashes, hashes, distance):
+    for i, j, _ in find_near_duplicates(hashes, hashes, distance):
         if groups[i] != groups[j]:
             low, high = sorted((groups[i], groups[j]))
             groups[groups == high] = low

@@ -9,15 +9,13 @@ import numpy as np
 from jaxtyping import Int
 
 from pldmlt_jax.config import DataConfig
-from pldmlt_jax.data.datasets.registry import set_names
-from pldmlt_jax.data.preprocessing.store import Metadata, PreparedSplit, joined, open_prepared
+from pldmlt_jax.data.datasets.registry import parse_set_names
+from pldmlt_jax.data.preprocessing.store import ImageMetadata, PreparedSplit, concatenate_splits, open_prepared
 from pldmlt_jax.data.splits.folds import read_folds, split_indices, stratified_folds
-from pldmlt_jax.data.splits.near_duplicates import SAME_PHOTOGRAPH, photograph_groups, same_photographs
+from pldmlt_jax.data.splits.near_duplicates import SAME_IMAGE_BITS, find_near_duplicates, group_near_duplicates
 from pldmlt_jax.errors import ConfigError, DataError
+from pldmlt_jax.io.progress import OnProgress
 from pldmlt_jax.types import EVIDENCE, UNKNOWN_GRADE
-
-OnProgress = Callable[[int, int, str], None]
-
 
 HELD_OUT_FIRST = ("test", "val", "train")
 """Official splits, in the order in which they keep a photograph that several of them hold."""
@@ -57,9 +55,9 @@ def select_segmented(
     selections = _selections(prepared, data, data.split, segmentation_strata)
     if data.leakage == "as_paper":
         return selections
-    repeated = repeated_images(official_splits(selections), data.leakage_distance, among_training=False)
+    repeated = find_duplicates_within_set(official_splits(selections), data.leakage_distance, among_training=False)
     return {
-        name: without(selection, repeated[selection.split.name]) if name in ("train", "val") else selection
+        name: exclude_images(selection, repeated[selection.split.name]) if name in ("train", "val") else selection
         for name, selection in selections.items()
     }
 
@@ -73,10 +71,10 @@ def select_graded(
     if data.leakage == "as_paper":
         return selections
     official = official_splits(selections)
-    excluded = repeated_images(official, data.leakage_distance)
-    for pair in leaking_pairs(official, segmented, data.leakage_distance):
+    excluded = find_duplicates_within_set(official, data.leakage_distance)
+    for pair in find_duplicates_across_sets(official, segmented, data.leakage_distance):
         excluded[pair.grading_split].add(pair.grading_image)
-    return {name: without(selection, excluded[selection.split.name]) for name, selection in selections.items()}
+    return {name: exclude_images(selection, excluded[selection.split.name]) for name, selection in selections.items()}
 
 
 def segmentation_strata(split: PreparedSplit) -> list[Hashable]:
@@ -86,28 +84,28 @@ def segmentation_strata(split: PreparedSplit) -> list[Hashable]:
     ]
 
 
-def without(selection: Selection, image_ids: set[str]) -> Selection:
+def exclude_images(selection: Selection, image_ids: set[str]) -> Selection:
     """The selection less some images."""
     kept = [i for i in selection.indices if selection.split.image_ids[i] not in image_ids]
     return Selection(selection.split, np.array(kept, int))
 
 
-def with_true_grade(selection: Selection) -> Selection:
+def keep_truly_graded(selection: Selection) -> Selection:
     """Those images whose true grade the set gives."""
     return _where(selection, lambda row: row.true_grade != UNKNOWN_GRADE)
 
 
-def with_known_grade(selection: Selection) -> Selection:
+def keep_graded(selection: Selection) -> Selection:
     """Those images that have a grade, of the graded set or given with the pixel-labelled one."""
     return _where(selection, lambda row: {row.grade, row.true_grade} != {UNKNOWN_GRADE})
 
 
-def _where(selection: Selection, holds: Callable[[Metadata], bool]) -> Selection:
+def _where(selection: Selection, holds: Callable[[ImageMetadata], bool]) -> Selection:
     kept = [int(i) for i in selection.indices if holds(selection.split.metadata[i])]
     return Selection(selection.split, np.array(kept, int))
 
 
-class SameEye(NamedTuple):
+class NearDuplicate(NamedTuple):
     """An image of the graded set whose photograph, or another of the same eye, stands in the pixel-labelled set as well."""
 
     grading_split: str
@@ -117,21 +115,25 @@ class SameEye(NamedTuple):
 
     @property
     def same_photograph(self) -> bool:
-        return self.differing_bits <= SAME_PHOTOGRAPH
+        return self.differing_bits <= SAME_IMAGE_BITS
 
 
-def leaking_pairs(official: Sequence[PreparedSplit], segmented: dict[str, Selection], distance: int) -> list[SameEye]:
+def find_duplicates_across_sets(
+    official: Sequence[PreparedSplit], segmented: dict[str, Selection], distance: int
+) -> list[NearDuplicate]:
     """Every photograph or eye that stands in the graded and in the pixel-labelled set, by official split of the graded."""
     others = [row for split in official_splits(segmented) for row in split.metadata]
     hashes = [row.dhash for row in others]
     return [
-        SameEye(split.name, split.image_ids[i], others[j].image_id, bits)
+        NearDuplicate(split.name, split.image_ids[i], others[j].image_id, bits)
         for split in official
-        for i, j, bits in same_photographs([row.dhash for row in split.metadata], hashes, distance)
+        for i, j, bits in find_near_duplicates([row.dhash for row in split.metadata], hashes, distance)
     ]
 
 
-def repeated_images(official: Sequence[PreparedSplit], distance: int, *, among_training: bool = True) -> dict[str, set[str]]:
+def find_duplicates_within_set(
+    official: Sequence[PreparedSplit], distance: int, *, among_training: bool = True
+) -> dict[str, set[str]]:
     """Images of each official split to leave out because the same photograph stands in the set more than once, or another
     photograph of the same eye in a split that is held out.
 
@@ -140,15 +142,15 @@ def repeated_images(official: Sequence[PreparedSplit], distance: int, *, among_t
 
     Args:
         official: Splits of one set.
-        distance: See `same_photographs`.
+        distance: See `find_near_duplicates`.
         among_training: Also look inside the training split; folds keep such images together.
     """
     splits = sorted(official, key=lambda split: HELD_OUT_FIRST.index(split.name))
     rows = [(split.name, row) for split in splits for row in split.metadata]
     hashes = [row.dhash for _, row in rows]
     left_out: dict[str, set[str]] = {split.name: set() for split in splits}
-    for i, j, bits in same_photographs(hashes, hashes, distance):
-        same_photograph, same_split = bits <= SAME_PHOTOGRAPH, rows[i][0] == rows[j][0]
+    for i, j, bits in find_near_duplicates(hashes, hashes, distance):
+        same_photograph, same_split = bits <= SAME_IMAGE_BITS, rows[i][0] == rows[j][0]
         if same_split and (not same_photograph or (rows[i][0] == "train" and not among_training)):
             continue
         contradict = same_photograph and rows[i][1].grade != rows[j][1].grade
@@ -158,7 +160,7 @@ def repeated_images(official: Sequence[PreparedSplit], distance: int, *, among_t
     return left_out
 
 
-def held_out(splits: Collection[str]) -> str:
+def held_out_split(splits: Collection[str]) -> str:
     """The split that figures are reported on: the test images, or the validation images where none are on disk."""
     return "test" if "test" in splits else "val"
 
@@ -173,7 +175,7 @@ def choose_splits(sets: Mapping[str, Collection[str]], name: str = "") -> dict[s
     Raises:
         ConfigError: No set on disk has such a split.
     """
-    chosen = {key: name or held_out(splits) for key, splits in sets.items()}
+    chosen = {key: name or held_out_split(splits) for key, splits in sets.items()}
     chosen = {key: split for key, split in chosen.items() if split in sets[key] or (split == ALL and sets[key])}
     if not chosen:
         there = "; ".join(f"{', '.join(splits)} ({key})" for key, splits in sets.items())
@@ -182,11 +184,11 @@ def choose_splits(sets: Mapping[str, Collection[str]], name: str = "") -> dict[s
     return chosen
 
 
-def selected(selections: dict[str, Selection], split: str) -> Selection:
+def select_split(selections: dict[str, Selection], split: str) -> Selection:
     """The selection of a split; with ALL all images of the set, those that are left out of training included."""
     if split != ALL:
         return selections[split]
-    return whole(joined({part.name: part for part in official_splits(selections)}, ALL))
+    return select_all(concatenate_splits({part.name: part for part in official_splits(selections)}, ALL))
 
 
 def known_grades(segmented: dict[str, Selection], graded: dict[str, Selection]) -> dict[Path, int]:
@@ -201,12 +203,12 @@ def known_grades(segmented: dict[str, Selection], graded: dict[str, Selection]) 
         given |= {record.image: record.true_grade for record in split.records if record.true_grade != UNKNOWN_GRADE}
         hashes = [row.dhash for row in split.metadata]
         for other in official_splits(graded):
-            for i, j, _ in same_photographs(hashes, [row.dhash for row in other.metadata], SAME_PHOTOGRAPH):
+            for i, j, _ in find_near_duplicates(hashes, [row.dhash for row in other.metadata], SAME_IMAGE_BITS):
                 found[split.records[i].image].add(other.metadata[j].grade)
     return {image: grades.pop() for image, grades in found.items() if len(grades) == 1} | given
 
 
-def require_lesion_kinds(segmented: dict[str, Selection]) -> None:
+def require_lesion_types(segmented: dict[str, Selection]) -> None:
     """For networks that tell lesions apart.
 
     Raises:
@@ -232,27 +234,27 @@ def _selections(
 ) -> dict[str, Selection]:
     """Images by their use: parts of the official training split, and the set's own val and test where it has them."""
     if mode == "all_folds":
-        prepared = {"train": joined(prepared, "train")}
+        prepared = {"train": concatenate_splits(prepared, "train")}
     train = prepared["train"]
-    strata, groups = strata_of(train), same_groups(train, data)
-    folds = None if mode == "official" else folds_of(train, strata, groups, data)
+    strata, groups = strata_of(train), group_same_eyes(train, data)
+    folds = None if mode == "official" else assign_folds(train, strata, groups, data)
     indices = split_indices(strata, data, groups, folds)
     selections = {name: Selection(train, chosen) for name, chosen in indices.items()}
     if "val" in prepared and mode == "official":
-        selections |= {"train": whole(train), "val": whole(prepared["val"])}
+        selections |= {"train": select_all(train), "val": select_all(prepared["val"])}
     if "test" in prepared:
-        official = whole(prepared["test"])
+        official = select_all(prepared["test"])
         selections["official_test"] = official
         selections.setdefault("test", official)
     return selections
 
 
-def same_groups(split: PreparedSplit, data: DataConfig) -> Int[np.ndarray, "n"]:
-    """See `photograph_groups`."""
-    return photograph_groups([row.dhash for row in split.metadata], data.leakage_distance)
+def group_same_eyes(split: PreparedSplit, data: DataConfig) -> Int[np.ndarray, "n"]:
+    """See `group_near_duplicates`."""
+    return group_near_duplicates([row.dhash for row in split.metadata], data.leakage_distance)
 
 
-def folds_of(
+def assign_folds(
     split: PreparedSplit, strata: Sequence[Hashable], groups: Int[np.ndarray, "n"], data: DataConfig
 ) -> Int[np.ndarray, "n"]:
     """The fold of each image: our own, or those of `data.folds_file` where the set is the pixel-labelled one.
@@ -260,7 +262,7 @@ def folds_of(
     Raises:
         UserError: See `read_folds`; or the same photograph is in two of the given folds.
     """
-    if not data.folds_file or split.origins[0][0] not in set_names(data.segmentation):
+    if not data.folds_file or split.origins[0][0] not in parse_set_names(data.segmentation):
         return stratified_folds(strata, data.num_folds, data.split_seed, groups)
     folds = read_folds(Path(data.folds_file), split.origins, data.num_folds)
     torn = [i for i, first in enumerate(groups) if folds[i] != folds[first]]
@@ -271,6 +273,6 @@ def folds_of(
     return folds
 
 
-def whole(split: PreparedSplit) -> Selection:
+def select_all(split: PreparedSplit) -> Selection:
     """Every image of a split."""
     return Selection(split, np.arange(len(split)))

@@ -9,17 +9,17 @@ from pldmlt_jax.config import DataConfig
 from pldmlt_jax.data.preprocessing.masks import Components
 from pldmlt_jax.data.splits.selection import (
     Selection,
-    folds_of,
-    leaking_pairs,
+    assign_folds,
+    find_duplicates_across_sets,
+    find_duplicates_within_set,
+    group_same_eyes,
     official_splits,
-    repeated_images,
-    same_groups,
     segmentation_strata,
 )
 from pldmlt_jax.types import LESIONS
 
 
-def describe(segmented: dict[str, Selection], graded: dict[str, Selection], data: DataConfig) -> dict[str, Any]:
+def dataset_summary(segmented: dict[str, Selection], graded: dict[str, Selection], data: DataConfig) -> dict[str, Any]:
     """What `data.json` records: who is in which split, lesion pixels before and after fusion, leakage, what was left out."""
     train = segmented["train"].split
     rows = [
@@ -58,7 +58,7 @@ def describe(segmented: dict[str, Selection], graded: dict[str, Selection], data
             "grades": {name: grade_counts(selection) for name, selection in graded.items()},
             **_left_out(graded),
         },
-        "leakage": leakage_report(segmented, graded, data),
+        "leakage": near_duplicate_summary(segmented, graded, data),
     }
 
 
@@ -70,14 +70,16 @@ def _left_out(selections: dict[str, Selection]) -> dict[str, Any]:
     }
 
 
-def leakage_report(segmented: dict[str, Selection], graded: dict[str, Selection], data: DataConfig) -> dict[str, Any]:
+def near_duplicate_summary(
+    segmented: dict[str, Selection], graded: dict[str, Selection], data: DataConfig
+) -> dict[str, Any]:
     """The same photographs and eyes in both sets, and those that stand in one of them more than once."""
     official = official_splits(graded)
-    pairs = leaking_pairs(official, segmented, data.leakage_distance)
+    pairs = find_duplicates_across_sets(official, segmented, data.leakage_distance)
     leaking, same = ({pair[:2] for pair in pairs if pair.same_photograph or eyes} for eyes in (True, False))
     repeated = {
-        "grading": repeated_images(official, data.leakage_distance),
-        "segmentation": repeated_images(official_splits(segmented), data.leakage_distance, among_training=False),
+        "grading": find_duplicates_within_set(official, data.leakage_distance),
+        "segmentation": find_duplicates_within_set(official_splits(segmented), data.leakage_distance, among_training=False),
     }
     return {
         "rule": data.leakage,
@@ -101,5 +103,5 @@ def fold_rows(segmented: dict[str, Selection], data: DataConfig) -> list[tuple[s
         return []
     split = segmented["train"].split
     strata = segmentation_strata(split)
-    folds = folds_of(split, strata, same_groups(split, data), data)
+    folds = assign_folds(split, strata, group_same_eyes(split, data), data)
     return [(*origin, str(stratum), int(fold)) for origin, stratum, fold in zip(split.origins, strata, folds, strict=True)]

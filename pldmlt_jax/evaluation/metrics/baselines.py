@@ -12,7 +12,7 @@ from pldmlt_jax.types import MASK_BITS
 
 CHANNELS = ("red", "green", "blue")
 LEVELS = 256
-NO_PIXELS = np.zeros((len(CHANNELS), 2, LEVELS), np.int64)
+EMPTY_HISTOGRAMS = np.zeros((len(CHANNELS), 2, LEVELS), np.int64)
 
 
 class Threshold(NamedTuple):
@@ -35,10 +35,10 @@ def pixel_histograms(image: UInt8[np.ndarray, "h w 3"], mask_bits: UInt8[np.ndar
 def channel_histograms(selection: Selection) -> Int[np.ndarray, "3 2 256"]:
     """The same of some prepared images together."""
     samples = (selection.split[int(i)] for i in selection.indices)
-    return sum((pixel_histograms(sample.image, sample.mask_bits) for sample in samples), NO_PIXELS)
+    return sum((pixel_histograms(sample.image, sample.mask_bits) for sample in samples), EMPTY_HISTOGRAMS)
 
 
-def chosen(threshold: Threshold) -> Bool[np.ndarray, "256"]:
+def selected_levels(threshold: Threshold) -> Bool[np.ndarray, "256"]:
     """Which levels of its channel a threshold calls a lesion."""
     levels = np.arange(LEVELS)
     return levels >= threshold.level if threshold.brighter else levels <= threshold.level
@@ -46,7 +46,7 @@ def chosen(threshold: Threshold) -> Bool[np.ndarray, "256"]:
 
 def threshold_counts(histograms: Int[np.ndarray, "3 2 256"], threshold: Threshold) -> tuple[int, int, int]:
     """True positive, chosen and marked pixels."""
-    (negatives, positives), levels = histograms[threshold.channel], chosen(threshold)
+    (negatives, positives), levels = histograms[threshold.channel], selected_levels(threshold)
     return int(positives[levels].sum()), int((negatives + positives)[levels].sum()), int(positives.sum())
 
 
@@ -65,6 +65,6 @@ def threshold_metrics(threshold: Threshold, histograms: Int[np.ndarray, "3 2 256
     }
 
 
-def rule(threshold: Threshold) -> str:
+def format_threshold(threshold: Threshold) -> str:
     """A threshold in words."""
     return f"{CHANNELS[threshold.channel]} {'>=' if threshold.brighter else '<='} {threshold.level}"

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-FILE = "curves.json"
+CURVES_FILE = "curves.json"
 """In a workdir: the curves of the evaluated split, at the network's size and at the images' own."""
 
 SCORE_BINS = 4096

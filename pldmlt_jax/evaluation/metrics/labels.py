@@ -8,14 +8,14 @@ from jaxtyping import Bool, Float, Int
 
 from pldmlt_jax.types import NUM_GRADES
 
-LOGGED = (
+LOGGED_METRICS = (
     *("grad_norm/seg_encoder", "grad_norm/grade_encoder", "grad_cosine_encoder"),
     *("grad_norm/grade_encoder_fixed", "grad_cosine_encoder_fixed", "direct_norm", "indirect_norm"),
     *("agreement/pseudo_label", "agreement/head", "label_entropy"),
 )
 """Figures of single steps in `log.jsonl` that are summed up over training."""
 
-AT_START = ("direct_norm", "indirect_norm")
+FIRST_STEP_METRICS = ("direct_norm", "indirect_norm")
 """Those that are also told of the first meta step: once the labels have collapsed, both are zero."""
 
 
@@ -61,16 +61,16 @@ def label_quality_metrics(
 
 
 def label_training_metrics(log: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Medians of what was logged in the second half of training, by name, `train/` in front; see also AT_START.
+    """Medians of what was logged in the second half of training, by name, `train/` in front; see also FIRST_STEP_METRICS.
 
     The gradients' norms on the encoder tell whether the tasks are balanced, those over theta_1 what moves the labels.
     """
     last = max((line["step"] for line in log), default=0)
     figures = {}
-    for name in LOGGED:
+    for name in LOGGED_METRICS:
         values = [line[name] for line in log if line["step"] > last / 2 and line.get(name) is not None]
         if values:
             figures[f"train/{name}"] = float(np.median(values))
-    for name in AT_START:
+    for name in FIRST_STEP_METRICS:
         figures |= {f"train/{name}_at_start": float(line[name]) for line in log[::-1] if line.get(name) is not None}
     return figures

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float
 
 from pldmlt_jax.models.decoders.layers import ConvNormReLU, Decoder, upsample_bilinear
-from pldmlt_jax.models.layers import rematerialised
+from pldmlt_jax.models.layers import rematerialise
 
 
 class DeepLabV3Plus(Decoder):
@@ -58,5 +58,5 @@ class DeepLabV3Plus(Decoder):
             fine = layer("fine", fine, filters=3 * self.filters // 16, kernel_size=1)
             return layer("join", jnp.concatenate([upsample_bilinear(x, 4), fine], axis=-1), form="separable")
 
-        x = rematerialised(pyramid, self.rematerialisation)(self, features[-1])
-        return rematerialised(joined, self.rematerialisation)(self, x, features[-4])
+        x = rematerialise(pyramid, self.rematerialisation)(self, features[-1])
+        return rematerialise(joined, self.rematerialisation)(self, x, features[-4])

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float
 
 from pldmlt_jax.models.decoders.layers import ConvNormReLU, Decoder, upsample_bilinear, upsample_nearest_2x
-from pldmlt_jax.models.layers import rematerialised
+from pldmlt_jax.models.layers import rematerialise
 
 GROUPS = 32
 """Of group normalisation."""
@@ -54,5 +54,5 @@ class FPN(Decoder):
             return x
 
         levels = zip((5, 4, 3, 2), pyramid, strict=True)
-        enlarged = [rematerialised(partial(level_of, level=n), self.rematerialisation)(self, x) for n, x in levels]
+        enlarged = [rematerialise(partial(level_of, level=n), self.rematerialisation)(self, x) for n, x in levels]
         return reduce(jnp.add, enlarged)

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, DTypeLike, Float
 
 from pldmlt_jax.models.layers import BatchNorm, DepthwiseConv
-from pldmlt_jax.models.weight_gradients import chosen_convolution
+from pldmlt_jax.models.weight_gradients import select_convolution
 
 
 class Decoder(nn.Module):
@@ -130,6 +130,6 @@ class ConvNormReLU(nn.Module):
         else:
             x = nn.Conv(
                 self.filters, (kernel_size, kernel_size), use_bias=False, dtype=self.dtype, kernel_init=start,
-                conv_general_dilated=chosen_convolution(self.weight_gradients, train), name="conv",
+                conv_general_dilated=select_convolution(self.weight_gradients, train), name="conv",
             )(x)  # fmt: skip
         return nn.relu(cast(Array, DECODER_NORMS[self.norm](self, train)(x)))

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float
 
 from pldmlt_jax.models.decoders.layers import ConvNormReLU, Decoder
-from pldmlt_jax.models.layers import rematerialised
+from pldmlt_jax.models.layers import rematerialise
 
 SQUEEZE = 4
 """Channels that enter a block over those that are enlarged in it."""
@@ -56,5 +56,5 @@ class LinkNet(Decoder):
             skip = skips[i - 1 : i]
             filters = skip[0].shape[-1] if skip else self.filters
             block = partial(block_of, name=f"block{i}", filters=filters)
-            x = rematerialised(block, self.rematerialisation)(self, x, *skip)
+            x = rematerialise(block, self.rematerialisation)(self, x, *skip)
         return x

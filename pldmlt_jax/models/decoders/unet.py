@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float
 
 from pldmlt_jax.models.decoders.layers import ConvNormReLU, Decoder, upsample_nearest_2x
-from pldmlt_jax.models.layers import rematerialised
+from pldmlt_jax.models.layers import rematerialise
 
 
 class UNet(Decoder):
@@ -57,11 +57,11 @@ class UNet(Decoder):
         x = features[-1]
         if self.centre_filters:
             centre = partial(two_convolutions, name="centre", filters=self.centre_filters)
-            x = rematerialised(centre, self.rematerialisation)(self, x)
+            x = rematerialise(centre, self.rematerialisation)(self, x)
         skips = list(reversed(features[:-1]))
         if len(skips) >= len(self.filters) and not self.full_res_skip:
             skips = skips[: len(self.filters) - 1]
         for i, filters in enumerate(self.filters):
             stage = partial(stage_of, name=f"stage{i + 1}", filters=filters)
-            x = rematerialised(stage, self.rematerialisation)(self, x, *skips[i : i + 1])
+            x = rematerialise(stage, self.rematerialisation)(self, x, *skips[i : i + 1])
         return x

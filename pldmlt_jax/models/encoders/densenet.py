@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float
 
-from pldmlt_jax.models.layers import BatchNorm, ConvNorm, GroupedConv, max_pool, rematerialised
+from pldmlt_jax.models.layers import BatchNorm, ConvNorm, GroupedConv, max_pool, rematerialise
 
 BOTTLENECK = 4
 """Channels of a layer's 1x1 convolution over those that the layer adds."""
@@ -81,7 +81,7 @@ class DenseNet(nn.Module):
             frozen = self.frozen_stages >= block + 1
             for i in range(1, layers + 1):
                 step = partial(layer, name=f"block{block}_{i}", frozen=frozen)
-                x = rematerialised(step, self.rematerialisation)(self, x)
+                x = rematerialise(step, self.rematerialisation)(self, x)
             last = block == len(self.blocks)
             norm = BatchNorm(dtype=self.dtype, name="norm5" if last else f"transition{block}_norm")
             x = norm(x, train and not frozen)

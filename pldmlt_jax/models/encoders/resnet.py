@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float
 
 from pldmlt_jax.errors import ConfigError
-from pldmlt_jax.models.layers import ConvNorm, max_pool, rematerialised
+from pldmlt_jax.models.layers import ConvNorm, max_pool, rematerialise
 
 EXPANSION = 4
 """Output channels of a bottleneck block over its nominal `planes`."""
@@ -144,7 +144,7 @@ class ResNet(nn.Module):
         x = max_pool(features[0], size=3, stride=2, padding=1)
         for stage, blocks in enumerate(self.blocks):
             for i in range(blocks):
-                x = rematerialised(partial(block_of, stage=stage, i=i), self.rematerialisation)(self, x)
+                x = rematerialise(partial(block_of, stage=stage, i=i), self.rematerialisation)(self, x)
             x = self._maybe_freeze(x, stage=stage + 2)
             features.append(x)
         return tuple(features)

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float
 
-from pldmlt_jax.models.layers import BatchNorm, rematerialised
-from pldmlt_jax.models.weight_gradients import chosen_convolution
+from pldmlt_jax.models.layers import BatchNorm, rematerialise
+from pldmlt_jax.models.weight_gradients import select_convolution
 
 
 class VGG(nn.Module):
@@ -53,7 +53,7 @@ class VGG(nn.Module):
             for i in range(1, self.convs[block - 1] + 1):
                 x = nn.Conv(
                     self.filters[block - 1], (3, 3), dtype=self.dtype, kernel_init=nn.initializers.he_normal(),
-                    conv_general_dilated=chosen_convolution(self.weight_gradients, train), name=f"conv{block}_{i}",
+                    conv_general_dilated=select_convolution(self.weight_gradients, train), name=f"conv{block}_{i}",
                 )(x)  # fmt: skip
                 if self.norm:
                     x = BatchNorm(dtype=self.dtype, name=f"norm{block}_{i}")(x, train and block > self.frozen_stages)
@@ -63,7 +63,7 @@ class VGG(nn.Module):
         features = []
         x = image.astype(self.dtype)
         for block in range(1, len(self.filters) + 1):
-            x = rematerialised(partial(convolutions, block=block), self.rematerialisation)(self, x)
+            x = rematerialise(partial(convolutions, block=block), self.rematerialisation)(self, x)
             if block <= self.frozen_stages:
                 x = jax.lax.stop_gradient(x)
             features.append(x)

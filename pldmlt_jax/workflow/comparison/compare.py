@@ -7,15 +7,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pldmlt_jax.cli.flags import Arguments
 from pldmlt_jax.errors import ConfigError, ErrorGroup, UserError, collect_errors, raise_all
 from pldmlt_jax.io.files import read_json, read_rows, write_json, write_rows, writing
 from pldmlt_jax.reporting.comparison_page import write_comparison
-from pldmlt_jax.reporting.comparison_tables import FIGURES, baseline_of, to_markdown, to_rows
-from pldmlt_jax.table_config import PUBLISHED, Cell, Table, cells
+from pldmlt_jax.reporting.comparison_tables import METRIC_DEFINITIONS, baseline_of, to_markdown, to_rows
+from pldmlt_jax.table_config import PUBLISHED, Run, Table, list_runs
 from pldmlt_jax.workflow.comparison import statistics as comparison
 from pldmlt_jax.workflow.comparison.runs import COST, FAILURE, RawSets, cell_is_complete, cell_stages, run_cell
-from pldmlt_jax.workflow.comparison.statistics import aggregated, paired_differences
+from pldmlt_jax.workflow.comparison.statistics import aggregate_runs, paired_differences
+from pldmlt_jax.workflow.options import RunOptions
 from pldmlt_jax.workflow.pipeline import missing_weights
 from pldmlt_jax.workflow.run_metadata import describe_versions
 from pldmlt_jax.workflow.stages.train_graders import GRADED_IMAGES
@@ -27,23 +27,23 @@ SAVE_INTERVAL_S = 60.0
 """The table is written anew this often while runs are missing: of hundreds it takes some seconds."""
 
 
-def main(arguments: Arguments) -> int:
+def main(options: RunOptions) -> int:
     """Runs what is missing, one run after the other; the table is written as it goes, and says what it lacks.
 
     Returns:
         The exit status: 1 where a run has failed.
     """
-    table = arguments.table
+    table = options.table
     assert table is not None
-    every, raw = list(cells(table, arguments.workdir)), RawSets()
-    wanted = [cell for cell in every if cell.row.name in arguments.rows]
+    every, raw = list_runs(table, options.workdir), RawSets()
+    wanted = [cell for cell in every if cell.row.name in options.rows]
     require_inputs(wanted, raw)
-    print(f"{table.name}: {len(wanted)} runs in {arguments.workdir}", flush=True)
+    print(f"{table.name}: {len(wanted)} runs in {options.workdir}", flush=True)
     failed: dict[Path, str] = {}
     written = time.monotonic()
     for number, cell in enumerate(wanted, 1):
         print(f"[{number}/{len(wanted)}] {cell.label}", end="", flush=True)
-        if cell_is_complete(cell, raw, arguments.split):
+        if cell_is_complete(cell, raw, options.split):
             print(": complete and unchanged, skipped", flush=True)
             continue
         print(flush=True)
@@ -52,20 +52,20 @@ def main(arguments: Arguments) -> int:
             write_json(cell.workdir / FAILURE, {"message": failed[cell.workdir]})
             continue
         others = tuple(other.workdir for other in every if other.workdir != cell.workdir and other.workdir.is_dir())
-        if message := run_cell(cell, others, arguments.split, debug=arguments.debug):
+        if message := run_cell(cell, others, options.split, debug=options.debug):
             failed[cell.workdir] = message
         if time.monotonic() - written > SAVE_INTERVAL_S:
-            write_table(arguments, every, raw)
+            write_table(options, every, raw)
             written = time.monotonic()
-    write_table(arguments, every, raw)
-    print((arguments.workdir / "table.md").read_text(encoding="utf-8").partition("## Cost")[0].rstrip())
-    print(f"\nall of it: {arguments.workdir / 'table.md'}, table.csv, table.json and compare.html beside it")
+    write_table(options, every, raw)
+    print((options.workdir / "table.md").read_text(encoding="utf-8").partition("## Cost")[0].rstrip())
+    print(f"\nall of it: {options.workdir / 'table.md'}, table.csv, table.json and compare.html beside it")
     if failed:
         print(f"failed: {len(failed)} of {len(wanted)} runs; the same command tries them again", file=sys.stderr)
     return 1 if failed else 0
 
 
-def require_inputs(wanted: list[Cell], raw: RawSets) -> None:
+def require_inputs(wanted: list[Run], raw: RawSets) -> None:
     """What is missing for any of the runs, before the first one.
 
     Raises:
@@ -85,28 +85,28 @@ def require_inputs(wanted: list[Cell], raw: RawSets) -> None:
     raise_all(errors)
 
 
-def write_table(arguments: Arguments, every: list[Cell], raw: RawSets) -> None:
+def write_table(options: RunOptions, every: list[Run], raw: RawSets) -> None:
     """Gathers what the runs have left, and writes the three files and the page."""
-    assert arguments.table is not None
-    gathered_table = gather(arguments.table, every, raw, arguments)
-    write_json(arguments.workdir / "table.json", gathered_table)
-    with writing(arguments.workdir / "table.md") as file:
+    assert options.table is not None
+    gathered_table = gather(options.table, every, raw, options)
+    write_json(options.workdir / "table.json", gathered_table)
+    with writing(options.workdir / "table.md") as file:
         file.write(to_markdown(gathered_table))
-    write_comparison(arguments.workdir / "compare.html", gathered_table)
+    write_comparison(options.workdir / "compare.html", gathered_table)
     lines = to_rows(gathered_table)
     if lines:
-        write_rows(arguments.workdir / "table.csv", lines)
+        write_rows(options.workdir / "table.csv", lines)
     else:
-        (arguments.workdir / "table.csv").unlink(missing_ok=True)
+        (options.workdir / "table.csv").unlink(missing_ok=True)
 
 
-def gather(table: Table, every: list[Cell], raw: RawSets, arguments: Arguments) -> dict[str, Any]:
+def gather(table: Table, every: list[Run], raw: RawSets, options: RunOptions) -> dict[str, Any]:
     """What `table.json` holds; see docs/compare.md."""
-    complete = [cell for cell in every if cell_is_complete(cell, raw, arguments.split)]
+    complete = [cell for cell in every if cell_is_complete(cell, raw, options.split)]
     images = {row.name: [per_image(cell) for cell in complete if cell.row is row] for row in table.rows}
     rows = []
     for row in table.rows:
-        runs = [describe(cell, cell in complete, arguments.workdir) for cell in every if cell.row is row]
+        runs = [describe(cell, cell in complete, options.workdir) for cell in every if cell.row is row]
         done = [run for run in runs if run["state"] == "complete"]
         against = row.name != table.reference_row
         rows.append(
@@ -116,17 +116,17 @@ def gather(table: Table, every: list[Cell], raw: RawSets, arguments: Arguments) 
                 "part": row.part,
                 "published": dict(row.published),
                 "cells": runs,
-                "figures": aggregated(run["metrics"] for run in done),
+                "figures": aggregate_runs(run["metrics"] for run in done),
                 "differences": paired_differences(images[row.name], images[table.reference_row]) if against else {},
                 "parameters": done[0]["parameters"] if done else None,
                 "images": done[0]["images"] if done else {},
-                "cost": aggregated(run["cost"] for run in done),
+                "cost": aggregate_runs(run["cost"] for run in done),
             }
         )
     return {
         "name": table.name,
         "title": table.title,
-        "command": command(arguments),
+        "command": command(options),
         "environment": describe_versions(),
         "folds": list(table.folds),
         "seeds": list(table.seeds),
@@ -134,19 +134,19 @@ def gather(table: Table, every: list[Cell], raw: RawSets, arguments: Arguments) 
         "published_in": table.published_in,
         "published_as": PUBLISHED,
         "interval": {"percentiles": list(comparison.INTERVAL), "resamples": comparison.RESAMPLES, "over": "images"},
-        "figures": [{"name": name, "baseline": baseline_of(name), "what": what} for name, _, what in FIGURES],
+        "figures": [{"name": name, "baseline": baseline_of(name), "what": what} for name, _, what in METRIC_DEFINITIONS],
         "rows": rows,
     }
 
 
-def command(arguments: Arguments) -> str:
+def command(options: RunOptions) -> str:
     """The command line that makes the table, without what only names places of this machine; of files their names stay."""
     local = ("--workdir", "--config.data.root", "--config.data.cache_dir", "--debug")
-    words = [FOLDERS.sub("", word) for word in arguments.words if word.split("=")[0] not in local]
+    words = [FOLDERS.sub("", word) for word in options.words if word.split("=")[0] not in local]
     return " ".join(["python main.py", *words])
 
 
-def describe(cell: Cell, is_complete: bool, root: Path) -> dict[str, Any]:
+def describe(cell: Run, is_complete: bool, root: Path) -> dict[str, Any]:
     """One run of `table.json`."""
     failure = cell.workdir / FAILURE
     why = str(read_json(failure)["message"]) if failure.is_file() and not is_complete else ""
@@ -164,26 +164,26 @@ def describe(cell: Cell, is_complete: bool, root: Path) -> dict[str, Any]:
     }
 
 
-def grader_folder(cell: Cell) -> Path:
+def grader_folder(cell: Run) -> Path:
     return cell.workdir / "graders" / cell.row.config.grader.architectures[0]
 
 
-def metrics_file(cell: Cell) -> Path:
+def metrics_file(cell: Run) -> Path:
     """The figures of what the row trains."""
     return (grader_folder(cell) if cell.row.part == "graders" else cell.workdir) / "metrics.json"
 
 
-def per_image(cell: Cell) -> comparison.Cell:
+def per_image(cell: Run) -> comparison.PerImageResults:
     """What a complete run says of each image."""
     folder = grader_folder(cell) if cell.row.part == "graders" else cell.workdir
 
     def lines(name: str) -> list[dict[str, str]]:
         return [row for _, row in read_rows(folder / name, ("image",))] if (folder / name).is_file() else []
 
-    return comparison.Cell(cell.fold, cell.seed, lines("per_image.csv"), lines(GRADED_IMAGES))
+    return comparison.PerImageResults(cell.fold, cell.seed, lines("per_image.csv"), lines(GRADED_IMAGES))
 
 
-def cost(cell: Cell) -> dict[str, float]:
+def cost(cell: Run) -> dict[str, float]:
     """Seconds of training, all sessions together, and the peak of memory."""
     found = dict(read_json(cell.workdir / COST)) if (cell.workdir / COST).is_file() else {}
     graders = [trained_s(folder) for folder in sorted((cell.workdir / "graders").glob("*/checkpoints"))]
@@ -198,7 +198,7 @@ def trained_s(checkpoints: Path) -> float | None:
     return float(json.loads(path.read_text(encoding="utf-8"))["seconds"]) if path.is_file() else None
 
 
-def numbers_of_images(cell: Cell, metrics: dict[str, Any]) -> dict[str, int]:
+def numbers_of_images(cell: Run, metrics: dict[str, Any]) -> dict[str, int]:
     """Pixel-labelled images that the row has trained on, has chosen its checkpoint by, and is scored on; and truly graded
     ones that it has trained on, stage 1 included, and that its grades are scored on.
     """

@@ -18,15 +18,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pldmlt_jax.cli.app import configure_libraries, guarded, own_folder
-from pldmlt_jax.cli.flags import Arguments
 from pldmlt_jax.config import Config, frozen
-from pldmlt_jax.config_checks import validate
+from pldmlt_jax.config_checks import validate_config
 from pldmlt_jax.errors import UserError
 from pldmlt_jax.io.files import read_json, write_json
 from pldmlt_jax.io.signals import STOP
-from pldmlt_jax.table_config import Cell
+from pldmlt_jax.table_config import Run
 from pldmlt_jax.workflow.context import Context
-from pldmlt_jax.workflow.fingerprints import raw_sets
+from pldmlt_jax.workflow.fingerprints import describe_raw_sets
+from pldmlt_jax.workflow.options import RunOptions
 from pldmlt_jax.workflow.pipeline import is_complete, run_stage
 from pldmlt_jax.workflow.stage_table import Stage, stages_of
 
@@ -48,7 +48,7 @@ POLL_S = 0.2
 class Order(NamedTuple):
     """All that a cell's process is told."""
 
-    arguments: Arguments
+    options: RunOptions
     part: str
     others: tuple[Path, ...]
     debug: bool
@@ -62,23 +62,23 @@ class RawSets:
         self._found: dict[Config, dict[str, str]] = {}
 
     def of(self, config: Config, errors: list[UserError] | None = None) -> dict[str, str]:
-        """See `pipeline.raw_sets`; bad files are left to `prepare`."""
+        """See `pipeline.describe_raw_sets`; bad files are left to `prepare`."""
         key = frozen(Config(data=dataclasses.replace(config.data, fold=0)))
         if key not in self._found:
-            self._found[key] = raw_sets(key, [] if errors is None else errors, defer_errors=True)
+            self._found[key] = describe_raw_sets(key, [] if errors is None else errors, defer_errors=True)
         return self._found[key]
 
 
-def cell_arguments(cell: Cell, split: str = "") -> Arguments:
+def cell_arguments(cell: Run, split: str = "") -> RunOptions:
     """The command line that the cell's run would have."""
-    return Arguments("run", frozen(cell.config), True, cell.workdir, split=split)
+    return RunOptions(frozen(cell.config), cell.workdir, split=split)
 
 
-def cell_stages(cell: Cell) -> list[Stage]:
+def cell_stages(cell: Run) -> list[Stage]:
     return stages_of(cell.row.config, STAGES_OF[cell.row.part])
 
 
-def cell_is_complete(cell: Cell, raw: RawSets, split: str = "") -> bool:
+def cell_is_complete(cell: Run, raw: RawSets, split: str = "") -> bool:
     """Whether every stage of the cell is, for its inputs as they are now."""
     try:
         return is_complete(Context(cell_arguments(cell, split)), cell_stages(cell), raw.of(cell.config))
@@ -86,7 +86,7 @@ def cell_is_complete(cell: Cell, raw: RawSets, split: str = "") -> bool:
         return False
 
 
-def run_cell(cell: Cell, others: tuple[Path, ...], split: str = "", *, debug: bool = False) -> str:
+def run_cell(cell: Run, others: tuple[Path, ...], split: str = "", *, debug: bool = False) -> str:
     """Runs a cell in a process of its own; a signal is passed on to it.
 
     Args:
@@ -130,7 +130,7 @@ def _main(order: Order) -> None:
 
     def tell(message: str) -> None:
         with contextlib.suppress(OSError):  # a full disk: it is on the terminal
-            write_json(order.arguments.workdir / FAILURE, {"message": message})
+            write_json(order.options.workdir / FAILURE, {"message": message})
 
     sys.exit(guarded(lambda: _work(order), debug=order.debug, tell=tell))
 
@@ -145,11 +145,11 @@ def _end_with(parent: int) -> None:
 
 
 def _work(order: Order) -> int:
-    validate(order.arguments.config)
+    validate_config(order.options.config)
     configure_libraries()
-    config = order.arguments.config
-    context = Context(dataclasses.replace(order.arguments, config=frozen(config)), order.others)
-    with own_folder(order.arguments):
+    config = order.options.config
+    context = Context(dataclasses.replace(order.options, config=frozen(config)), order.others)
+    with own_folder(order.options):
         raw = RawSets().of(config)
         for stage in stages_of(config, STAGES_OF[order.part]):
             try:

@@ -23,7 +23,7 @@ Key = tuple[int, str]
 """An image: the fold that holds it out, and its name."""
 
 
-class Cell(NamedTuple):
+class PerImageResults(NamedTuple):
     """What a complete run says of each held-out image."""
 
     fold: int
@@ -32,7 +32,7 @@ class Cell(NamedTuple):
     graded: Sequence[Row]  # of the table of graded images
 
 
-def aggregated(runs: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, float | int | None]]:
+def aggregate_runs(runs: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, float | int | None]]:
     """Mean, sample standard deviation (None of one run) and number of runs of every figure that is a number in some run."""
     values: dict[str, list[float]] = {}
     for figures in runs:
@@ -92,7 +92,9 @@ def grading_count_metrics(counts: Float[np.ndarray, "r c c"]) -> dict[str, Float
         }
 
 
-def paired_differences(ours: Sequence[Cell], theirs: Sequence[Cell], *, seed: int = 0) -> dict[str, dict[str, Any]]:
+def paired_differences(
+    ours: Sequence[PerImageResults], theirs: Sequence[PerImageResults], *, seed: int = 0
+) -> dict[str, dict[str, Any]]:
     """Every figure of `ours` less that of `theirs`, over the folds and seeds and images that both have.
 
     Pixels (answers, for grades) of an image are added up over the seeds, and those of all images over the folds.
@@ -142,7 +144,7 @@ def _interval(values: Float[np.ndarray, "r"], images: int) -> dict[str, Any]:
     return {"difference": float(values[0]), "low": float(low), "high": float(high), "images": images}
 
 
-def _pixels(cells: Sequence[Cell], suffix: str) -> dict[Key, np.ndarray]:
+def _pixels(cells: Sequence[PerImageResults], suffix: str) -> dict[Key, np.ndarray]:
     """Pixels of each image (see `overlap_metrics`), over the seeds."""
     columns = [f"{name}{suffix}" for name in ("overlap_px", "predicted_px", "truth_px", "valid_px")]
     found: dict[Key, np.ndarray] = {}
@@ -154,7 +156,7 @@ def _pixels(cells: Sequence[Cell], suffix: str) -> dict[Key, np.ndarray]:
     return found
 
 
-def _answers(cells: Sequence[Cell]) -> dict[Key, np.ndarray]:
+def _answers(cells: Sequence[PerImageResults]) -> dict[Key, np.ndarray]:
     """The confusion matrix of each graded image, over the seeds."""
     found: dict[Key, np.ndarray] = {}
     for cell in cells:

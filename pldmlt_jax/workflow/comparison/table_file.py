@@ -96,7 +96,7 @@ def table_errors(
     Args:
         table: With what the command line sets of its rows' configs.
         overrides: The fields that it sets.
-        config_errors: See `validation.config_errors`, which imports JAX.
+        config_errors: See `config_checks.config_errors`, which imports JAX.
     """
     errors: list[UserError] = [
         ConfigError(f"--config.{name}", "set for every row of a table", "the table's own", SET_BY_THE_TABLE[name])

@@ -30,7 +30,7 @@ def calibrate(context: Context) -> None:
         lesions, temperature, len(graded) if graded else 0, network.step, inference, (min(longer), max(longer))
     )
     write_points(network.directory, points)
-    print(f"  {describe(points)}")
+    print(f"  {summarise_points(points)}")
 
 
 def _geometries(selection: Selection) -> list:
@@ -62,7 +62,7 @@ def choose_temperature(predictor: Predictor, graded: Selection, task: Task) -> f
     return fit_temperature(logits, given_grades(graded))
 
 
-def describe(points: OperatingPoints) -> str:
+def summarise_points(points: OperatingPoints) -> str:
     """One line for the terminal."""
     parts = [
         f"{name} > {point.threshold:g}" + (f", from {point.min_area_px:g} px" if point.min_area_px else "")

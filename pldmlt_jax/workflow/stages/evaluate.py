@@ -6,29 +6,29 @@ from typing import Any
 import jax
 import numpy as np
 
-from pldmlt_jax.data.splits.selection import ALL, Selection, choose_splits, selected, with_known_grade
-from pldmlt_jax.data.splits.summary import leakage_report
+from pldmlt_jax.data.splits.selection import ALL, Selection, choose_splits, keep_graded, select_split
+from pldmlt_jax.data.splits.summary import near_duplicate_summary
 from pldmlt_jax.evaluation.metrics.baselines import (
-    NO_PIXELS,
+    EMPTY_HISTOGRAMS,
     best_threshold,
     channel_histograms,
+    format_threshold,
     pixel_histograms,
-    rule,
     threshold_metrics,
 )
-from pldmlt_jax.evaluation.metrics.curves import FILE as CURVES
+from pldmlt_jax.evaluation.metrics.curves import CURVES_FILE
 from pldmlt_jax.evaluation.metrics.grading import grade_rows, grading_metrics
 from pldmlt_jax.evaluation.metrics.labels import label_training_metrics
 from pldmlt_jax.evaluation.metrics.segmentation import SegmentationCounts
 from pldmlt_jax.evaluation.operating_points import PointCounts
 from pldmlt_jax.evaluation.original_size import (
     ORIGINAL,
-    area_columns,
-    count_one,
-    image_row,
+    compute_area_columns,
+    compute_image_row,
+    count_image,
     inflation_metrics,
     read_original,
-    to_original_pixels,
+    restore_original_size,
 )
 from pldmlt_jax.evaluation.predictor import Predictor
 from pldmlt_jax.io.files import read_json, write_rows
@@ -40,7 +40,7 @@ from pldmlt_jax.workflow.context import Context
 from pldmlt_jax.workflow.stages.examples import chunks, save_examples
 from pldmlt_jax.workflow.stages.label_scores import score_labels
 from pldmlt_jax.workflow.stages.load_checkpoint import load_predictor
-from pldmlt_jax.workflow.stages.pseudo_label import read_table, summary
+from pldmlt_jax.workflow.stages.pseudo_label import read_label_table, summarise_labels
 from pldmlt_jax.workflow.stages.train_graders import GRADED_IMAGES, majority_grade, true_grades
 
 
@@ -48,12 +48,12 @@ def evaluate(context: Context) -> None:
     """Scores the best checkpoint on a split of both sets, or of the one that has it, with every baseline beside it."""
     network = load_predictor(context)
     sets = {"seg": context.segmented, "grade": context.graded_for_network}
-    chosen = choose_splits(sets, context.arguments.split)
+    chosen = choose_splits(sets, context.options.split)
     if ALL in chosen.values():
         print("  all images of the set: those that the network has learnt from, if it has, are among them")
-    selections = {key: selected(sets[key], split) for key, split in chosen.items()}
+    selections = {key: select_split(sets[key], split) for key, split in chosen.items()}
     if "grade" in selections:
-        selections["grade"] = with_known_grade(selections["grade"])
+        selections["grade"] = keep_graded(selections["grade"])
     selections = {key: selection for key, selection in selections.items() if len(selection)}
     # The baselines are chosen on training images; where all are scored on these, which is in their favour.
     references = {key: found if chosen[key] == ALL else sets[key]["train"] for key, found in selections.items()}
@@ -74,7 +74,7 @@ def evaluate(context: Context) -> None:
         if key in chosen and key not in selections:
             print(f"  {what} are not scored: no image of split {chosen[key]!r} is left")
         elif key not in chosen and sets[key]:
-            print(f"  {what} are not scored: their set has no split {context.arguments.split!r} on disk")
+            print(f"  {what} are not scored: their set has no split {context.options.split!r} on disk")
         elif key not in chosen:
             print(f"  {what} are not scored: the network has not learnt them")
     member = network.networks[0]
@@ -90,13 +90,13 @@ def evaluate(context: Context) -> None:
             if lines:
                 write_rows(table, lines)
         if "seg" not in selections:  # what is there is of another split
-            (context.workdir / CURVES).unlink(missing_ok=True)
+            (context.workdir / CURVES_FILE).unlink(missing_ok=True)
 
 
 def leakage_metrics(context: Context) -> dict[str, Any]:
     """How many photographs stand in both sets or in one more than once, and how many of the former were left out."""
     graded = {} if context.config.pseudo.source == "given" else context.graded_for_network
-    report = leakage_report(context.segmented, graded, context.config.data)
+    report = near_duplicate_summary(context.segmented, graded, context.config.data)
     repeated = {
         f"leakage/repeated_in_{key}": sum(len(images) for images in found.values())
         for key, found in report["repeated"].items()
@@ -131,7 +131,7 @@ def score_segmentation(
     baseline = best_threshold(train_pixels)
     at_network, at_original = SegmentationCounts.empty(target), SegmentationCounts.empty(target)
     points, points_original = PointCounts(target, network.points), PointCounts(target, network.points)
-    original_pixels, reduced_px = NO_PIXELS, np.zeros(1 + len(LESIONS))
+    original_pixels, reduced_px = EMPTY_HISTOGRAMS, np.zeros(1 + len(LESIONS))
     rows: dict[int, dict[str, Any]] = {}
     for chunk in chunks(own_share(range(len(selection))), config.evaluation.batch_size):
         indices = [int(selection.indices[place]) for place in chunk]
@@ -139,30 +139,30 @@ def score_segmentation(
         probabilities, grades, _ = network(np.stack([sample.image for sample in samples]), config.evaluation.batch_size)
         for row, (index, sample) in enumerate(zip(indices, samples, strict=True)):
             p, record = probabilities[row], selection.split.records[index]
-            counted = count_one(p, sample.mask_bits, target, threshold)
+            counted = count_image(p, sample.mask_bits, target, threshold)
             at_network = at_network.merge(counted)
             points.add(p, sample.mask_bits)
             graded = grades[row] if config.loss.grading else None
-            values = image_row(sample, counted, graded, context.known_grades.get(record.image))
+            values = compute_image_row(sample, counted, graded, context.known_grades.get(record.image))
             if config.evaluation.original_size:
                 reduced_px += counted.target_px * sample.geometry.area_scale
                 image, bits = read_original(record, config.data)
-                enlarged = to_original_pixels(p, sample, target)
-                counted = count_one(enlarged, bits, target, threshold)
+                enlarged = restore_original_size(p, sample, target)
+                counted = count_image(enlarged, bits, target, threshold)
                 at_original = at_original.merge(counted)
                 points_original.add(enlarged, bits, sample.geometry.area_scale)
                 original_pixels = original_pixels + pixel_histograms(image, bits)
-                values |= {f"{name}{ORIGINAL}": value for name, value in area_columns(counted).items()}
+                values |= {f"{name}{ORIGINAL}": value for name, value in compute_area_columns(counted).items()}
             rows[chunk[row]] = values
             task.advance(sample.image_id)
     at_network, at_original, original_pixels, reduced_px = summed((at_network, at_original, original_pixels, reduced_px))
     table = merged(rows)
-    context.write_json(CURVES, {"network_size": at_network.curves(), "original_size": at_original.curves()})
+    context.write_json(CURVES_FILE, {"network_size": at_network.curves(), "original_size": at_original.curves()})
     if is_first():
         save_examples(context, network, selection, table)
     points.counts, points_original.counts = summed((points.counts, points_original.counts))
     figures = at_network.compute() | points.compute()
-    figures |= {"seg/threshold": threshold, "baseline/channel_threshold/rule": rule(baseline)}
+    figures |= {"seg/threshold": threshold, "baseline/channel_threshold/rule": format_threshold(baseline)}
     figures |= threshold_metrics(baseline, channel_histograms(selection))
     figures |= threshold_metrics(baseline, train_pixels, "_train")
     if config.evaluation.original_size:
@@ -197,4 +197,4 @@ def stage_1_metrics(workdir: Path) -> dict[str, Any]:
         names = ("grade/accuracy", "grade/kappa", "grade/majority", "grade/n")
         figures |= {f"grader/{path.parent.name}/{name.removeprefix('grade/')}": found[name] for name in names}
     table = workdir / "pseudo_labels.csv"
-    return figures | (summary(list(read_table(table).values())) if table.exists() else {})
+    return figures | (summarise_labels(list(read_label_table(table).values())) if table.exists() else {})

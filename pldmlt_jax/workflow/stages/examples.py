@@ -10,9 +10,9 @@ from jaxtyping import Bool, Float, UInt8
 from pldmlt_jax.data.datasets.records import RawRecord
 from pldmlt_jax.data.splits.selection import Selection
 from pldmlt_jax.evaluation.operating_points import lesion_masks
-from pldmlt_jax.evaluation.original_size import read_original, to_original_pixels
+from pldmlt_jax.evaluation.original_size import read_original, restore_original_size
 from pldmlt_jax.evaluation.predictor import Predictor
-from pldmlt_jax.reporting.overlays import outlined, write_picture
+from pldmlt_jax.reporting.overlays import overlay_at_size, write_picture
 from pldmlt_jax.types import Sample
 from pldmlt_jax.workflow.context import Context
 
@@ -43,7 +43,7 @@ def save_examples(context: Context, network: Predictor, selection: Selection, ro
         for index, sample, p in zip(indices, samples, probabilities, strict=True):
             image, bits, p = _seen(context, selection.split.records[index], sample, p, network.target)
             truth, predicted = lesion_masks(bits, p, network.target, config.threshold)
-            save_views(folder, sample.image_id, image, truth, predicted)
+            save_example(folder, sample.image_id, image, truth, predicted)
 
 
 def _seen(
@@ -53,10 +53,10 @@ def _seen(
     if not context.config.evaluation.original_size:
         return sample.image, sample.mask_bits, probabilities
     image, bits = read_original(record, context.config.data)
-    return image, bits, to_original_pixels(probabilities, sample, target)
+    return image, bits, restore_original_size(probabilities, sample, target)
 
 
-def save_views(
+def save_example(
     folder: Path,
     name: str,
     image: UInt8[np.ndarray, "h w 3"],
@@ -65,4 +65,4 @@ def save_views(
 ) -> None:
     """One image's pictures: as it is, with the truth, and with the prediction."""
     for view, masks in {"image": {}, "truth": truth, "prediction": predicted}.items():
-        write_picture(folder / f"{name}_{view}", outlined(image, masks, PICTURE_PX))
+        write_picture(folder / f"{name}_{view}", overlay_at_size(image, masks, PICTURE_PX))

@@ -14,7 +14,7 @@ from pldmlt_jax.method.steps import read_labels
 from pldmlt_jax.models.label_update import HIERARCHIES
 from pldmlt_jax.types import UNKNOWN_GRADE
 from pldmlt_jax.workflow.context import Context
-from pldmlt_jax.workflow.stages.train import labels_of
+from pldmlt_jax.workflow.stages.train import training_labels
 
 
 def score_labels(context: Context, network: TrainedNetwork) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def score_labels(context: Context, network: TrainedNetwork) -> dict[str, Any]:
     table = context.workdir / "pseudo_labels.csv"
     if config.pseudo.source == "none" or (has_stage_1(config) and not table.exists()):
         return {}
-    labels = labels_of(train.split, config, table)
+    labels = training_labels(train.split, config, table)
     true = {int(i): context.known_grades.get(train.split.records[i].image, UNKNOWN_GRADE) for i in train.indices}
     known = [i for i, grade in sorted(true.items()) if UNKNOWN_GRADE not in (grade, labels.grade[i])]
     ask = network.devices.evaluation(read_labels, method=network.method)

@@ -18,7 +18,7 @@ def load_networks(context: Context) -> list[TrainedNetwork]:
         CheckpointError: See `inference.load_network`.
     """
     networks = []
-    for path in split_checkpoints(context.arguments.checkpoint or str(context.workdir)):
+    for path in split_checkpoints(context.options.checkpoint or str(context.workdir)):
         directory = checkpoint_directory(Path(path))
         config = saved_config(directory) if networks else context.config
         config = dataclasses.replace(config, parallel=context.config.parallel)  # of this machine, not of the training's
@@ -29,4 +29,4 @@ def load_networks(context: Context) -> list[TrainedNetwork]:
 
 def load_predictor(context: Context) -> Predictor:
     """These networks with their operating points, by the engine that the command line names."""
-    return make_predictor(load_networks(context), context.config, context.arguments.engine or "xla")
+    return make_predictor(load_networks(context), context.config, context.options.engine or "xla")

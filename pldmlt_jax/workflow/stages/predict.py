@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from pldmlt_jax.cli.flags import Arguments
-from pldmlt_jax.data.input_images import find_images, unique_names, without_results
+from pldmlt_jax.data.input_images import exclude_predictions, find_images, unique_names
 from pldmlt_jax.data.preprocessing.geometry import read_image
 from pldmlt_jax.data.preprocessing.prepare import NetworkView
 from pldmlt_jax.data.splits.selection import choose_splits
@@ -22,6 +21,7 @@ from pldmlt_jax.io.files import write_rows
 from pldmlt_jax.io.progress import Task, progress
 from pldmlt_jax.io.signals import Interrupted
 from pldmlt_jax.workflow.context import Context
+from pldmlt_jax.workflow.options import RunOptions
 from pldmlt_jax.workflow.stages.load_checkpoint import load_predictor
 from pldmlt_jax.workflow.stages.predictions_table import TABLE, write_prediction
 
@@ -37,29 +37,29 @@ MAX_THREADS = 4
 """Each holds a photograph and its probabilities at their own size: half a gigabyte for 12 megapixels."""
 
 
-def main(arguments: Arguments) -> None:
-    context = Context(arguments)
-    if not arguments.input:
+def main(options: RunOptions) -> None:
+    context = Context(options)
+    if not options.input:
         expected = "image files, folders or patterns, with commas between them"
         raise ConfigError("--input", "nothing given", expected, "add --input=PATH")
-    found = find_images(arguments.input)
-    paths = without_results(found)
+    found = find_images(options.input)
+    paths = exclude_predictions(found)
     if len(paths) < len(found):
         print(f"  {len(found) - len(paths)} pictures of an earlier prediction are passed over")
     if not paths:
-        raise DataError(arguments.input, f"only what {TABLE} lists", "photographs, not what was predicted", "check --input")
-    output = Path(arguments.output or context.workdir / "predictions")
+        raise DataError(options.input, f"only what {TABLE} lists", "photographs, not what was predicted", "check --input")
+    output = Path(options.output or context.workdir / "predictions")
     predictor = load_predictor(context)
     num_threads = context.config.data.num_threads
     with progress("predict", len(paths)) as task:
         try:
-            outcome = predict_files(predictor, paths, output, task, num_threads, arguments.probabilities)
+            outcome = predict_files(predictor, paths, output, task, num_threads, options.probabilities)
         except Interrupted as stop:
             done = f"{task.done} of {len(paths)} images are done, see {output}"
             raise Interrupted(stop.signum, done, "the same command begins with the first one") from stop
-    tell(outcome, output)
+    print_outcome(outcome, output)
     if outcome.unreadable:
-        raise DataError(arguments.input, f"{len(outcome.unreadable)} of {len(paths)} images not read", "whole images",
+        raise DataError(options.input, f"{len(outcome.unreadable)} of {len(paths)} images not read", "whole images",
                         "see the list above; the others are done")  # fmt: skip
 
 
@@ -69,7 +69,7 @@ def predict_examples(context: Context) -> None:
     They have a folder of their own, for a user's predictions are in `predictions` unless the command line says where.
     """
     sets = {"segmentation": context.segmented, "grading": context.graded_for_network}
-    key, split = next(iter(choose_splits(sets, context.arguments.split).items()))
+    key, split = next(iter(choose_splits(sets, context.options.split).items()))
     selection = sets[key][split]
     paths = [selection.split.records[int(i)].image for i in selection.indices][: context.config.evaluation.num_examples]
     with progress("predict", len(paths)) as task:
@@ -101,7 +101,7 @@ def predict_files(
     output.mkdir(parents=True, exist_ok=True)
     cv2.setNumThreads(1)  # the threads work on one photograph each
     outcome, saved = Outcome(), float("-inf")
-    batch_size = predictor.at_once(len(paths))
+    batch_size = predictor.choose_batch_size(len(paths))
     named = list(zip(paths, unique_names(paths), strict=True))
     batches = [named[start : start + batch_size] for start in range(0, len(named), batch_size)]
 
@@ -112,7 +112,7 @@ def predict_files(
             return error
         return _Photograph(*place, image, predictor.prepare(image))
 
-    with saved_at_the_end(outcome, output), ThreadPoolExecutor(min(num_threads, MAX_THREADS)) as pool:
+    with save_table_on_exit(outcome, output), ThreadPoolExecutor(min(num_threads, MAX_THREADS)) as pool:
         reading = pool.map(read, batches[0])
         for following in [*batches[1:], []]:
             found = list(reading)
@@ -124,7 +124,7 @@ def predict_files(
 
                 def write(row: int, photographs: list = photographs, answer: Any = answer) -> dict[str, Any]:
                     path, name, image, view = photographs[row]
-                    prediction = predictor.at_own_size(image, view, answer, row)
+                    prediction = predictor.build_prediction(image, view, answer, row)
                     return write_prediction(path, name, image, prediction, output, probabilities)
 
                 outcome.rows += pool.map(write, range(len(photographs)))
@@ -136,7 +136,7 @@ def predict_files(
 
 
 @contextlib.contextmanager
-def saved_at_the_end(outcome: Outcome, output: Path) -> Iterator[None]:
+def save_table_on_exit(outcome: Outcome, output: Path) -> Iterator[None]:
     """Writes the table, of what is done, also where the block is stopped or fails."""
     try:
         yield
@@ -145,7 +145,7 @@ def saved_at_the_end(outcome: Outcome, output: Path) -> Iterator[None]:
             write_rows(output / TABLE, outcome.rows)
 
 
-def tell(outcome: Outcome, output: Path) -> None:
+def print_outcome(outcome: Outcome, output: Path) -> None:
     """Says where the results are, and lists what to look at and what was not read."""
     if outcome.rows:
         print(f"  {len(outcome.rows)} predicted, see {output / TABLE}")

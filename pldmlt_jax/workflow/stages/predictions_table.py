@@ -12,7 +12,7 @@ from pldmlt_jax.data.preprocessing.geometry import write_image
 from pldmlt_jax.evaluation.predictor import Prediction
 from pldmlt_jax.io.files import writing
 from pldmlt_jax.method.losses import EXCLUSIVE_ORDER
-from pldmlt_jax.reporting.overlays import HEAT_OPACITY, LESION_COLOURS, heat, overlay, with_legend, write_picture
+from pldmlt_jax.reporting.overlays import HEAT_OPACITY, LESION_COLOURS, add_legend, colour_heatmap, overlay, write_picture
 from pldmlt_jax.types import LESIONS
 
 TABLE = "predictions.csv"
@@ -82,14 +82,14 @@ def captioned_overlay(image: UInt8[np.ndarray, "h w 3"], p: Prediction) -> UInt8
     """The lesions over the photograph, with what the colours are and the grade."""
     counts = {name: f"{name} {area.components}" for name, area in p.areas.items()}
     caption = [f"grade {p.grade} ({p.grade_probabilities.max():.2f})"] if p.grade_probabilities is not None else []
-    return with_legend(overlay(image, p.masks), counts, caption)
+    return add_legend(overlay(image, p.masks), counts, caption)
 
 
 def heated(image: UInt8[np.ndarray, "h w 3"], p: Prediction) -> UInt8[np.ndarray, "h w 3"]:
     """Grad-CAM of the predicted grade over the photograph, scaled to its own range."""
     assert p.grade_map is not None
-    colours = heat(p.grade_map, image.shape[:2])
+    colours = colour_heatmap(p.grade_map, image.shape[:2])
     mixed = cv2.addWeighted(image, 1.0 - HEAT_OPACITY, colours, HEAT_OPACITY, 0.0)
     picture = np.where(p.field_of_view[..., None], mixed, image)
     empty = "" if p.grade_map.max() > 0 else ", empty"
-    return with_legend(picture, {}, [f"Grad-CAM of grade {p.grade}{empty}"])
+    return add_legend(picture, {}, [f"Grad-CAM of grade {p.grade}{empty}"])

@@ -9,11 +9,11 @@ from pldmlt_jax.data.loader import sample_rng
 from pldmlt_jax.data.preprocessing.store import open_prepared
 from pldmlt_jax.data.splits.folds import write_folds
 from pldmlt_jax.data.splits.selection import choose_splits
-from pldmlt_jax.data.splits.summary import describe, fold_rows
+from pldmlt_jax.data.splits.summary import dataset_summary, fold_rows
 from pldmlt_jax.data.synthetic.dataset import draw_fundus, ensure_synthetic_set
 from pldmlt_jax.errors import UserError, collect_errors, raise_all
 from pldmlt_jax.io.progress import progress
-from pldmlt_jax.reporting.overlays import captioned, overlay, write_picture
+from pldmlt_jax.reporting.overlays import add_caption, overlay, write_picture
 from pldmlt_jax.types import LESIONS, MASK_BITS, NUM_GRADES
 from pldmlt_jax.workflow.context import Context
 
@@ -37,10 +37,10 @@ def prepare(context: Context) -> None:
             open_prepared(data.grading, data, context.config.grader.size_px, task)
     raise_all(errors)
     sets = {data.segmentation: context.segmented, data.grading: context.graded_for_training}
-    choose_splits(sets, context.arguments.split)  # a split that is not there is told now, not after training
-    facts = describe(context.segmented, context.graded_for_training, data)
+    choose_splits(sets, context.options.split)  # a split that is not there is told now, not after training
+    facts = dataset_summary(context.segmented, context.graded_for_training, data)
     context.write_json("data.json", facts)
-    if context.arguments.augmented:
+    if context.options.augmented:
         write_picture(context.workdir / "augmented", augmented_sheet(context))
         print(f"  training images as training sees them: {context.workdir / 'augmented.jpg'}")
     folds_file = context.workdir / "folds.csv"
@@ -57,13 +57,13 @@ def augmented_sheet(context: Context) -> np.ndarray:
     config, training = context.config, context.segmented["train"]
     window = make_training_window(config.train)
     rows = []
-    for index in map(int, training.indices[: context.arguments.augmented]):
+    for index in map(int, training.indices[: context.options.augmented]):
         sample = training.split[index]
-        panels = [captioned(_with_lesions(sample.image, sample.mask_bits), sample.image_id)]
+        panels = [add_caption(_with_lesions(sample.image, sample.mask_bits), sample.image_id)]
         for epoch in range(AUGMENTED_COLUMNS):
             rng = sample_rng(config.seed, epoch, index)
             drawn = augment(sample.image, sample.mask_bits, config.data.augment, rng, window)
-            panels.append(captioned(_with_lesions(*drawn), f"epoch {epoch}"))
+            panels.append(add_caption(_with_lesions(*drawn), f"epoch {epoch}"))
         rows.append(np.concatenate(panels, axis=1))
     return np.concatenate(rows)
 
@@ -82,6 +82,6 @@ def contact_sheet(config: SyntheticConfig) -> np.ndarray:
         panels = []
         for i in range(SHEET_COLUMNS):
             fundus = draw_fundus((config.seed, 5, grade, i), grade, config.height_px)
-            panels += [captioned(fundus.image, f"grade {grade}"), captioned(overlay(fundus.image, fundus.masks), "")]
+            panels += [add_caption(fundus.image, f"grade {grade}"), add_caption(overlay(fundus.image, fundus.masks), "")]
         rows.append(np.concatenate(panels, axis=1))
     return np.concatenate(rows)

@@ -38,7 +38,7 @@ def pseudo_label(context: Context) -> None:
             write_picture(folder / row["image"], strip)
             task.advance(row["image"])
     write_rows(context.workdir / "pseudo_labels.csv", rows)
-    context.write_json("pseudo_labels.json", summary(rows))
+    context.write_json("pseudo_labels.json", summarise_labels(rows))
 
 
 def _all_images(selections: dict[str, Selection]) -> list[tuple[PreparedSplit, int]]:
@@ -59,7 +59,7 @@ def load_graders(context: Context) -> list[tuple[str, Any, dict, float]]:
     return loaded
 
 
-def asked(
+def grade_with_graders(
     context: Context, graders: list, sample: Sample
 ) -> tuple[Float[np.ndarray, "g c"], EnsembleChoice, Float[np.ndarray, "c h w"]]:
     """The graders' probabilities, the ensemble's choice, and the maps of the grader that it follows."""
@@ -73,12 +73,12 @@ def asked(
 def label_image(context: Context, graders: list, sample: Sample) -> tuple[dict[str, Any], np.ndarray]:
     """One row of the table, and the strip of pictures that shows why."""
     config = context.config.pseudo
-    probabilities, choice, maps = asked(context, graders, sample)
+    probabilities, choice, maps = grade_with_graders(context, graders, sample)
     masks = {name: (sample.mask_bits & bit) > 0 for name, bit in MASK_BITS.items()}
     agreement = map_agreement(maps, masks["fused"], masks["OD"], masks["valid"], config)
     admissible = admissible_grades(sample.evidence_px, sample.least_grade)
     refined = refine(choice, admissible, agreement, config)
-    after, why = (refined.grade, refined.why) if config.refine else (choice.grade, "refinement is off")
+    after, why = (refined.grade, refined.reason) if config.refine else (choice.grade, "refinement is off")
     row: dict[str, Any] = {"image": sample.image_id}
     for (name, *_), p in zip(graders, probabilities, strict=True):
         row |= {f"{name}/grade": int(p.argmax()), f"{name}/confidence": round(float(p.max()), 4)}
@@ -95,7 +95,7 @@ def label_image(context: Context, graders: list, sample: Sample) -> tuple[dict[s
     return row, cam_strip(sample.image, masks["fused"], maps)
 
 
-def read_table(path: Path) -> dict[str, dict[str, str]]:
+def read_label_table(path: Path) -> dict[str, dict[str, str]]:
     """The rows of `pseudo_labels.csv` by image; the table may have been edited by hand.
 
     Raises:
@@ -117,7 +117,7 @@ def read_table(path: Path) -> dict[str, dict[str, str]]:
     return {row["image"]: row for _, row in rows}
 
 
-def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def summarise_labels(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Accuracy and kappa of the pseudo-labels before and after refinement, where true grades are known."""
     known = [row for row in rows if row["true_grade"] != ""]
     figures: dict[str, Any] = {

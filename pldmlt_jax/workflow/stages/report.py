@@ -1,16 +1,16 @@
 """`report`: one self-contained page of everything that the run left."""
 
-from pldmlt_jax.cli.flags import Arguments
 from pldmlt_jax.errors import ConfigError
 from pldmlt_jax.io.progress import progress
 from pldmlt_jax.reporting.run_report import write_report
 from pldmlt_jax.workflow.context import Context
+from pldmlt_jax.workflow.options import RunOptions
 
 
-def main(arguments: Arguments) -> None:
-    if not arguments.workdir.is_dir():
-        raise ConfigError("--workdir", f"no folder {arguments.workdir}", "the workdir of a run", "check the path")
-    report(Context(arguments))
+def main(options: RunOptions) -> None:
+    if not options.workdir.is_dir():
+        raise ConfigError("--workdir", f"no folder {options.workdir}", "the workdir of a run", "check the path")
+    report(Context(options))
 
 
 def report(context: Context) -> None:

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from pldmlt_jax.cli.config_listing import config_text
 from pldmlt_jax.config import Config, has_stage_1, to_dict
+from pldmlt_jax.config_text import config_text
 from pldmlt_jax.data.augment import make_training_window
 from pldmlt_jax.data.loader import (
     GradeLabels,
@@ -43,7 +43,7 @@ from pldmlt_jax.training.parallel import Devices, own_rows, training_devices
 from pldmlt_jax.types import UNKNOWN_GRADE, Batch
 from pldmlt_jax.workflow.context import Context
 from pldmlt_jax.workflow.stages.calibrate import calibrate
-from pldmlt_jax.workflow.stages.pseudo_label import read_table
+from pldmlt_jax.workflow.stages.pseudo_label import read_label_table
 
 MONITOR_THRESHOLD = 0.5
 """Of the Dice that early stopping looks at: `evaluation.threshold` can change without another training."""
@@ -58,7 +58,7 @@ def train(context: Context) -> None:
     config, selections = context.config, context.segmented
     training, validation = selections["train"], selections["val"]
     table = context.workdir / "pseudo_labels.csv"
-    labels, validation_labels = (labels_of(part.split, config, table) for part in (training, validation))
+    labels, validation_labels = (training_labels(part.split, config, table) for part in (training, validation))
     if config.meta.enabled:
         require_grades(labels, training)
     indices = oversample_grades(training.indices, labels.grade[training.indices], config.train.oversample)
@@ -83,14 +83,14 @@ def train(context: Context) -> None:
         context.checkpoints(context.workdir / "checkpoints", to_dict(config)) as checkpoints,
     ):
         fit(
-            devices.put_state(start_state(context, method)),
+            devices.put_state(make_start_state(context, method)),
             rounds=rounds,
             stopping=Stopping.of_training(config.train),
             steps={phase: devices.training_step(step, method=method) for phase, step in STEPS.items()},
             diagnostics={phase: devices.evaluation(diagnose, method=method) for phase, diagnose in DIAGNOSTICS.items()},
             batches=batches,
             validate=lambda state: validate(state, method, devices, validation, validation_labels, config),
-            names=lambda batch: names_of(batch, training, context),
+            names=lambda batch: batch_image_ids(batch, training, context),
             checkpoints=checkpoints,
             make_log=lambda step: open_log(context.workdir, step, config_text(config)),
             task=task,
@@ -98,10 +98,10 @@ def train(context: Context) -> None:
     on_first(lambda: calibrate(context))
 
 
-def labels_of(split: PreparedSplit, config: Config, table: Path) -> GradeLabels:
+def training_labels(split: PreparedSplit, config: Config, table: Path) -> GradeLabels:
     """The grades that pixel-labelled images are trained on, by `pseudo.source`."""
     if has_stage_1(config):
-        return pseudo_labels(table, split)
+        return read_pseudo_labels(table, split)
     if config.pseudo.source == "none":
         return unknown_labels(split)
     return GradeLabels(given_labels(split).grade, admissible(split))
@@ -119,7 +119,7 @@ def require_grades(labels: GradeLabels, training: Selection) -> None:
         raise DataError("pseudo.source", found, "a grade for the label network to update", action)
 
 
-def names_of(batch: Batch, training: Selection, context: Context) -> list[str]:
+def batch_image_ids(batch: Batch, training: Selection, context: Context) -> list[str]:
     """The images of a batch that this process has, and the truly graded ones beside them."""
     names = [training.split.image_ids[i] for i in own_rows(batch.index).ravel()]
     if batch.graded is None:
@@ -133,7 +133,7 @@ def make_rounds(config: Config, num_images: int) -> Rounds:
     return algorithm_rounds(config.train, per_epoch, label_update=config.meta.enabled)
 
 
-def start_state(context: Context, method: Method) -> MethodState:
+def make_start_state(context: Context, method: Method) -> MethodState:
     """The state before step 0, with the weights that the config names; `weights.json` records them."""
     config = context.config
     record: dict[str, Any] = {"encoder": "random start"}
@@ -145,7 +145,7 @@ def start_state(context: Context, method: Method) -> MethodState:
             record.update(encoder=path, encoder_sha256=loaded.sha256)
             print(f"  encoder weights: {path}, {loaded.num_tensors} tensors, sha256 {loaded.sha256[:16]}")
         if config.train.init_from:
-            taken = transplant(variables, initial_network(initial_directory(config)), config.train.init_parts)
+            taken = transplant(variables, read_initial_network(find_initial_directory(config)), config.train.init_parts)
             variables = taken.variables
             record.update(init_from=config.train.init_from, init_parts=config.train.init_parts, kept_at_start=taken.kept)
             print(f"  {config.train.init_parts} from {config.train.init_from}: {taken.summary()}")
@@ -158,7 +158,7 @@ def start_state(context: Context, method: Method) -> MethodState:
     return state
 
 
-def initial_directory(config: Config) -> Path:
+def find_initial_directory(config: Config) -> Path:
     """The folder of checkpoints, or of exported weights, that `train.init_from` names.
 
     Raises:
@@ -177,23 +177,23 @@ def initial_directory(config: Config) -> Path:
     return directory
 
 
-def initial_network(directory: Path) -> dict[str, Any]:
+def read_initial_network(directory: Path) -> dict[str, Any]:
     """`params` and `batch_stats` of a folder of checkpoints, or of exported weights."""
     return read_variables(directory / WEIGHTS) if (directory / WEIGHTS).is_file() else read_network(directory)
 
 
-def initial_files(config: Config) -> list[Path]:
+def list_initial_files(config: Config) -> list[Path]:
     """Files that change whenever the network that `train.init_from` names does; none where it names none."""
     if not config.train.init_from:
         return []
-    directory = initial_directory(config)
+    directory = find_initial_directory(config)
     exported = directory / WEIGHTS
     return [exported] if exported.is_file() else sorted(directory.glob("*/_CHECKPOINT_METADATA"))
 
 
-def pseudo_labels(path: Path, split: PreparedSplit) -> GradeLabels:
+def read_pseudo_labels(path: Path, split: PreparedSplit) -> GradeLabels:
     """The refined pseudo-labels of stage 1's table and the admissible grades of one split, by position."""
-    table = read_table(path)
+    table = read_label_table(path)
     if missing := [image_id for image_id in split.image_ids if image_id not in table]:
         found = f"no row for {len(missing)} images, the first {missing[0]}"
         raise DataError(path, found, "pseudo-labels of the set that is trained on", "run `python main.py pseudo-label`")

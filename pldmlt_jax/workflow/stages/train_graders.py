@@ -6,10 +6,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from pldmlt_jax.cli.config_listing import config_text
 from pldmlt_jax.config import Config, GraderConfig, to_dict
+from pldmlt_jax.config_text import config_text
 from pldmlt_jax.data.loader import eval_batches, given_labels, oversample_grades, steps_per_epoch, train_batches
-from pldmlt_jax.data.splits.selection import Selection, held_out
+from pldmlt_jax.data.splits.selection import Selection, held_out_split
 from pldmlt_jax.evaluation.metrics.grading import grade_rows, grading_metrics
 from pldmlt_jax.io.files import write_json, write_rows
 from pldmlt_jax.io.processes import merged, on_first, summed
@@ -32,19 +32,19 @@ GRADED_IMAGES = "per_graded_image.csv"
 def train_graders(context: Context) -> None:
     """Trains every grader of the config on the graded set's training images."""
     for name in context.config.grader.architectures:
-        train_one(context, name)
+        train_grader(context, name)
 
 
-def train_one(context: Context, name: str) -> None:
+def train_grader(context: Context, name: str) -> None:
     """Trains one grader, keeps its best state by validation kappa and writes its figures on the test images."""
     config, selections = context.config, context.graded_for_graders
     directory = context.workdir / "graders" / name
     devices = training_devices(config.parallel, config.grader.batch_size, "grader.batch_size")
     grader = make_grader(config, name, selections["train"], devices.axis_name)
-    state, weights = start_state(context, grader, name)
+    state, weights = make_start_state(context, grader, name)
     state = devices.put_state(state)
     training = selections["train"]
-    indices = drawn_indices(training, config.grader)
+    indices = epoch_indices(training, config.grader)
     rounds = Rounds((("grader", steps_per_epoch(len(indices), config.grader.batch_size)),), config.grader.epochs)
 
     def validate(state: TrainState) -> Validated:
@@ -81,7 +81,7 @@ def train_one(context: Context, name: str) -> None:
 def _write_figures(context: Context, grader: Grader, name: str, weights: dict) -> None:
     selections, devices = context.graded_for_graders, own_devices(context.config.parallel)
     state = devices.put_state(restore_best(context, grader, name))
-    split = held_out(selections)
+    split = held_out_split(selections)
     logits, _ = predict(state, grader, selections[split], devices)
     answers, truth = softmax(logits), true_grades(selections[split])
     figures = grading_metrics(answers, truth, majority_grade(selections["train"]))
@@ -95,7 +95,7 @@ def _write_figures(context: Context, grader: Grader, name: str, weights: dict) -
     write_json(directory / "metrics.json", figures | weights)
 
 
-def drawn_indices(train: Selection, config: GraderConfig) -> np.ndarray:
+def epoch_indices(train: Selection, config: GraderConfig) -> np.ndarray:
     """The positions of an epoch, those of rarer grades more than once where the config asks for it."""
     return oversample_grades(train.indices, given_grades(train), config.oversample)
 
@@ -107,15 +107,15 @@ def make_grader(whole: Config, name: str, train: Selection, axis_name: str | Non
     if config.class_weights:
         counts = np.bincount(given_grades(train), minlength=NUM_GRADES)
         weights = np.where(counts > 0, len(train) / np.maximum(counts, 1) / max((counts > 0).sum(), 1), 0.0)
-    total_steps = config.epochs * steps_per_epoch(len(drawn_indices(train, config)), config.batch_size)
+    total_steps = config.epochs * steps_per_epoch(len(epoch_indices(train, config)), config.batch_size)
     return Grader(network, config, total_steps, tuple(float(w) for w in weights), axis_name)
 
 
-def start_state(context: Context, grader: Grader, name: str) -> tuple[TrainState, dict[str, Any]]:
+def make_start_state(context: Context, grader: Grader, name: str) -> tuple[TrainState, dict[str, Any]]:
     """A fresh state, with the weight file that the config names for this grader, and what was loaded."""
     config = context.config
     position = config.grader.architectures.index(name)
-    path = fetch_weights(named_weights(config)[position], config.data.cache_dir)
+    path = fetch_weights(grader_weight_names(config)[position], config.data.cache_dir)
     variables = init_grader(grader, jax.random.fold_in(jax.random.key(config.seed), position))
     if not path:
         return init_grader_state(grader, variables), {"weights": "random start"}
@@ -124,14 +124,14 @@ def start_state(context: Context, grader: Grader, name: str) -> tuple[TrainState
     return init_grader_state(grader, loaded.variables), {"weights": path, "weights_sha256": loaded.sha256}
 
 
-def named_weights(config: Config) -> list[str]:
+def grader_weight_names(config: Config) -> list[str]:
     """The weights that the config names for each grader; `encoder` stands for the multi-task network's."""
     return [config.model.weights if name == "encoder" else name for name in config.grader.weights]
 
 
 def weight_files(config: Config) -> list[str]:
     """The weight file of each grader, "" for a random start."""
-    return [weights_path(name, config.data.cache_dir) for name in named_weights(config)]
+    return [weights_path(name, config.data.cache_dir) for name in grader_weight_names(config)]
 
 
 def restore_best(context: Context, grader: Grader, name: str) -> TrainState:

@@ -10,7 +10,7 @@ from data.idrid_files import SHAPE
 from pldmlt_jax.config import DataConfig
 from pldmlt_jax.data.datasets.diaretdb1 import list_photographs
 from pldmlt_jax.data.datasets.diaretdb1_xml import agreement_map, count_votes, rasterise, read_markings, required_votes
-from pldmlt_jax.data.preprocessing.annotation import read_annotation
+from pldmlt_jax.data.preprocessing.masks import read_annotation
 from pldmlt_jax.data.preprocessing.store import open_prepared
 from pldmlt_jax.data.splits.selection import select_segmented
 from pldmlt_jax.errors import DataError, ErrorGroup
@@ -160,7 +160,7 @@ def data(tmp_path) -> DataConfig:
 
 
 def test_lists_name_the_splits_and_each_marking_counts_once(data, tmp_path):
-    records = list_photographs(tmp_path / "DiaRetDB1").checked()
+    records = list_photographs(tmp_path / "DiaRetDB1").valid_records()
     assert [record.image_id for record in records["train"]] == [f"diaretdb1_image{i:03d}" for i in IMAGES]
     assert [record.image_id for record in records["test"]] == ["diaretdb1_image011", "diaretdb1_image012"]
     assert [path.name for path in records["train"][0].markings] == [f"diaretdb1_image001_{i:02d}.xml" for i in range(1, 5)]
@@ -171,7 +171,7 @@ def test_set_is_found_below_the_folder_that_the_archive_made_and_by_its_plain_li
     base.parent.mkdir()
     (tmp_path / "DiaRetDB1").rename(base)
     (base / "ddb1_v02_01_train.txt").unlink()
-    records = list_photographs(tmp_path / "deep").checked()
+    records = list_photographs(tmp_path / "deep").valid_records()
     assert len(records["train"]) == len(IMAGES)
     assert records["train"][0].markings[0].name == "diaretdb1_image001_01_plain.xml"
 

@@ -9,7 +9,7 @@ import pytest
 from pldmlt_jax.config import DataConfig
 from pldmlt_jax.data.datasets.records import RawRecord
 from pldmlt_jax.data.preprocessing.contrast import ENHANCEMENTS
-from pldmlt_jax.data.preprocessing.prepare import prepare_image, prepare_one
+from pldmlt_jax.data.preprocessing.prepare import prepare_image, prepare_record
 from pldmlt_jax.data.synthetic.dataset import draw_fundus
 
 DATA = DataConfig()
@@ -67,6 +67,6 @@ def test_prepared_file_holds_what_prediction_sees(photograph, tmp_path):
     path = tmp_path / "a.png"
     cv2.imwrite(str(path), cv2.cvtColor(photograph, cv2.COLOR_RGB2BGR))
     data = dataclasses.replace(DATA, enhance="clahe")
-    stored = prepare_one(RawRecord("a", path), data, 192)
+    stored = prepare_record(RawRecord("a", path), data, 192)
     decoded = cv2.cvtColor(cv2.imdecode(stored["image"], cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
     np.testing.assert_array_equal(decoded, prepare_image(photograph, data, 192).image)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pldmlt_jax.data.preprocessing import hash_cache as contents
-from pldmlt_jax.data.preprocessing.hash_cache import ABSENT, content_hashes
+from pldmlt_jax.data.preprocessing import hash_cache
+from pldmlt_jax.data.preprocessing.hash_cache import ABSENT, hash_files
 
 
 @pytest.fixture
@@ -29,36 +29,36 @@ def read_count(monkeypatch) -> list[int]:
         count[0] += 1
         return digest(*arguments)
 
-    monkeypatch.setattr(contents.hashlib, "file_digest", counted)
-    monkeypatch.setattr(contents, "SETTLED_NS", 0)
+    monkeypatch.setattr(hash_cache.hashlib, "file_digest", counted)
+    monkeypatch.setattr(hash_cache, "MIN_AGE_NS", 0)
     return count
 
 
 def test_a_file_is_read_once(file, tmp_path, monkeypatch):
     count = read_count(monkeypatch)
     for _ in range(3):
-        assert content_hashes([file, file], tmp_path / "cache") == {file: sha(b"one")}
+        assert hash_files([file, file], tmp_path / "cache") == {file: sha(b"one")}
     assert count == [1]
 
 
 def test_content_of_the_same_size_and_time_is_noticed(file, tmp_path, monkeypatch):
     count = read_count(monkeypatch)
-    content_hashes([file], tmp_path / "cache")
+    hash_files([file], tmp_path / "cache")
     file.write_bytes(b"two")
     os.utime(file, (1e9, 1e9))  # as `cp -p` and `rsync -t` do
-    assert content_hashes([file], tmp_path / "cache") == {file: sha(b"two")}
+    assert hash_files([file], tmp_path / "cache") == {file: sha(b"two")}
     assert count == [2]
 
 
 def test_a_file_that_was_just_written_is_not_remembered(file, tmp_path):
-    content_hashes([file], tmp_path / "cache")
-    assert not (tmp_path / "cache" / contents.HASHES).exists()
+    hash_files([file], tmp_path / "cache")
+    assert not (tmp_path / "cache" / hash_cache.HASHES).exists()
 
 
 def test_absent_files_and_a_damaged_table(file, tmp_path):
     (tmp_path / "cache").mkdir()
-    (tmp_path / "cache" / contents.HASHES).write_text("{half")
+    (tmp_path / "cache" / hash_cache.HASHES).write_text("{half")
     missing = tmp_path / "none.jpg"
-    assert content_hashes([file, missing, tmp_path], tmp_path / "cache") == {
+    assert hash_files([file, missing, tmp_path], tmp_path / "cache") == {
         file: sha(b"one"), missing: ABSENT, tmp_path: ABSENT,
     }  # fmt: skip

@@ -8,7 +8,7 @@ import pytest
 
 from pldmlt_jax.config import DataConfig
 from pldmlt_jax.data.preprocessing.geometry import make_geometry
-from pldmlt_jax.data.preprocessing.masks import REDUCTIONS, count_components, fuse, mask_to_network, read_mask
+from pldmlt_jax.data.preprocessing.masks import REDUCTIONS, count_components, fuse_lesions, mask_to_network, read_mask
 from pldmlt_jax.errors import DataError
 
 DATA = DataConfig(size_px=64)
@@ -136,17 +136,17 @@ def test_components_are_counted_before_and_after_and_those_that_vanished():
 def test_fusion_is_the_union_and_then_the_closing():
     masks = {"MA": np.zeros((9, 9), bool), "EX": np.zeros((9, 9), bool)}
     masks["MA"][4, (3, 5)] = masks["EX"][(3, 5), 4] = True  # around one pixel, which the closing by a cross fills
-    fused, before, after = fuse(masks, (9, 9), DATA)
+    fused, before, after = fuse_lesions(masks, (9, 9), DATA)
     assert (before, after) == (4, 5)
     assert fused[4, 4]
-    plain, before, after = fuse(masks, (9, 9), dataclasses.replace(DATA, fusion="none"))
+    plain, before, after = fuse_lesions(masks, (9, 9), dataclasses.replace(DATA, fusion="none"))
     assert (before, after) == (4, 4)
     assert not plain[4, 4]
-    _, _, dilated = fuse(masks, (9, 9), dataclasses.replace(DATA, fusion="dilate"))
+    _, _, dilated = fuse_lesions(masks, (9, 9), dataclasses.replace(DATA, fusion="dilate"))
     assert dilated == 13  # every pixel within two steps of the centre
 
 
 def test_overlapping_lesions_count_once_and_none_at_all_is_empty():
     one = np.ones((3, 3), bool)
-    assert fuse({"HE": one, "EX": one}, (3, 3), DATA)[1] == 9
-    assert not fuse({}, (3, 3), DATA)[0].any()
+    assert fuse_lesions({"HE": one, "EX": one}, (3, 3), DATA)[1] == 9
+    assert not fuse_lesions({}, (3, 3), DATA)[0].any()

@@ -18,10 +18,10 @@ from pldmlt_jax.config import DataConfig, SyntheticConfig
 from pldmlt_jax.data.datasets.base import FundusConfig
 from pldmlt_jax.data.datasets.idrid import IdridSegmentation
 from pldmlt_jax.data.preprocessing.geometry import read_image
-from pldmlt_jax.data.preprocessing.masks import fuse, mask_to_network, read_mask
+from pldmlt_jax.data.preprocessing.masks import fuse_lesions, mask_to_network, read_mask
 from pldmlt_jax.data.preprocessing.store import open_prepared
-from pldmlt_jax.data.splits.selection import known_grades, leaking_pairs, select_graded, select_segmented
-from pldmlt_jax.data.splits.summary import describe
+from pldmlt_jax.data.splits.selection import find_duplicates_across_sets, known_grades, select_graded, select_segmented
+from pldmlt_jax.data.splits.summary import dataset_summary
 from pldmlt_jax.data.synthetic.dataset import SyntheticGrading
 from pldmlt_jax.errors import DataError, ErrorGroup
 from pldmlt_jax.io.files import partial_path, remove_leftovers
@@ -54,7 +54,7 @@ def test_prepared_sample_holds_what_the_raw_files_say(data):
     for i, (record, kinds) in enumerate(zip(split.records, LESION_FILES.values(), strict=True)):
         sample, row = split[i], split.metadata[i]
         raw = {lesion: read_mask(path, SHAPE) for lesion, path in record.masks.items()}
-        fused, before, after = fuse(raw, SHAPE, data)
+        fused, before, after = fuse_lesions(raw, SHAPE, data)
         assert row.fused_px.tolist() == [before, after]
         assert row.lesion_px.tolist() == [6 if lesion in kinds else 0 for lesion in LESIONS]
         assert row.evidence_px.tolist() == [*row.lesion_px, 0]
@@ -84,7 +84,7 @@ def test_set_without_masks_has_unknown_evidence(data):
 
 def test_second_opening_reads_no_raw_file_twice(data, monkeypatch):
     open_prepared("idrid_s", data, 48)
-    monkeypatch.setattr("pldmlt_jax.data.preprocessing.prepare.prepare_one", lambda *_: pytest.fail("prepared again"))
+    monkeypatch.setattr("pldmlt_jax.data.preprocessing.prepare.prepare_record", lambda *_: pytest.fail("prepared again"))
     assert len(open_prepared("idrid_s", data, 48)["train"]) == 6
 
 
@@ -163,7 +163,7 @@ def test_photograph_that_stands_twice_is_used_once_and_not_at_all_if_its_grades_
     expected = {f"IDRiD_{i:03d}" for i in range(1, 16)} - {"IDRiD_006", "IDRiD_003", "IDRiD_004", "IDRiD_012"}
     assert trained == expected
     assert graded["test"].image_ids == ["IDRiD_001", "IDRiD_002"]
-    repeated = describe(segmented, graded, data)["leakage"]["repeated"]["grading"]
+    repeated = dataset_summary(segmented, graded, data)["leakage"]["repeated"]["grading"]
     assert repeated == {"test": [], "train": ["IDRiD_003", "IDRiD_004", "IDRiD_006", "IDRiD_012"]}
 
 
@@ -175,12 +175,12 @@ def test_graders_never_see_a_photograph_of_the_segmentation_set(data):
     cv2.imwrite(str(twin), bigger)
     segmented = select_segmented(data)
     graded = select_graded(data, 48, segmented)
-    (pair,) = leaking_pairs([graded["train"].split], segmented, data.leakage_distance)
+    (pair,) = find_duplicates_across_sets([graded["train"].split], segmented, data.leakage_distance)
     assert pair[:3] == ("train", "IDRiD_007", "IDRiD_02")
     assert pair.differing_bits <= data.leakage_distance
     ids = {image_id for name in ("train", "val") for image_id in graded[name].image_ids}
     assert ids == {f"IDRiD_{i:03d}" for i in range(1, 16)} - {"IDRiD_007"}
-    facts = describe(segmented, graded, data)["leakage"]
+    facts = dataset_summary(segmented, graded, data)["leakage"]
     assert (facts["images"], facts["excluded"], facts["pairs"]) == (1, 1, [pair._asdict()])
     grades = known_grades(segmented, graded)
     assert grades == {images_folder(data) / "IDRiD_02.jpg": 7 % 5}
@@ -188,7 +188,7 @@ def test_graders_never_see_a_photograph_of_the_segmentation_set(data):
     as_paper = dataclasses.replace(data, leakage="as_paper")
     kept = select_graded(as_paper, 48, segmented)
     assert sum(len(kept[name]) for name in ("train", "val")) == 15
-    assert describe(segmented, kept, as_paper)["leakage"]["excluded"] == 0
+    assert dataset_summary(segmented, kept, as_paper)["leakage"]["excluded"] == 0
 
 
 def test_photographs_that_move_to_the_test_folder_keep_their_names_and_pixels(data):

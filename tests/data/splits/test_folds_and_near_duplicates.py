@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pldmlt_jax.config import DataConfig
 from pldmlt_jax.data.preprocessing.field_of_view import field_of_view
 from pldmlt_jax.data.splits.folds import split_indices, stratified_folds
-from pldmlt_jax.data.splits.near_duplicates import SAME_PHOTOGRAPH, difference_hash, same_photographs
+from pldmlt_jax.data.splits.near_duplicates import SAME_IMAGE_BITS, difference_hash, find_near_duplicates
 from pldmlt_jax.data.splits.selection import ALL, choose_splits
 from pldmlt_jax.data.synthetic.dataset import draw_fundus
 from pldmlt_jax.errors import ConfigError
@@ -67,7 +67,7 @@ def test_hash_survives_size_compression_and_border(photographs):
     compressed = cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 60])[1], cv2.IMREAD_COLOR)
     bordered = cv2.copyMakeBorder(image, 30, 30, 50, 50, cv2.BORDER_CONSTANT)
     for other in (smaller, compressed, bordered):
-        assert len(same_photographs([hashed(image)], [hashed(other)], distance=SAME_PHOTOGRAPH)) == 1
+        assert len(find_near_duplicates([hashed(image)], [hashed(other)], distance=SAME_IMAGE_BITS)) == 1
 
 
 def test_second_photograph_of_an_eye_is_found_and_not_taken_for_the_first(photographs):
@@ -77,29 +77,29 @@ def test_second_photograph_of_an_eye_is_found_and_not_taken_for_the_first(photog
         light = np.linspace(0.5, 1.0, width)[None, :, None]
         moved = cv2.warpAffine(image, np.array([[1.0, 0.02, 0.0], [-0.02, 1.0, 3.0]]), (width, height))
         second = np.where(field_of_view(image)[..., None], moved * light, 0).astype(np.uint8)
-        ((_, _, bits),) = same_photographs([hashed(image)], [hashed(second)], distance=DISTANCE)
-        assert bits > SAME_PHOTOGRAPH
+        ((_, _, bits),) = find_near_duplicates([hashed(image)], [hashed(second)], distance=DISTANCE)
+        assert bits > SAME_IMAGE_BITS
 
 
 def test_pairs_are_named_with_their_distance_and_others_are_not(photographs):
     hashes = [hashed(image) for image in photographs]
-    assert same_photographs(hashes, [hashes[4], hashes[1]], distance=DISTANCE) == [(1, 1, 0), (4, 0, 0)]
-    assert same_photographs(hashes, [], distance=DISTANCE) == []
+    assert find_near_duplicates(hashes, [hashes[4], hashes[1]], distance=DISTANCE) == [(1, 1, 0), (4, 0, 0)]
+    assert find_near_duplicates(hashes, [], distance=DISTANCE) == []
 
 
 def test_blocks_change_nothing(monkeypatch):
     hashes = list(np.random.default_rng(0).integers(0, 256, (9, 1), np.uint8).repeat(32, axis=1))
-    whole = same_photographs(hashes, hashes[:5], distance=100)
+    whole = find_near_duplicates(hashes, hashes[:5], distance=100)
     assert len(whole) > 5
     monkeypatch.setattr("pldmlt_jax.data.splits.near_duplicates.BLOCK", 4)
-    assert same_photographs(hashes, hashes[:5], distance=100) == whole
+    assert find_near_duplicates(hashes, hashes[:5], distance=100) == whole
 
 
 def test_distance_counts_differing_bits():
     a, b = np.zeros(32, np.uint8), np.zeros(32, np.uint8)
     b[0], b[31] = 0b101, 0b1
-    assert same_photographs([a], [b], distance=3) == [(0, 0, 3)]
-    assert same_photographs([a], [b], distance=2) == []
+    assert find_near_duplicates([a], [b], distance=3) == [(0, 0, 3)]
+    assert find_near_duplicates([a], [b], distance=2) == []
 
 
 def test_split_is_taken_from_each_set_that_has_it():

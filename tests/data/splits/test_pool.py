@@ -15,7 +15,7 @@ from pldmlt_jax.config import DataConfig
 from pldmlt_jax.data.preprocessing.store import open_prepared
 from pldmlt_jax.data.splits.folds import write_folds
 from pldmlt_jax.data.splits.selection import select_graded, select_segmented
-from pldmlt_jax.data.splits.summary import describe, fold_rows
+from pldmlt_jax.data.splits.summary import dataset_summary, fold_rows
 from pldmlt_jax.errors import DataError, ErrorGroup
 
 DOT = (marking(circle(41, 31, 3), "High", "Red_small_dots"),) * 4
@@ -105,7 +105,7 @@ def test_training_photographs_that_stand_in_the_official_test_part_are_left_out(
     assert "IDRiD_01" not in {*segmented["train"].image_ids, *segmented["val"].image_ids}
     assert "IDRiD_10" in segmented["test"].image_ids
     graded = select_graded(official, 64, segmented)
-    assert describe(segmented, graded, official)["leakage"]["repeated"]["segmentation"]["train"] == ["IDRiD_01"]
+    assert dataset_summary(segmented, graded, official)["leakage"]["repeated"]["segmentation"]["train"] == ["IDRiD_01"]
     as_paper = select_segmented(dataclasses.replace(official, leakage="as_paper"))
     assert len(as_paper["train"]) + len(as_paper["val"]) == 14
 
@@ -156,7 +156,7 @@ def test_bad_files_are_skipped_counted_and_listed_where_the_config_says_so(data)
     skipping = dataclasses.replace(data, on_bad_file="skip")
     segmented = select_segmented(skipping)
     assert sum(len(segmented[name]) for name in ("train", "val", "test")) == 18
-    messages = describe(segmented, select_graded(skipping, 64, segmented), skipping)["segmentation"]["bad_files"]
+    messages = dataset_summary(segmented, select_graded(skipping, 64, segmented), skipping)["segmentation"]["bad_files"]
     assert len(messages) == 2
     assert any("IDRiD_04.jpg: an empty file" in message for message in messages)
     assert any("diaretdb1_image002_03.xml" in message for message in messages)

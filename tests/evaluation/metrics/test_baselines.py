@@ -8,7 +8,13 @@ import pytest
 from sklearn.metrics import f1_score, jaccard_score
 
 from pldmlt_jax.data.splits.selection import Selection
-from pldmlt_jax.evaluation.metrics.baselines import CHANNELS, best_threshold, channel_histograms, rule, threshold_metrics
+from pldmlt_jax.evaluation.metrics.baselines import (
+    CHANNELS,
+    best_threshold,
+    channel_histograms,
+    format_threshold,
+    threshold_metrics,
+)
 from pldmlt_jax.types import MASK_BITS
 
 VALID, FUSED = MASK_BITS["valid"], MASK_BITS["fused"]
@@ -48,7 +54,7 @@ def _pixels(samples: list[_Sample]) -> tuple[np.ndarray, np.ndarray]:
 def _figures(train: Selection, test: Selection) -> dict[str, Any]:
     threshold, pixels = best_threshold(channel_histograms(train)), channel_histograms(train)
     return {
-        "rule": rule(threshold),
+        "rule": format_threshold(threshold),
         **threshold_metrics(threshold, pixels, "_train"),
         **threshold_metrics(threshold, channel_histograms(test)),
     }

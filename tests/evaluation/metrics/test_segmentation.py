@@ -52,12 +52,12 @@ def _probabilities(bits: np.ndarray, target: str, seed: int = 1) -> np.ndarray:
 def _count(
     probabilities: np.ndarray,
     bits: np.ndarray,
-    sample_mask = np.ones(len(bits), np.float32) if sample_mask is None else sample_mask
+    target: str,
     *,
     sample_mask: np.ndarray | None = None,
     threshold: float = 0.5,
 ) -> SegmentationCounts:
-    sample_mask = np.ones(len(bits), np.float32) if weight is None else weight
+    sample_mask = np.ones(len(bits), np.float32) if sample_mask is None else sample_mask
     return segmentation_counts(probabilities, bits, sample_mask, target=target, threshold=threshold)
 
 

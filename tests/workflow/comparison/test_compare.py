@@ -21,10 +21,10 @@ from pldmlt_jax.cli.app import LOCK, VERBS, run
 from pldmlt_jax.cli.flags import parse
 from pldmlt_jax.config_checks import config_errors
 from pldmlt_jax.io.files import locked
-from pldmlt_jax.table_config import Table, cells
+from pldmlt_jax.table_config import Table, list_runs
 from pldmlt_jax.workflow.comparison import compare
 from pldmlt_jax.workflow.comparison.table_file import table_errors
-from pldmlt_jax.workflow.stages.train_graders import named_weights
+from pldmlt_jax.workflow.stages.train_graders import grader_weight_names
 
 TABLE = "tests/faults/tiny_table.py"
 
@@ -216,7 +216,7 @@ def test_a_row_brings_the_one_that_it_starts_from_and_a_cell_has_what_the_table_
     parsed = parse(["main.py", *arguments(Path("r"), "--rows=ours", "--seeds=4", "--config.loss.beta=2")[1:]], tuple(VERBS))
     assert parsed is not None and parsed.table is not None
     assert parsed.rows == ("lesions", "ours")
-    last = list(cells(parsed.table, parsed.workdir))[-1]
+    last = list_runs(parsed.table, parsed.workdir)[-1]
     assert last.workdir == Path("r/table/ours/fold0_seed4")
     config = last.config
     assert (config.name, config.seed, config.loss.beta) == ("ours", 4, 2.0)
@@ -281,7 +281,7 @@ def test_one_file_of_vgg16_is_enough_for_the_rows_that_have_no_other_network() -
     assert parsed is not None and parsed.table is not None
     for name in parsed.rows:
         config = parsed.table.row(name).config
-        assert {config.model.weights, *named_weights(config)} == {"own.pth"}
+        assert {config.model.weights, *grader_weight_names(config)} == {"own.pth"}
 
 
 def threshold_without_pixels(masks: Path) -> float:

@@ -8,11 +8,11 @@ from scipy.stats import bootstrap
 from sklearn.metrics import accuracy_score, cohen_kappa_score
 
 from pldmlt_jax.evaluation.metrics.segmentation import SegmentationCounts, segmentation_counts
-from pldmlt_jax.evaluation.original_size import area_columns
+from pldmlt_jax.evaluation.original_size import compute_area_columns
 from pldmlt_jax.types import MASK_BITS
 from pldmlt_jax.workflow.comparison.statistics import (
-    Cell,
-    aggregated,
+    PerImageResults,
+    aggregate_runs,
     grading_count_metrics,
     overlap_metrics,
     paired_differences,
@@ -33,12 +33,16 @@ def drawn(number: int, shift: float, seed: int) -> list[dict[str, str]]:
         truth = np.random.default_rng(i).random((16, 16)) < 0.2
         bits = np.full(truth.shape, MASK_BITS["valid"], np.uint8) | np.where(truth, MASK_BITS["fused"], 0).astype(np.uint8)
         p = np.clip(0.4 * truth + rng.random(truth.shape) * 0.6 + shift, 0, 1)
-        rows.append({"image": f"i{i}"} | {name: str(value) for name, value in area_columns(counts_of(p, bits)).items()})
+        rows.append(
+            {"image": f"i{i}"} | {name: str(value) for name, value in compute_area_columns(counts_of(p, bits)).items()}
+        )
     return rows
 
 
-def cell(rows: list[dict[str, str]], fold: int = 0, seed: int = 0, graded: list[dict[str, str]] | None = None) -> Cell:
-    return Cell(fold, seed, rows, graded or [])
+def cell(
+    rows: list[dict[str, str]], fold: int = 0, seed: int = 0, graded: list[dict[str, str]] | None = None
+) -> PerImageResults:
+    return PerImageResults(fold, seed, rows, graded or [])
 
 
 def graded(answers: np.ndarray, truth: np.ndarray) -> list[dict[str, str]]:
@@ -50,7 +54,7 @@ def graded(answers: np.ndarray, truth: np.ndarray) -> list[dict[str, str]]:
 
 def test_mean_and_standard_deviation_are_pythons() -> None:
     values = [0.3, 0.7, 0.9]
-    found = aggregated([{"a": value, "b": None, "c": "text", "d": True} for value in values] + [{"e": 1}])
+    found = aggregate_runs([{"a": value, "b": None, "c": "text", "d": True} for value in values] + [{"e": 1}])
     assert found == {
         "a": {"mean": pytest.approx(statistics.mean(values)), "sd": pytest.approx(statistics.stdev(values)), "n": 3},
         "e": {"mean": 1.0, "sd": None, "n": 1},

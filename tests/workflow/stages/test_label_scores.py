@@ -5,14 +5,14 @@ import dataclasses
 import numpy as np
 import pytest
 
-from pldmlt_jax.cli.flags import Arguments
 from pldmlt_jax.config import NO_SET, Config, DataConfig, LossConfig, MetaConfig, PseudoLabelConfig, SyntheticConfig
-from pldmlt_jax.config_checks import validate
+from pldmlt_jax.config_checks import validate_config
 from pldmlt_jax.data.loader import true_labels
 from pldmlt_jax.errors import ConfigError
 from pldmlt_jax.workflow.context import Context
+from pldmlt_jax.workflow.options import RunOptions
 from pldmlt_jax.workflow.stages.label_scores import score_labels
-from pldmlt_jax.workflow.stages.train import labels_of
+from pldmlt_jax.workflow.stages.train import training_labels
 from tests.evaluation.tiny_network import tiny_config, tiny_network
 
 SHARE = 0.5
@@ -31,13 +31,13 @@ def context(tmp_path_factory) -> Context:
     )
     config.pseudo.source = "given"
     config.meta.hierarchy = "evidence"
-    validate(config)
-    return Context(Arguments("evaluate", config, True, folder))
+    validate_config(config)
+    return Context(RunOptions(config, folder, "evaluate"))
 
 
 def test_wrong_grades_are_learnt_from_and_the_true_ones_are_admitted_by_the_masks(context):
     train = context.segmented["train"].split
-    labels, true = labels_of(train, context.config, context.workdir / "none"), true_labels(train).grade
+    labels, true = training_labels(train, context.config, context.workdir / "none"), true_labels(train).grade
     assert (labels.grade != true).sum() == round(SHARE * 12)
     assert labels.admissible[np.arange(12), true].all()
     graded = context.truly_graded["train"].split
@@ -50,7 +50,7 @@ def test_wrong_grades_are_learnt_from_and_the_true_ones_are_admitted_by_the_mask
 def test_a_label_network_that_has_learnt_nothing_does_what_its_hierarchy_does(context, hierarchy):
     config = dataclasses.replace(context.config, meta=MetaConfig(hierarchy=hierarchy, kappa=50.0))
     network = tiny_network(config)
-    own = Context(dataclasses.replace(context.arguments, config=config))
+    own = Context(dataclasses.replace(context.options, config=config))
     own.segmented = context.segmented
     figures = score_labels(own, network)
     assert figures["labels/n"] == len(context.segmented["train"])
@@ -68,6 +68,6 @@ def test_a_label_network_that_has_learnt_nothing_does_what_its_hierarchy_does(co
 )
 def test_truly_graded_photographs_beside_given_grades_need_a_set(loss, meta):
     config = Config(loss=loss, meta=meta, pseudo=PseudoLabelConfig(source="given"), data=DataConfig(grading="synthetic_d"))
-    validate(config)
+    validate_config(config)
     with pytest.raises(ConfigError, match="a graded set"):
-        validate(dataclasses.replace(config, data=DataConfig(grading=NO_SET)))
+        validate_config(dataclasses.replace(config, data=DataConfig(grading=NO_SET)))

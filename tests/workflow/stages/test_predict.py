@@ -14,7 +14,7 @@ from evaluation.tiny_network import photograph, tiny_config, write_tiny
 from PIL import Image
 
 from pldmlt_jax.cli.app import run
-from pldmlt_jax.data.input_images import find_images, unique_names, without_results
+from pldmlt_jax.data.input_images import exclude_predictions, find_images, unique_names
 from pldmlt_jax.errors import UserError
 from pldmlt_jax.evaluation.predictor import load
 from pldmlt_jax.io.progress import Task
@@ -138,7 +138,7 @@ def test_what_was_predicted_and_hidden_folders_are_passed_over_and_what_must_be_
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "out" / "predictions.csv").touch()
-    kept = without_results(find_images(str(tmp_path)))
+    kept = exclude_predictions(find_images(str(tmp_path)))
     assert [str(path.relative_to(tmp_path)) for path in kept] == ["a.jpg", "b_mask.png", "c.HEIC", "out/late.jpg"]
 
 

@@ -1,6 +1,6 @@
 """The conventions under which lesions are scored, in the words of the report."""
 
-CONVENTIONS: tuple[tuple[str, str | None, str], ...] = (
+SEGMENTATION_METRICS: tuple[tuple[str, str | None, str], ...] = (
     ("seg/foreground/dice", "baseline/channel_threshold/dice", "Lesion Dice, pooled over all valid pixels. "
      "Baseline: the best threshold on one colour channel, chosen on the training images, or on all where all are scored."),
     ("seg/foreground/iou", "baseline/channel_threshold/iou", "Lesion intersection over union, pooled; the same baseline."),

@@ -1,0 +1,59 @@
+"""The options of a run as plain values: what the command line or `run_config` hands to stages and tables."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pldmlt_jax.config import Config
+from pldmlt_jax.table_config import Table
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Everything that a stage, a table or another verb reads besides the files of its workdir.
+
+    Attributes:
+        config: The config of the run.
+        workdir: The folder for the files of the run.
+        verb: "run" for the whole method, the name of a stage, or another verb of the command line.
+        config_given: Whether the user chose the config. If not, verbs that use a trained network take the config that it
+            was trained with.
+        workdir_given: Whether the user chose the workdir.
+        overrides: Dotted names of the config fields that the command line sets.
+        checkpoint: Workdirs or exported folders of trained networks, separated by commas; "" for the workdir.
+        split: The split to score or show; "" for test, or val if no test images are on disk.
+        input: Image files, folders or patterns for `predict`, separated by commas.
+        output: The folder for results; "" for the verb's own folder below the workdir.
+        engine: What runs the network: "xla", "onnx" or "openvino"; "" for xla.
+        probabilities: Whether `predict` also writes the probabilities of each lesion.
+        predictions: A folder of mask files that `evaluate` scores instead of a network.
+        format: Formats that `export` writes, separated by commas; "" for the usual ones.
+        images: Names of the images that `figures` shows, separated by commas; "" to choose them by their lesions.
+        augmented: The number of augmented training images on the sheet that `prepare` writes; 0 for no sheet.
+        table: The table of `compare`, its rows' configs with the command line's overrides.
+        rows: Names of the rows of the table to run.
+        words: The words of the command line, which a table keeps.
+        print_config: Whether to print the config and do nothing else.
+        debug: Whether errors come with a traceback.
+    """
+
+    config: Config
+    workdir: Path
+    verb: str = "run"
+    config_given: bool = True
+    workdir_given: bool = True
+    overrides: tuple[str, ...] = ()
+    checkpoint: str = ""
+    split: str = ""
+    input: str = ""
+    output: str = ""
+    engine: str = ""
+    probabilities: bool = False
+    predictions: str = ""
+    format: str = ""
+    images: str = ""
+    augmented: int = 0
+    table: Table | None = None
+    rows: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
+    print_config: bool = False
+    debug: bool = False
