@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from pldmlt_jax.data.preprocessing.field_of_view import MIN_SHARE
-from pldmlt_jax.data.preprocessing.masks import brightest, mask_levels
+from pldmlt_jax.data.preprocessing.masks import brightest_channel, mask_levels
 from pldmlt_jax.errors import ErrorGroup, UserError
 
 SEVERITIES = ("error", "warning", "note")
@@ -72,7 +72,7 @@ def mask_findings(
         fov: The field of view of its image.
         rule: The key of MASK_RULES that was applied.
     """
-    file, levels, num_marked = str(path), mask_levels(brightest(pixels)), np.count_nonzero(mask)
+    file, levels, num_marked = str(path), mask_levels(brightest_channel(pixels)), np.count_nonzero(mask)
     if len(levels) > 2:
         how = {"upper_half": "half the maximum and above counts as lesion", "not_black": "all but black is lesion"}[rule]
         found = f"{len(levels)} grey levels, {levels[0]} to {levels[-1]}"
