@@ -41,9 +41,9 @@ def read_image(path: str | Path) -> UInt8[np.ndarray, "h w 3"]:
 
     Example:
         >>> import tempfile
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> write_image(folder / "photograph.png", np.full((48, 64), 200, np.uint8))
-        >>> image = read_image(folder / "photograph.png")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_image(Path(folder, "photograph.png"), np.full((48, 64), 200, np.uint8))
+        ...     image = read_image(Path(folder, "photograph.png"))
         >>> image.shape, image.dtype, int(image.max())
         ((48, 64, 3), dtype('uint8'), 200)
     """
