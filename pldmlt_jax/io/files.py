@@ -121,6 +121,11 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def read_json_if_present(path: Path) -> dict[str, Any]:
+    """Reads a JSON file as `read_json` does; returns an empty dictionary if there is no file."""
+    return read_json(path) if path.exists() else {}
+
+
 def read_bounded(path: Path, max_bytes: int, expected: str) -> bytes:
     """A file's content.
 
