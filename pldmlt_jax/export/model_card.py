@@ -50,7 +50,7 @@ def _describe_input(config: Config, export: Export) -> str:
     data, size = config.data, config.data.size_px
     steps = [
         "RGB, 8 bits, rotated according to the EXIF data.",
-        "Crop to the bounding box of the field of view, the bright disc in the dark border." if data.fov_crop else "No crop.",
+        "Crop to the bounding box of the field of view, the disc in the dark border." if data.fov_crop else "No crop.",
         f"Resize the longer side to {size} px (area averaging to shrink, bilinear to enlarge), pad with zeros to a square, "
         "evenly on both sides." if data.resize == "pad" else f"Resize to {size} x {size} px, ignoring the aspect ratio.",
     ]  # fmt: skip
