@@ -250,7 +250,7 @@ MESSAGES: dict[str, Callable[[User], str]] = {
     "stopped by SIGTERM": lambda user: user.meets(Interrupted(15), 143),
     "much smaller than the": lambda user: odd((200, 90, 40)),
     "not red or orange as a fundus is": lambda user: odd((40, 90, 200)),
-    "the package no_such_package is not there": lambda user: told(
+    "the package no_such_package is not installed": lambda user: told(
         lambda: import_optional("no_such_package", "--engine=onnx")
     ),
 }
