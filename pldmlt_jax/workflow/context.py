@@ -61,13 +61,14 @@ class Context:
         Raises:
             UserError: All bad files of both sets at once.
         """
-        data, sizes = self.config.data, {}
+        data = self.config.data
+        sets = [(data.segmentation, data.size_px)]
         if has_stage_1(self.config):
-            sizes[data.grading] = self.config.grader.size_px
+            sets.append((data.grading, self.config.grader.size_px))
         elif uses_graded_images(self.config.meta, self.config.loss):
-            sizes[data.grading] = data.size_px
+            sets.append((data.grading, data.size_px))
         errors: list[UserError] = []
-        for name, size_px in [(data.segmentation, data.size_px), *sizes.items()]:
+        for name, size_px in sets:
             with collect_errors(errors):
                 prepare_set(name, data, size_px, self.listings)
         raise_all(errors)

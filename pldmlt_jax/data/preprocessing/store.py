@@ -233,7 +233,7 @@ def prepare_set(
 
 
 def _prepare_and_pack(name: str, data: DataConfig, size_px: int, listing: Listing) -> FundusBuilder:
-    """An interrupted run resumes from the prepared files; they are removed when the packed set is on the disk."""
+    """Packs the set under a lock; prepared files, which an interrupted run resumes from, are removed afterwards."""
     paths = {split: prepared_paths(found, data, size_px) for split, found in listing.records.items() if found}
     keys = json.dumps({split: [path.stem for path in found] for split, found in paths.items()})
     config = FundusConfig(f"{size_px}-{hashlib.sha256(keys.encode()).hexdigest()[:12]}", size_px=size_px, data=data)
@@ -250,9 +250,10 @@ def _prepare_and_pack(name: str, data: DataConfig, size_px: int, listing: Listin
                     prepared = prepare_listing(listing, data, size_px, task)
                 _pack(make_builder(config=dataclasses.replace(config, prepared=prepared)))
         builder = make_builder(config=config)
-    for path in itertools.chain(*paths.values()):
-        if path.exists():
-            path.unlink(missing_ok=True)
+    if leftover := [path for path in itertools.chain(*paths.values()) if path.exists()]:
+        sync_tree(Path(builder.data_dir))
+        for path in leftover:
+            path.unlink(missing_ok=True)  # another process may remove it at the same time
     return builder
 
 
@@ -260,7 +261,6 @@ def _pack(builder: FundusBuilder) -> None:
     tfds.disable_progress_bar()
     with contextlib.redirect_stdout(io.StringIO()):  # our own progress line has been printed
         builder.download_and_prepare(file_format="array_record")
-    sync_tree(Path(builder.data_dir))
 
 
 def _open_packed(name: str, builder: Any, listing: Listing) -> dict[str, PreparedSplit]:
