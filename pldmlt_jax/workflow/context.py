@@ -29,8 +29,7 @@ from pldmlt_jax.evaluation.inference import (
 from pldmlt_jax.io.files import write_json
 from pldmlt_jax.io.processes import is_first_process
 from pldmlt_jax.method.virtual_step import uses_graded_images
-from pldmlt_jax.training.best_state import CheckpointsWithBest
-from pldmlt_jax.training.checkpoint import CONFIG
+from pldmlt_jax.training.checkpoint import CONFIG, CheckpointsWithBest
 from pldmlt_jax.workflow.options import RunOptions
 
 

@@ -25,7 +25,7 @@ AGREEMENTS = ("share", "coverage", "disc_share")
 
 
 def pseudo_label(context: Context) -> None:
-    """GradeLabels every pixel-labelled image; writes the labels, and their accuracy on images whose true grade is known."""
+    """Labels every pixel-labelled image; writes the labels, and their accuracy on images whose true grade is known."""
     images = _all_images(context.segmented_for_graders)
     graders = load_graders(context)
     folder = context.workdir / "cams"
@@ -72,7 +72,7 @@ def grade_with_graders(
 
 
 def label_image(context: Context, graders: list, sample: Sample) -> tuple[dict[str, Any], np.ndarray]:
-    """GradeLabels one image: its row of the table, and the strip of pictures that shows the reason."""
+    """Labels one image: its row of the table, and the strip of pictures that shows the reason."""
     config = context.config.pseudo
     probabilities, choice, maps = grade_with_graders(context, graders, sample)
     masks = {name: (sample.mask_bits & bit) > 0 for name, bit in MASK_BITS.items()}

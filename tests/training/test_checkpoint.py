@@ -1,11 +1,11 @@
-"""The best state in memory is the best checkpoint's, and there is none of an earlier session."""
+"""Checkpoints: the best state in memory is that of the best checkpoint, and there is none of an earlier session."""
 
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 
-from pldmlt_jax.training.best_state import CheckpointsWithBest
+from pldmlt_jax.training.checkpoint import CheckpointsWithBest
 
 
 def keep(state: dict) -> dict:
