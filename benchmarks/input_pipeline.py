@@ -161,9 +161,8 @@ def time_train_step(split: PreparedSplit, data: DataConfig, size_px: int) -> dic
     import jax
 
     from configs.idrid_laptop import get_config
-    from pldmlt_jax.method.state import init_method_state
+    from pldmlt_jax.method.state import init_method_state, make_method
     from pldmlt_jax.method.steps import train_step
-    from pldmlt_jax.workflow.stages.train import make_method
 
     config = get_config()
     method = make_method(config, total_steps=100)

@@ -1,12 +1,12 @@
-"""What a meta step costs, in training steps: FLOPs and memory as XLA counts them, and time, all rows in one run.
+"""The cost of a meta step in training steps: FLOPs and memory as counted by XLA, and time. All rows are measured in one run.
 
     python -m benchmarks.meta_step                                  VGG16-UNet at 256, 512 and 1024 px, batch 2
     python -m benchmarks.meta_step --size=256 --json=FILE
-    python -m benchmarks.meta_step --size=1024 --repeats=0          what XLA counts, without running anything
-    python -m benchmarks.meta_step --approximations --weights=FILE  how near the approximations come, and for what
+    python -m benchmarks.meta_step --size=1024 --repeats=0          what XLA counts; nothing is run
+    python -m benchmarks.meta_step --approximations --weights=FILE  how close the approximations are to the exact gradient
 
-`train_plain` is `value_and_grad` and Adam on the same network and loss with nothing else around them, so that no other
-row looks cheap beside a slow training step.
+`train_plain` is `value_and_grad` and Adam on the same network and loss and nothing else, to show that no other row looks
+cheap because of a slow training step.
 """
 
 import argparse
@@ -21,20 +21,21 @@ import optax
 from jaxtyping import Array
 
 from benchmarks.measure import drawn_batch, numbers, ratio, show, time_columns, timed_in_turns, write_rows
+from benchmarks.meta_gradients import OTHER_META_GRADIENTS, same_batch_step
 from pldmlt_jax.config import Config, LossConfig, MetaConfig, OptimConfig
 from pldmlt_jax.method import losses
-from pldmlt_jax.method.cost import abstract_batch, program_cost
-from pldmlt_jax.method.meta_gradient import META_GRADIENTS
-from pldmlt_jax.method.setup import make_method
-from pldmlt_jax.method.state import Method, MethodState, Params, init_method_state
-from pldmlt_jax.method.steps import meta_step, round_step, train_step
-from pldmlt_jax.method.virtual_step import apply_network
-from pldmlt_jax.models.weights.load import with_encoder
+from pldmlt_jax.method.diagnostics import abstract_batch, program_cost
+from pldmlt_jax.method.state import Method, MethodState, Params, init_method_state, make_method
+from pldmlt_jax.method.steps import meta_step, train_step
+from pldmlt_jax.method.virtual_step import META_GRADIENTS, apply_network
+from pldmlt_jax.models.weights.load import load_encoder_weights
 from pldmlt_jax.types import NUM_GRADES, Batch
+
+META_GRADIENTS.update(OTHER_META_GRADIENTS)
 
 
 class Row(NamedTuple):
-    """One step with what is special about its method."""
+    """A step and the changes to its method."""
 
     step: Any  # jitted
     meta: Mapping[str, Any] = {}
@@ -44,7 +45,7 @@ class Row(NamedTuple):
 
 @partial(jax.jit, static_argnames="method")
 def train_plain(state: MethodState, batch: Batch, *, method: Method) -> tuple[Params, optax.OptState, Array]:
-    """The least that training this network can be: labels are given, nothing is counted."""
+    """Takes the simplest possible training step of this network, with given labels and without metrics."""
     labels = jax.nn.one_hot(batch.grade, NUM_GRADES)
 
     def loss(params: Params):
@@ -67,7 +68,7 @@ ROWS: dict[str, Row] = {
     "meta_forward": Row(meta_step, ANCHORED | {"gradient": "forward"}),
     "meta_finite_difference": Row(meta_step, ANCHORED | {"gradient": "finite_difference"}),
     "meta_first_order": Row(meta_step, {"loss": "paper", "gradient": "first_order"}),
-    "round_same_batch": Row(round_step, ANCHORED),
+    "round_same_batch": Row(same_batch_step, ANCHORED),
 }
 LESS_MEMORY: dict[str, Row] = {
     f"{name}_{how}": ROWS[name]._replace(**change)
@@ -115,7 +116,7 @@ def parse() -> argparse.Namespace:
 
 
 def config_of(row: Row, dtype: str) -> Config:
-    """The recommended losses on the paper's own network."""
+    """Returns the config of a row: the recommended losses on the paper's network."""
     config = Config(loss=LossConfig(segmentation="dice_ce", reduction="pixel_mean"))
     config.model = dataclasses.replace(config.model, dtype=dtype, **row.model)
     config.meta = dataclasses.replace(MetaConfig(inner_learning_rate=1e-2), **row.meta)
@@ -124,7 +125,7 @@ def config_of(row: Row, dtype: str) -> Config:
 
 
 def costs(size_px: int, arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Every row at one size; factors are in training steps."""
+    """Measures every row at one size. Factors are in training steps."""
     chosen = ROWS | (LESS_MEMORY if arguments.less_memory else {}) | (LESS_TIME if arguments.less_time else {})
     if arguments.rows:
         chosen = {name: chosen[name] for name in dict.fromkeys(("train", *arguments.rows.split(",")))}
@@ -160,20 +161,20 @@ def costs(size_px: int, arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def approximations(size_px: int, arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """The meta-gradient by each way beside the exact one, after some training steps, by meta loss and epsilon."""
+    """Compares each approximation with the exact meta-gradient after some training steps, by meta loss and epsilon."""
     batch = jax.tree.map(jnp.asarray, drawn_batch(size_px, arguments.batch, arguments.cache))
     config = config_of(ROWS["train"], arguments.dtype)
     config.optim = OptimConfig(learning_rate=1e-4, decoder_factor=10.0)
     method = make_method(config, total_steps=arguments.steps)
     state = init_method_state(method)
     if arguments.weights:
-        state = init_method_state(method, lambda variables: with_encoder(variables, arguments.weights, "vgg16")[0])
+        state = init_method_state(method, lambda variables: load_encoder_weights(variables, arguments.weights, "vgg16")[0])
     for _ in range(arguments.steps):
         state, _ = train_step(state, batch, method=method)
     rows = []
     for loss in ("paper", "indirect", "anchored", "maxl"):
         for epsilon in (5e-5, 1e-2):
-            rows += compared(loss, epsilon, state, batch, method)
+            rows += compare_gradients(loss, epsilon, state, batch, method)
     shared = {"size_px": size_px, "batch": arguments.batch, "dtype": arguments.dtype, "steps": arguments.steps}
     rows = [row | shared | {"weights": bool(arguments.weights)} for row in rows]
     columns = {"cosine": ".6f", "relative_error": ".2e", "norm": ".2e"}
@@ -181,11 +182,12 @@ def approximations(size_px: int, arguments: argparse.Namespace) -> list[dict[str
     return rows
 
 
-def compared(loss: str, epsilon: float, state: MethodState, batch: Batch, method: Method) -> list[dict[str, Any]]:
+def compare_gradients(loss: str, epsilon: float, state: MethodState, batch: Batch, method: Method) -> list[dict[str, Any]]:
+    """Returns one row for each way to the gradient."""
     meta = dataclasses.replace(method.meta, loss=loss, inner_learning_rate=epsilon)
-    of = dataclasses.replace(method, meta=meta)
+    changed = dataclasses.replace(method, meta=meta)
     gradients = {
-        name: jax.jit(lambda s, b, f=META_GRADIENTS[name]: f(s, b, of)[1])(state, batch)
+        name: jax.jit(lambda s, b, f=META_GRADIENTS[name]: f(s, b, changed)[1])(state, batch)
         for name in ("exact", "forward", "finite_difference", "first_order")
     }
     return [
@@ -196,6 +198,7 @@ def compared(loss: str, epsilon: float, state: MethodState, batch: Batch, method
 
 
 def distance(gradient: Params, exact: Params) -> dict[str, float | None]:
+    """Returns the cosine with the exact gradient, the error relative to its norm, and the norm."""
     norm, exact_norm = (float(optax.tree.norm(tree)) for tree in (gradient, exact))
     error = float(optax.tree.norm(jax.tree.map(jnp.subtract, gradient, exact))) / exact_norm
     cosine = float(cast(Array, optax.tree.vdot(gradient, exact))) / (norm * exact_norm) if norm else None

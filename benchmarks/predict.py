@@ -25,11 +25,10 @@ from benchmarks.measure import numbers, time_columns, timed_in_turns, write_rows
 from benchmarks.pytorch import Variant, load, normalised
 from pldmlt_jax.config import Config, InferenceConfig
 from pldmlt_jax.errors import UserError
-from pldmlt_jax.evaluation.inference import TrainedNetwork, answer
+from pldmlt_jax.evaluation.inference import TrainedNetwork, inference_forward
 from pldmlt_jax.export.engines import make_forward
-from pldmlt_jax.method.cost import program_cost
-from pldmlt_jax.method.setup import make_method
-from pldmlt_jax.method.state import init_method_state
+from pldmlt_jax.method.diagnostics import program_cost
+from pldmlt_jax.method.state import init_method_state, make_method
 
 
 def main() -> None:
@@ -97,15 +96,14 @@ def ours(size_px: int, batch: int, images: np.ndarray, folder: Path) -> dict[str
 
 
 def _network(config: Config, folder: Path) -> TrainedNetwork:
-    method = make_method(config, total_steps=1)
-    return TrainedNetwork(config, method, init_method_state(method), 0, folder)
+    return TrainedNetwork(config, init_method_state(make_method(config, total_steps=1)), 0, folder)
 
 
 def _analysis(network: TrainedNetwork, images: np.ndarray) -> dict[str, Any]:
     """XLA's own count of operations and of temporary memory."""
-    function = jax.jit(answer, static_argnames=("network", "target"))
+    function = jax.jit(inference_forward, static_argnames=("network", "target"))
     compiled = function.lower(
-        network.variables, jnp.asarray(images), network=network.method.network, target=network.method.loss.target
+        network.variables, jnp.asarray(images), network=network.module, target=network.config.loss.target
     ).compile()
     return program_cost(compiled)._asdict()
 

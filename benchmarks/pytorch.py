@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from pldmlt_jax.models.layers import IMAGENET_MEAN, IMAGENET_STD
+from pldmlt_jax.models.input_normalisation import IMAGENET_MEAN, IMAGENET_STD
 from pldmlt_jax.types import NUM_GRADES
 
 DECODER_FILTERS = (256, 128, 64, 32, 16)

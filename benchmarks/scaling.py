@@ -77,18 +77,17 @@ def steps(row: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:
     """Seconds of a training step as the training loop runs it."""
     jax.config.update("jax_num_cpu_devices", row["devices"])
     from pldmlt_jax.config import Config, LossConfig
-    from pldmlt_jax.method.cost import program_cost
-    from pldmlt_jax.method.setup import make_method
-    from pldmlt_jax.method.state import init_method_state
+    from pldmlt_jax.method.diagnostics import program_cost
+    from pldmlt_jax.method.state import init_method_state, make_method
     from pldmlt_jax.method.steps import train_step
-    from pldmlt_jax.training.parallel import training_devices
+    from pldmlt_jax.training.parallel import select_training_devices
 
     config = Config(loss=LossConfig(segmentation="dice_ce", reduction="pixel_mean"))
     method = make_method(config, total_steps=1)
-    devices = training_devices(config.parallel, row["batch"], "train.batch_size")
+    devices = select_training_devices(config.parallel, row["batch"], "train.batch_size")
     batch = devices.put_batch(drawn_batch(row["size_px"], row["batch"], arguments.cache))
     state = devices.put_state(init_method_state(method))
-    program = devices.training_step(train_step, method=method).lower(state, batch).compile()  # pyright: ignore[reportFunctionMemberAccess]
+    program = devices.make_training_step(train_step, method=method).lower(state, batch).compile()  # pyright: ignore[reportFunctionMemberAccess]
     seconds = []
     for _ in range(arguments.rounds + 1):
         start = time.perf_counter()

@@ -24,10 +24,11 @@ from benchmarks.pytorch import DECODER_FILTERS, import_smp, normalised
 from benchmarks.smp_names import smp_name, with_smp_weights
 from pldmlt_jax.config import Config, to_dict
 from pldmlt_jax.data.loader import train_batches, unknown_labels
-from pldmlt_jax.evaluation.inference import WEIGHTS, TrainedNetwork, saved_config, write_weights
+from pldmlt_jax.evaluation.inference import TrainedNetwork, saved_config
 from pldmlt_jax.io.files import write_json
 from pldmlt_jax.method.losses import DICE_SMOOTH
-from pldmlt_jax.method.setup import make_method
+from pldmlt_jax.method.state import make_method
+from pldmlt_jax.models.weights.checkpoint_io import WEIGHTS, write_weights
 from pldmlt_jax.training.checkpoint import CONFIG
 from pldmlt_jax.types import LESIONS, MASK_BITS, Batch
 from pldmlt_jax.workflow.context import Context
@@ -61,12 +62,12 @@ def main() -> None:
     tensors = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     trained = with_smp_weights(variables, tensors, "vgg16", "unet")
     state = dataclasses.replace(state, network=dataclasses.replace(state.network, **trained))
-    network = TrainedNetwork(config, method, state, steps, arguments.output)
+    network = TrainedNetwork(config, state, steps, arguments.output)
     image = training.split[int(training.indices[0])].image[None]
     print(
         f"the same weights in both networks: logits differ by {difference(torch, model, network, image):.1e} of the largest"
     )
-    write_weights(arguments.output / WEIGHTS, network)
+    write_weights(arguments.output / WEIGHTS, network.arrays, network.step)
     write_json(arguments.output / CONFIG, to_dict(config))
 
 
@@ -126,7 +127,7 @@ def difference(torch: Any, model: Any, network: TrainedNetwork, image: np.ndarra
     """Largest, relative to the largest logit, of an image in inference."""
     with torch.inference_mode():
         theirs = model.eval()(normalised(torch, image, torch.channels_last, "cpu")).permute(0, 2, 3, 1).numpy()
-    output: Any = network.method.network.apply(network.variables, image, False)
+    output: Any = network.module.apply(network.variables, image, False)
     ours = np.asarray(output.segmentation_logits)
     return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
 

@@ -21,12 +21,11 @@ import numpy as np
 from benchmarks.measure import drawn_batch, numbers, peak_rss_bytes, show, time_columns, timed_in_turns, write_rows
 from benchmarks.pytorch import Variant, load, normalised
 from pldmlt_jax.config import Config, LossConfig, MetaConfig
-from pldmlt_jax.method.cost import program_cost
+from pldmlt_jax.method.diagnostics import program_cost
 from pldmlt_jax.method.losses import DICE_SMOOTH
-from pldmlt_jax.method.setup import make_method
-from pldmlt_jax.method.state import init_method_state
+from pldmlt_jax.method.state import init_method_state, make_method
 from pldmlt_jax.method.steps import meta_step, train_step
-from pldmlt_jax.training.parallel import own_devices
+from pldmlt_jax.training.parallel import select_local_devices
 from pldmlt_jax.types import MASK_BITS, NUM_GRADES, Batch
 
 PEAK_FLOPS = {"NVIDIA H100 80GB HBM3": {"float32": 494.5e12, "bfloat16": 989.4e12}}
@@ -112,10 +111,10 @@ def our_job(step: Any, batch: Batch, dtype: str, weight_gradients: str) -> Job:
     config.model.dtype, config.model.weight_gradients = dtype, weight_gradients
     config.meta = MetaConfig(loss="anchored", inner_learning_rate=1e-2)
     method = make_method(config, total_steps=1)
-    devices = own_devices(config.parallel)
+    devices = select_local_devices(config.parallel)
     on_device = devices.put_batch(batch)
     state = devices.put_state(init_method_state(method))
-    program = devices.training_step(step, method=method).lower(state, on_device).compile()  # pyright: ignore[reportFunctionMemberAccess]
+    program = devices.make_training_step(step, method=method).lower(state, on_device).compile()  # pyright: ignore[reportFunctionMemberAccess]
     held = [state]
 
     def run() -> Any:

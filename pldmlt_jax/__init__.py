@@ -32,11 +32,11 @@ if TYPE_CHECKING:
     from pldmlt_jax.errors import UserError as UserError
     from pldmlt_jax.evaluation.predictor import Prediction as Prediction
     from pldmlt_jax.evaluation.predictor import Predictor as Predictor
-    from pldmlt_jax.evaluation.predictor import load as load
     from pldmlt_jax.reporting.overlays import overlay as overlay
+    from pldmlt_jax.workflow.load_checkpoint import load as load
 
 _HOMES = {
-    "load": "pldmlt_jax.evaluation.predictor",
+    "load": "pldmlt_jax.workflow.load_checkpoint",
     "Predictor": "pldmlt_jax.evaluation.predictor",
     "Prediction": "pldmlt_jax.evaluation.predictor",
     "run_config": "pldmlt_jax.cli.app",

@@ -25,12 +25,13 @@ from pldmlt_jax.data.preprocessing.geometry import read_image
 from pldmlt_jax.data.splits.selection import require_lesion_types, select_segmented
 from pldmlt_jax.errors import UserError
 from pldmlt_jax.export.onnx import import_optional
-from pldmlt_jax.io.files import locked
+from pldmlt_jax.io.locks import locked
 from pldmlt_jax.io.signals import Interrupted
-from pldmlt_jax.models.weights.load import assign
+from pldmlt_jax.models.weights.load import assign_tensors
 from pldmlt_jax.training.checkpoint import Checkpoints
-from pldmlt_jax.training.loop import Rounds, resumed
-from pldmlt_jax.training.nonfinite import FiniteWatch
+from pldmlt_jax.training.loop import restore_latest
+from pldmlt_jax.training.nonfinite import NonfiniteWatch
+from pldmlt_jax.training.rounds import RoundPlan
 from pldmlt_jax.workflow.pipeline import set_aside
 from pldmlt_jax.workflow.stage_table import STAGES
 
@@ -167,7 +168,7 @@ def saved(user: User, rounds: int) -> Path:
 
 def fewer_rounds(user: User) -> str:
     with Checkpoints(saved(user, 3)) as checkpoints:
-        return told(lambda: resumed({"x": np.zeros(3)}, Rounds((("theta", 1),), 2), checkpoints))
+        return told(lambda: restore_latest({"x": np.zeros(3)}, RoundPlan((("theta", 1),), 2), checkpoints))
 
 
 def damaged(user: User) -> str:
@@ -182,7 +183,7 @@ def moved_aside(user: User) -> str:
 
 
 def not_finite(user: User) -> str:
-    watch = FiniteWatch(user.root, lambda batch: ["IDRiD_01"], skip=False)
+    watch = NonfiniteWatch(user.root, lambda batch: ["IDRiD_01"], skip=False)
     watch.record(1, "theta", {"image": np.zeros(1)}, {"loss": np.float32(np.nan), "finite": np.array(False)})
     return told(lambda: watch.check_pending({"x": np.zeros(3)}))
 
@@ -194,7 +195,7 @@ def in_use(user: User) -> str:
 
 def other_weights() -> str:
     tree, tensors = {"kernel": np.zeros((3, 3, 3, 8))}, {"weight": np.zeros((16, 3, 3, 3))}
-    return told(lambda: assign(tree, tensors, lambda path: "weight", Path("vgg.pth")))
+    return told(lambda: assign_tensors(tree, tensors, lambda path: "weight", Path("vgg.pth")))
 
 
 JPEG = cv2.imencode(".jpg", photograph(1))[1].tobytes()
@@ -206,7 +207,7 @@ MESSAGES: dict[str, Callable[[User], str]] = {
     "no such verb": lambda user: user.command("evalute"),
     "unknown name": lambda user: user.command("--config.meta.loss=papr"),
     "a number from": lambda user: user.command("--config.loss.beta=-1"),
-    "a multiple of 32, for the network halves it 5 times": lambda user: user.command(IDRID, "--config.data.size_px=100"),
+    "a multiple of 32, because the network halves it 5 times": lambda user: user.command(IDRID, "--config.data.size_px=100"),
     "no effect on": lambda user: user.command("--checkpoint=runs/demo"),
     "more than one word": lambda user: user.command("predict", "--input", "a.jpg", "b.jpg"),
     "the packages of requirements.txt": lambda user: user.meets(ModuleNotFoundError("No module named 'jax'"), 1),
@@ -243,7 +244,7 @@ MESSAGES: dict[str, Callable[[User], str]] = {
     "made from another config or other input, and so moved to": moved_aside,
     "--config.checkpoint.fallback=True": damaged,
     "not finite": not_finite,
-    "training has diverged": lambda user: told(lambda: train(user.root, Rounds((("a", 1),), 1), [float("nan")])),
+    "training has diverged": lambda user: told(lambda: train(user.root, RoundPlan((("a", 1),), 1), [float("nan")])),
     "make room, and the same command goes on": lambda user: user.meets(FULL, 1),
     "(--debug shows the traceback)": lambda user: user.meets(RuntimeError("RESOURCE_EXHAUSTED: Out of memory"), 1),
     "stopped by SIGTERM": lambda user: user.meets(Interrupted(15), 143),

@@ -15,9 +15,10 @@ from types import TracebackType
 
 from pldmlt_jax.cli.flags import COMPARE, VERBS_OF, parse
 from pldmlt_jax.config import Config, frozen
-from pldmlt_jax.errors import ConfigError, UserError, nearest, not_installed, raise_all
-from pldmlt_jax.io.files import as_disk_error, locked
-from pldmlt_jax.io.signals import Interrupted, stopping_on_signals
+from pldmlt_jax.errors import ConfigError, UserError, explain_missing_package, raise_all, suggest_nearest
+from pldmlt_jax.io.files import find_disk_error
+from pldmlt_jax.io.locks import locked
+from pldmlt_jax.io.signals import Interrupted, stop_on_signals
 from pldmlt_jax.workflow.options import RunOptions
 
 PIPELINE = "pldmlt_jax.workflow.pipeline"
@@ -73,7 +74,7 @@ def guarded(work: Callable[[], int], *, debug: bool = False, tell: Callable[[str
         tell: Is given the message of a failure as well.
     """
     try:
-        with stopping_on_signals():
+        with stop_on_signals():
             return work()
     except KeyboardInterrupt as error:
         stop = error if isinstance(error, Interrupted) else Interrupted(signal.SIGINT)
@@ -94,8 +95,8 @@ def _failure(error: Exception) -> tuple[int, str]:
     if isinstance(error, UserError):
         return 2, f"error: {error}"
     if isinstance(error, ModuleNotFoundError):
-        return 1, not_installed(error)
-    if disk := as_disk_error(error):
+        return 1, explain_missing_package(error)
+    if disk := find_disk_error(error):
         where = f"{disk.filename}: " if disk.filename else ""
         kept = "what was written before is whole; make room, and the same command goes on from its last checkpoint"
         return 1, f"failed: {where}{disk.strerror}\n  {kept}"
@@ -133,11 +134,10 @@ def run_config(config: Config, verb: str = "run", *, workdir: str | Path = "") -
         UserError: The config, a file of a data set or the verb is wrong; several such errors at once.
     """
     if verb not in VERBS:
-        raise ConfigError(
-            repr(verb), "no such verb", "one of " + ", ".join(VERBS), nearest(verb, tuple(VERBS), "choose one of them")
-        )
+        action = suggest_nearest(verb, tuple(VERBS), "choose one of them")
+        raise ConfigError(repr(verb), "no such verb", "one of " + ", ".join(VERBS), action)
     folder = Path(workdir or config.workdir or f"runs/{config.name}")
-    with stopping_on_signals():
+    with stop_on_signals():
         _run_verb(RunOptions(config, folder, verb, workdir_given=bool(workdir)))
     return folder
 
@@ -153,16 +153,16 @@ def _run_verb(options: RunOptions) -> int:
     validate_config(options.config)
     options = dataclasses.replace(options, config=frozen(options.config))
     configure_libraries()
-    from pldmlt_jax.io.processes import is_first, join, on_first
+    from pldmlt_jax.io.processes import is_first_process, join_processes, run_on_first
 
-    join(options.config.parallel)
+    join_processes(options.config.parallel)
     name = SCORE_FILES if scores_files else VERBS[options.verb]
     module = importlib.import_module(name)
-    with own_folder(options) if is_first() else contextlib.nullcontext():
+    with own_folder(options) if is_first_process() else contextlib.nullcontext():
         if name == PIPELINE:
             module.main(options)
         else:
-            on_first(lambda: module.main(options))
+            run_on_first(lambda: module.main(options))
     return 0
 
 

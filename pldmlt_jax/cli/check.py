@@ -18,12 +18,12 @@ from pldmlt_jax.data.findings import SEVERITIES, Finding
 from pldmlt_jax.data.plan import suggest_size, summarise_lesion_sizes
 from pldmlt_jax.errors import DataError
 from pldmlt_jax.io.files import write_json
-from pldmlt_jax.io.progress import progress
-from pldmlt_jax.method.cost import state_bytes, step_cost
+from pldmlt_jax.io.progress import show_progress
+from pldmlt_jax.method.diagnostics import state_bytes, step_cost
+from pldmlt_jax.method.state import make_method
 from pldmlt_jax.method.steps import meta_step, train_step
 from pldmlt_jax.models.build import encoder_depth
 from pldmlt_jax.workflow.options import RunOptions
-from pldmlt_jax.workflow.stages.train import make_method
 
 SHOWN_OF_A_KIND = 12
 """Lines on the terminal; the file has all."""
@@ -40,7 +40,7 @@ def main(options: RunOptions) -> None:
     config, data = options.config, options.config.data
     reports = {}
     for name in [*parse_set_names(data.segmentation), *(parse_set_names(data.grading) if data.grading != NO_SET else [])]:
-        with progress(f"check {name}") as task:
+        with show_progress(f"check {name}") as task:
             reports[name] = check_dataset(name, data, task)
     segmented = [report for name, report in reports.items() if DATASETS[name].has_masks]
     graded = [report for name, report in reports.items() if DATASETS[name].has_grades]

@@ -8,18 +8,18 @@ import numpy as np
 
 from pldmlt_jax.data.preprocessing.geometry import read_image
 from pldmlt_jax.data.preprocessing.prepare import prepare_image
-from pldmlt_jax.errors import CheckpointError, ConfigError, DataError, UserError, collect_errors, nearest, raise_all
+from pldmlt_jax.errors import CheckpointError, ConfigError, DataError, UserError, collect_errors, raise_all, suggest_nearest
 from pldmlt_jax.evaluation.operating_points import read_points
 from pldmlt_jax.export.export import FORMATS, OPT_IN_FORMATS, Export
 from pldmlt_jax.export.model_card import model_card
 from pldmlt_jax.export.onnx import INSTALL, import_optional
-from pldmlt_jax.io.files import read_json, read_rows, writing
-from pldmlt_jax.io.progress import progress
+from pldmlt_jax.io.files import atomic_write, read_json_if_present, read_rows
+from pldmlt_jax.io.progress import show_progress
+from pldmlt_jax.reporting.predictions_table import TABLE
 from pldmlt_jax.workflow.context import Context
+from pldmlt_jax.workflow.load_checkpoint import load_networks
 from pldmlt_jax.workflow.options import RunOptions
-from pldmlt_jax.workflow.stages.load_checkpoint import load_networks
 from pldmlt_jax.workflow.stages.predict import EXAMPLES
-from pldmlt_jax.workflow.stages.predictions_table import TABLE
 
 CARD = "model_card.md"
 MAX_COMPARED = 4
@@ -38,12 +38,12 @@ def main(options: RunOptions) -> None:
     output.mkdir(parents=True, exist_ok=True)
     export = Export(network, read_points(network.directory, network.step), output, images_to_compare(context))
     files = []
-    with progress("export", len(formats), images=0) as task:
+    with show_progress("export", len(formats), images=0) as task:
         for name in formats:
             files.append(FORMATS[name](export))
             task.advance(name)
     card = model_card(export, figures_of(context), files)
-    with writing(output / CARD) as file:
+    with atomic_write(output / CARD) as file:
         file.write(card)
     for line in (*files, CARD):
         print(f"  {line}")
@@ -60,7 +60,7 @@ def chosen_formats(text: str) -> list[str]:
     errors: list[UserError] = []
     for name in names:
         if name not in FORMATS:
-            action = nearest(name, list(FORMATS), "choose one of them")
+            action = suggest_nearest(name, list(FORMATS), "choose one of them")
             errors.append(ConfigError("--format", f"{name!r}", "one of " + ", ".join(FORMATS), action))
     with collect_errors(errors):
         if {"folder", "int8"} <= set(names):
@@ -95,5 +95,4 @@ def images_to_compare(context: Context) -> np.ndarray:
 
 def figures_of(context: Context) -> dict[str, Any]:
     """Of `metrics.json` in the workdir, empty where there is none."""
-    path = context.workdir / "metrics.json"
-    return read_json(path) if path.is_file() else {}
+    return read_json_if_present(context.workdir / "metrics.json")

@@ -12,8 +12,8 @@ from pldmlt_jax.data.splits.selection import choose_splits, select_split
 from pldmlt_jax.errors import ConfigError
 from pldmlt_jax.evaluation.metrics.segmentation import dice
 from pldmlt_jax.evaluation.original_size import read_original
-from pldmlt_jax.evaluation.predictor import Prediction, Predictor, make_predictor
-from pldmlt_jax.io.progress import progress
+from pldmlt_jax.evaluation.predictor import Prediction, Predictor
+from pldmlt_jax.io.progress import show_progress
 from pldmlt_jax.reporting.paper_figures import (
     MaskRow,
     Masks,
@@ -26,8 +26,8 @@ from pldmlt_jax.reporting.paper_figures import (
 )
 from pldmlt_jax.types import LESIONS, MASK_BITS
 from pldmlt_jax.workflow.context import Context
+from pldmlt_jax.workflow.load_checkpoint import load_networks, make_predictor
 from pldmlt_jax.workflow.options import RunOptions
-from pldmlt_jax.workflow.stages.load_checkpoint import load_networks
 from pldmlt_jax.workflow.stages.pseudo_label import grade_with_graders, load_graders
 
 COMPARED = ("EX", "SE")
@@ -50,7 +50,7 @@ def main(options: RunOptions) -> None:
         "figure7": lambda: figure_7(photographs, named, dict(zip(titles, predictors, strict=True))),
         "overview": lambda: figure_overview(photographs.image(shown), predictors[0]),
     }
-    with progress("figures", len(made)) as task:
+    with show_progress("figures", len(made)) as task:
         for name, make in made.items():
             figure = make()
             if figure is not None:

@@ -1,4 +1,4 @@
-"""The image files that `--input` names."""
+"""Finds the image files that `--input` names."""
 
 import glob
 import itertools
@@ -7,34 +7,33 @@ from pathlib import Path
 
 from pldmlt_jax.data.preprocessing.geometry import IMAGE_SUFFIXES, PHOTOGRAPH_SUFFIXES
 from pldmlt_jax.errors import DataError, UserError, collect_errors, raise_all
-from pldmlt_jax.io.files import visible
-from pldmlt_jax.workflow.stages.predictions_table import ENDINGS, TABLE
+from pldmlt_jax.io.files import sort_visible_paths
 
 PATTERN_MARKS = frozenset("*?[")
 
 
 def find_images(text: str) -> list[Path]:
-    """Every image that the parts between commas name, each once: files, folders with all below them, patterns.
+    """Finds every image that a comma-separated list of files, folders and glob patterns names, each once.
 
-    A pattern is glob's, where `**` stands for any folders. A file or folder whose own name has a comma, or a pattern's mark,
-    is taken as it is. Hidden files and folders are passed over; photographs that have to be converted are not: they are told
-    when they are read.
+    Folders are searched with everything below them; in a pattern `**` stands for any folders. A file or folder whose own
+    name has a comma or a pattern's character is taken as it is. Hidden files and folders are skipped. Photographs in formats
+    that need conversion are included: reading them reports it.
 
     Raises:
-        DataError: Every part that names no image, at once.
+        DataError: Parts that name no image, all at once.
     """
     if Path(text).exists():
-        return _in_one(text)
+        return _find_in_part(text)
     errors: list[UserError] = []
     found: dict[Path, None] = {}
     for part in text.split(","):
         with collect_errors(errors):
-            found |= dict.fromkeys(_in_one(part.strip()))
+            found |= dict.fromkeys(_find_in_part(part.strip()))
     raise_all(errors)
     return list(found)
 
 
-def _in_one(text: str) -> list[Path]:
+def _find_in_part(text: str) -> list[Path]:
     path = Path(text)
     if path.is_file():
         return [path]
@@ -52,23 +51,18 @@ def _in_one(text: str) -> list[Path]:
 
 
 def _below(folder: Path) -> Iterator[Path]:
-    """Everything in it, but for hidden folders: those are a computer's own, with thumbnails for instance."""
+    """Everything in a folder except hidden folders, which hold thumbnails for instance."""
     for path in folder.rglob("*"):
         if not any(part.startswith(".") for part in path.relative_to(folder).parts):
             yield path
 
 
 def _images(paths: Iterable[Path]) -> list[Path]:
-    return visible({path for path in paths if path.suffix.lower() in PHOTOGRAPH_SUFFIXES and path.is_file()})
-
-
-def exclude_predictions(paths: Sequence[Path]) -> list[Path]:
-    """The images that are not what `predict` has left itself: its folder may lie among the photographs."""
-    return [path for path in paths if not (path.name.endswith(ENDINGS) and (path.parent / TABLE).is_file())]
+    return sort_visible_paths({path for path in paths if path.suffix.lower() in PHOTOGRAPH_SUFFIXES and path.is_file()})
 
 
 def unique_names(paths: Sequence[Path]) -> list[str]:
-    """A name for the outputs of each image: its stem, with a number where two would be the same on any file system."""
+    """A name for each image's outputs: its stem, with a number if two would be equal on a case-insensitive file system."""
     taken: set[str] = set()
     counts: dict[str, int] = {}
     names = []

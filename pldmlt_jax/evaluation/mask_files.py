@@ -1,14 +1,13 @@
-"""Any method's masks, from files: which file is of which image and lesion, and what its values mean.
+"""Reads any method's masks from files: pairs the files with images and lesions, and finds out what their values mean.
 
-A folder holds, for each image NAME, either `NAME.png` (any lesion, in one) or `NAME_MA.png`, `NAME_HE.png`, `NAME_EX.png`
-and `NAME_SE.png` (or some of the four), or `.npy` in place of `.png`. `_lesion` and `_probability` may stand behind the
-name, as `predict --probabilities` writes them. Each has the height and width of its photograph, and holds probabilities or
-a mask:
+For each image NAME a folder holds either `NAME.png` (any lesion), or some of `NAME_MA.png`, `NAME_HE.png`, `NAME_EX.png` and
+`NAME_SE.png`; or `.npy` instead of `.png`. Names may also end with `_lesion` and `_probability`, as those that
+`predict --probabilities` writes. Each file has the height and width of its photograph and holds probabilities or a mask:
 
-- PNG, grey: 0 is 0 and the greatest value of 8 or 16 bits is 1; values 0 and 1 alone are a mask, unless other files of the
-  folder hold probabilities: then 1 is the smallest of these.
-- PNG, in colour or with a palette: black, and one other colour: a mask.
-- NPY, two axes: probabilities from 0 to 1 as floats, or a mask as bool; whole numbers as in a grey PNG.
+- PNG, grey: 0 is 0 and the largest value of 8 or 16 bits is 1. A file with only the values 0 and 1 is a mask, unless other
+  files of the folder hold probabilities: then 1 is the smallest of these.
+- PNG, in colour or with a palette: a mask, black and one other colour.
+- NPY, two axes: probabilities from 0 to 1 as floats, or a mask as bool; integers as in a grey PNG.
 """
 
 import dataclasses
@@ -25,32 +24,39 @@ from pldmlt_jax.data.preprocessing.geometry import MAX_BYTES
 from pldmlt_jax.data.preprocessing.image_headers import MAX_PIXELS
 from pldmlt_jax.data.preprocessing.masks import brightest_channel, mask_levels, read_mask_pixels
 from pldmlt_jax.errors import DataError, UserError, collect_errors
-from pldmlt_jax.io.files import visible
+from pldmlt_jax.io.files import sort_visible_paths
 from pldmlt_jax.types import LESIONS
 
 FUSED = "lesion"
 SUFFIXES = (".png", ".npy")
 PREDICTED_MASK = re.compile(r"_mask\.png$")
-"""Its coloured picture of all lesions, which lies beside the probabilities."""
+"""The coloured picture of all lesions that `predict` writes beside the probabilities."""
 
 MAX_CLASS_NUMBER = 1 + len(LESIONS)
-"""Numbers of lesions in one picture go up to this, the optic disc's included."""
+"""Largest value of a picture that numbers its classes: the lesions and the optic disc."""
 
 EXPECTED = "for each image NAME.png (any lesion), or NAME_{MA,HE,EX,SE}.png, or .npy; see docs/compare.md"
 
 
 @dataclasses.dataclass(frozen=True)
 class MaskFiles:
-    """The files of some images: by image and lesion, where `FUSED` stands for any."""
+    """The mask files of some images.
+
+    Attributes:
+        folder: Holds them.
+        files: By image and lesion, with `FUSED` for any lesion.
+        lesions: The lesions that are predicted: only FUSED, or some of LESIONS.
+        num_others: Files of other images of the set.
+    """
 
     folder: Path
     files: Mapping[str, Mapping[str, Path]]
-    lesions: tuple[str, ...]  # that are predicted: FUSED alone, or some of LESIONS
-    others: int  # files of other images of the set
+    lesions: tuple[str, ...]
+    num_others: int
 
     @property
     def target(self) -> str:
-        """A key of `losses.TARGETS`."""
+        """What the files predict, a key of `losses.TARGETS`."""
         return "fused" if self.lesions == (FUSED,) else "lesions"
 
 
@@ -58,16 +64,16 @@ def find_mask_files(folder: Path, names: Collection[str], others: Collection[str
     """Pairs files with images by their names.
 
     Args:
-        folder: Holds the files, not in folders of its own.
-        names: Of the images that are to be scored.
-        others: Of the set's other images, whose files are passed over.
-        errors: Is given what is missing, what there is twice, and what is of no image.
+        folder: Holds the files; its subfolders are not searched.
+        names: Images to score.
+        others: Other images of the set, whose files are skipped.
+        errors: Files that are missing, ambiguous or of no image are appended.
     """
     found: dict[str, dict[str, Path]] = defaultdict(dict)
     passed_over = 0
     known = [*names, *others]
-    for path in visible(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file()):
-        name, lesion = _parsed(path, known)
+    for path in sort_visible_paths(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file()):
+        name, lesion = _parse_name(path, known)
         if name is None:
             if not PREDICTED_MASK.search(path.name):
                 errors.append(DataError(path, "no image of the set has this name", EXPECTED, "rename or remove the file"))
@@ -92,8 +98,8 @@ def find_mask_files(folder: Path, names: Collection[str], others: Collection[str
     return MaskFiles(folder, found, lesions, passed_over)
 
 
-def _parsed(path: Path, known: Collection[str]) -> tuple[str | None, str]:
-    """The image and the lesion that a file's name speaks of."""
+def _parse_name(path: Path, known: Collection[str]) -> tuple[str | None, str]:
+    """Parses a file's name into image and lesion; the image is None if it is unknown."""
     stem = path.stem.removesuffix("_probability")
     if stem in known:
         return stem, FUSED
@@ -102,36 +108,41 @@ def _parsed(path: Path, known: Collection[str]) -> tuple[str | None, str]:
 
 
 def read_probabilities(path: Path, shape: tuple[int, int], *, has_probabilities: bool = False) -> Float[np.ndarray, "h w"]:
-    """Probabilities of one file, float32; 0 and 1 where it holds a mask.
+    """Reads one file as probabilities, float32; 0 and 1 if it holds a mask.
 
     Args:
-        path: Of the file.
+        path: The file.
         shape: Height and width of its photograph.
         has_probabilities: Whether other files of the folder can only hold probabilities; see `scan_mask_files`.
 
     Raises:
-        DataError: It is unreadable, of another size than its photograph, or its values can mean several things.
+        DataError: It is unreadable or of another size than its photograph, or its values are ambiguous.
     """
     values = _read_values(path, shape)
-    return values if values.dtype.kind == "f" else _whole_numbers(path, values, has_probabilities=has_probabilities)
+    return values if values.dtype.kind == "f" else _scale_integers(path, values, has_probabilities=has_probabilities)
 
 
 class MaskEncoding(NamedTuple):
-    """What the whole numbers of a folder's files are."""
+    """What the integers in a folder's files mean.
 
-    probabilities: bool  # some file can only hold such, and so all do; else they hold masks
-    num_binary: int  # files of the values 0 and 1 alone
+    Attributes:
+        probabilities: Whether they are probabilities, since some file cannot be a mask; else all are masks.
+        num_binary: Files with only the values 0 and 1.
+    """
+
+    probabilities: bool
+    num_binary: int
 
 
 def scan_mask_files(
     paths: Mapping[Path, tuple[int, int]], errors: list[UserError], done: Callable[[Path], None]
 ) -> MaskEncoding:
-    """Reads every file, to find out what is wrong with any, and what their whole numbers mean.
+    """Reads every file to check it, and finds out what the integers of all mean.
 
     Args:
         paths: The files, each with the height and width of its photograph.
-        errors: Is given what is wrong; what can mean several things only where no other file decides it.
-        done: Is called after each file.
+        errors: What is wrong is appended; ambiguous values only if no other file settles their meaning.
+        done: Called after each file.
     """
     unclear: list[UserError] = []
     decided, greatest, num_binary = False, 0, 0
@@ -141,11 +152,11 @@ def scan_mask_files(
             if values.dtype.kind == "u":
                 levels = mask_levels(values)
                 greatest, num_binary = max(greatest, int(levels[-1])), num_binary + int(levels[-1] == 1)
-                if _only_probabilities(levels, values.dtype):
+                if _cannot_be_mask(levels, values.dtype):
                     decided = True
                 else:
                     with collect_errors(unclear):
-                        _whole_numbers(path, values, has_probabilities=False)
+                        _scale_integers(path, values, has_probabilities=False)
         done(path)
     if not decided:
         errors += unclear
@@ -157,15 +168,15 @@ def scan_mask_files(
 
 
 def _read_values(path: Path, shape: tuple[int, int]) -> Shaped[np.ndarray, "h w"]:
-    """Floats whose meaning is certain, or whole numbers of 8 or 16 bits."""
-    values = _npy(path) if path.suffix.lower() == ".npy" else _png(path)
+    """Reads floats, whose meaning is certain, or integers of 8 or 16 bits."""
+    values = _read_npy(path) if path.suffix.lower() == ".npy" else _read_png(path)
     if values.shape != shape:
         found, expected = (f"{s[0]} px high, {s[1]} px wide" for s in (values.shape, shape))
         raise DataError(path, found, f"the size of its photograph: {expected}", "write masks at the photographs' own size")
     return values
 
 
-def _png(path: Path) -> np.ndarray:
+def _read_png(path: Path) -> np.ndarray:
     pixels = np.atleast_3d(read_mask_pixels(path))[..., :3]
     grey = pixels.shape[-1] == 1 or bool((pixels == pixels[..., :1]).all())
     if grey:
@@ -176,7 +187,7 @@ def _png(path: Path) -> np.ndarray:
     return (values > 0).astype(np.float32)
 
 
-def _npy(path: Path) -> np.ndarray:
+def _read_npy(path: Path) -> np.ndarray:
     expected = "a NumPy array [height, width] of floats from 0 to 1, bool, uint8 or uint16"
     try:
         with open(path, "rb") as file:
@@ -202,15 +213,15 @@ def _npy(path: Path) -> np.ndarray:
     return values.astype(np.float32)
 
 
-def _only_probabilities(levels: Int[np.ndarray, "levels"], dtype: np.dtype) -> bool:
-    """Whether whole numbers of these levels cannot be a mask."""
+def _cannot_be_mask(levels: Int[np.ndarray, "levels"], dtype: np.dtype) -> bool:
+    """Whether integers with these levels cannot be a mask."""
     if len(levels) == 1:
         return int(levels[0]) not in (0, 1, np.iinfo(dtype).max)
     return len(levels) > 2 or int(levels[0]) > 0
 
 
-def _whole_numbers(path: Path, values: np.ndarray, *, has_probabilities: bool) -> Float[np.ndarray, "h w"]:
-    """Grey values as probabilities; those of a mask as 0 and 1."""
+def _scale_integers(path: Path, values: np.ndarray, *, has_probabilities: bool) -> Float[np.ndarray, "h w"]:
+    """Scales grey values to probabilities, and those of a mask to 0 and 1."""
     one = int(np.iinfo(values.dtype).max)
     levels = mask_levels(values)
     if not has_probabilities and levels[-1] == 1:

@@ -1,6 +1,5 @@
-"""Predicting photographs of any size with one trained network or several: what `predict` and the Python API do."""
+"""Predicts photographs of any size with one trained network, or with several whose probabilities are averaged."""
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,33 +9,23 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from pldmlt_jax.config import Config, InferenceConfig, ParallelConfig, fields
+from pldmlt_jax.config import Config
 from pldmlt_jax.data.image_warnings import image_warnings
 from pldmlt_jax.data.preprocessing.geometry import read_image, to_original
 from pldmlt_jax.data.preprocessing.prepare import NetworkView, prepare_image
-from pldmlt_jax.errors import CheckpointError, DataError
-from pldmlt_jax.evaluation.inference import BUNDLED_MODEL, TrainedNetwork, checkpoint_directory, load_network, saved_config
-from pldmlt_jax.evaluation.operating_points import (
-    OperatingPoints,
-    average_points,
-    lesion_names,
-    make_masks,
-    mask_scores,
-    read_points,
-)
-from pldmlt_jax.evaluation.tta import Answer, Forward, average_predictions, predict_views
-from pldmlt_jax.export.engines import make_forward
-from pldmlt_jax.method.setup import make_method
-
-MUST_AGREE = ("data.size_px", "data.fov_crop", "data.resize", "data.enhance", "loss.target", "loss.grading")
-"""Fields that networks must have alike for their probabilities to be averaged."""
+from pldmlt_jax.data.preprocessing.store import PreparedSplit
+from pldmlt_jax.errors import DataError
+from pldmlt_jax.evaluation.inference import TrainedNetwork
+from pldmlt_jax.evaluation.operating_points import OperatingPoints, lesion_names, make_masks, mask_scores
+from pldmlt_jax.evaluation.tta import BatchPrediction, Forward, average_predictions, predict_views
+from pldmlt_jax.types import Sample
 
 
 class LesionArea(NamedTuple):
     """How much of one lesion a photograph shows.
 
     Attributes:
-        components: 8-connected ones of its mask.
+        components: Number of 8-connected components of its mask.
         area_px: Pixels of its mask, at the photograph's own size.
         percent_of_field: The same in % of the field of view.
     """
@@ -48,18 +37,18 @@ class LesionArea(NamedTuple):
 
 @dataclass(frozen=True)
 class Prediction:
-    """The answer for one photograph, aligned with its own pixels: h and w are its height and width.
+    """The prediction for one photograph, on its own pixels: h and w are its height and width.
 
     Attributes:
         probabilities: By lesion (MA, HE, EX, SE, or `lesion` for any), float32 [h, w] in 0..1; zero outside the field.
         masks: By lesion, bool [h, w]: the probabilities at the operating points. Lesions may overlap.
         field_of_view: bool [h, w].
-        grade: The most probable of the international grades 0 to 4; None where the network has not learnt grades.
+        grade: The most probable of the international grades 0 to 4; None if the network was not trained on grades.
         grade_probabilities: float32 [5], sum 1; None likewise.
-        calibrated: Whether a temperature (Guo et al. 2017) that was fitted on truly graded images is in them.
+        calibrated: Whether they include a temperature (Guo et al. 2017) that was fitted on truly graded images.
         grade_map: float32 [h, w], Grad-CAM of the grade (Eq. 1 of the paper): relative, not negative, zero outside the crop;
             None likewise.
-        warnings: What is unlike a fundus photograph, or far from the training photographs, in words; empty where nothing is.
+        warnings: How the photograph differs from a fundus photograph or from the training photographs; empty if it does not.
     """
 
     probabilities: dict[str, Float[np.ndarray, "h w"]]
@@ -73,7 +62,7 @@ class Prediction:
 
     @property
     def areas(self) -> dict[str, LesionArea]:
-        """Components and area of each lesion's mask, see `LesionArea`."""
+        """Components and area of each lesion's mask."""
         field_px = max(int(self.field_of_view.sum()), 1)
         areas = {}
         for name, mask in self.masks.items():
@@ -85,13 +74,21 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Predictor:
-    """Trained networks whose probabilities are averaged, and how they are asked."""
+    """Trained networks whose probabilities are averaged.
+
+    Attributes:
+        networks: One, or several with the same view of a photograph and the same outputs.
+        forwards: The forward pass of each, by the chosen engine.
+        temperatures: Of each network's grades, 1 where none was fitted.
+        points: Thresholds and smallest components of the masks.
+        config: The first network's, with the views and windows of prediction.
+    """
 
     networks: tuple[TrainedNetwork, ...]
-    forwards: tuple[Forward, ...]  # of the networks, by the chosen engine
-    temperatures: tuple[float, ...]  # of the networks' grades, 1 where none was fitted
+    forwards: tuple[Forward, ...]
+    temperatures: tuple[float, ...]
     points: OperatingPoints
-    config: Config  # of the first network
+    config: Config
 
     @property
     def target(self) -> str:
@@ -103,20 +100,36 @@ class Predictor:
         """The lesions that are predicted: `lesion` for all in one, or `MA`, `HE`, `EX`, `SE`."""
         return lesion_names(self.target)
 
-    def __call__(self, images: UInt8[np.ndarray, "b s s 3"], batch_size: int) -> Answer:
-        """Probabilities of prepared images at the networks' size, by the config's views and tiles."""
-        asked = zip(self.forwards, self.temperatures, strict=True)
-        return average_predictions(
-            [predict_views(forward, images, self.config.inference, batch_size, t) for forward, t in asked]
-        )
+    def __call__(self, images: UInt8[np.ndarray, "b s s 3"], batch_size: int) -> BatchPrediction:
+        """Predicts prepared images at the networks' size, with the config's views and windows."""
+        inference, networks = self.config.inference, zip(self.forwards, self.temperatures, strict=True)
+        return average_predictions([predict_views(forward, images, inference, batch_size, t) for forward, t in networks])
 
-    def choose_batch_size(self, number: int) -> int:
-        """Photographs of so many to ask about at once: a batch is filled up, which one photograph alone need not pay for.
+    def predict_prepared(
+        self, split: PreparedSplit, indices: Sequence[int] | np.ndarray
+    ) -> Iterator[tuple[Sample, Float[np.ndarray, "s s k"], Float[np.ndarray, "c"]]]:
+        """Predicts images of a prepared set in order, `evaluation.batch_size` at a time.
 
-        Windows are many for each photograph, and keep the batch of the config.
+        Args:
+            split: The prepared images.
+            indices: Positions in the split.
+
+        Yields:
+            Each image, its segmentation probabilities at the networks' size, and its grade probabilities.
         """
         batch_size = self.config.evaluation.batch_size
-        return batch_size if self.config.inference.mode == "tiles" else max(min(batch_size, number), 1)
+        for start in range(0, len(indices), batch_size):
+            samples = [split[int(index)] for index in indices[start : start + batch_size]]
+            batch = self(np.stack([sample.image for sample in samples]), batch_size)
+            yield from zip(samples, batch.probabilities, batch.grade_probabilities, strict=True)
+
+    def choose_batch_size(self, num_photographs: int) -> int:
+        """The batch size for some photographs: no larger than their number, so that few are not padded to a full batch.
+
+        Windows are many for each photograph, and keep the config's batch size.
+        """
+        batch_size = self.config.evaluation.batch_size
+        return batch_size if self.config.inference.mode == "tiles" else max(min(batch_size, num_photographs), 1)
 
     def predict(self, image: np.ndarray | str | Path) -> Prediction:
         """Predicts one photograph.
@@ -130,35 +143,37 @@ class Predictor:
         return next(self.predict_many([image]))
 
     def predict_many(self, images: Sequence[np.ndarray | str | Path]) -> Iterator[Prediction]:
-        """Predicts photographs in order, `evaluation.batch_size` at once at most; each answer is made when it is asked for.
+        """Predicts photographs in order, at most `evaluation.batch_size` at a time.
 
         Args:
-            images: As for `predict`; each batch is read when its first answer is asked for.
+            images: As for `predict`; each batch is read when its first prediction is requested.
 
         Yields:
-            The answers. 12 megapixels and four lesions take 0.3 GB: let go of each before the next.
+            The predictions. One of 12 megapixels and four lesions takes 0.3 GB: release each before the next.
 
         Raises:
-            DataError: As `predict`; the photographs before that one's batch have been answered.
+            DataError: As `predict`; the photographs of earlier batches have been predicted.
         """
         batch_size = self.choose_batch_size(len(images))
         for start in range(0, len(images), batch_size):
             photographs = [_as_photograph(image) for image in images[start : start + batch_size]]
             views = [self.prepare(photograph) for photograph in photographs]
-            answer = self(np.stack([view.image for view in views]), batch_size)
+            batch = self(np.stack([view.image for view in views]), batch_size)
             for row, (photograph, view) in enumerate(zip(photographs, views, strict=True)):
-                yield self.build_prediction(photograph, view, answer, row)
+                yield self.build_prediction(photograph, view, batch, row)
 
     def prepare(self, image: UInt8[np.ndarray, "h w 3"]) -> NetworkView:
-        """The networks' view of a photograph."""
+        """Prepares a photograph for the networks."""
         return prepare_image(image, self.config.data, self.config.data.size_px)
 
-    def build_prediction(self, image: UInt8[np.ndarray, "h w 3"], view: NetworkView, answer: Answer, row: int) -> Prediction:
-        """One row of an answer on the photograph's own pixels."""
-        scores = mask_scores(answer.probabilities[row], self.target) * view.valid[..., None]
+    def build_prediction(
+        self, image: UInt8[np.ndarray, "h w 3"], view: NetworkView, batch: BatchPrediction, row: int
+    ) -> Prediction:
+        """Builds the prediction on a photograph's own pixels from one row of a batch."""
+        scores = mask_scores(batch.probabilities[row], self.target) * view.valid[..., None]
         enlarged = to_original(scores, view.geometry)
         graded = self.config.loss.grading
-        p = answer.grade_probabilities[row]
+        p = batch.grade_probabilities[row]
         grade = int(p.argmax()) if graded else None
         return Prediction(
             probabilities={name: enlarged[..., i] for i, name in enumerate(self.names)},
@@ -167,7 +182,7 @@ class Predictor:
             grade=grade,
             grade_probabilities=p if graded else None,
             calibrated=graded and self.points.temperature is not None,
-            grade_map=None if grade is None else _grade_map(answer.grade_maps[row], grade, view),
+            grade_map=None if grade is None else _enlarge_grade_map(batch.grade_maps[row], grade, view),
             warnings=tuple(image_warnings(image, view.fov, self.points.field_px)),
         )
 
@@ -181,71 +196,8 @@ def _as_photograph(image: np.ndarray | str | Path) -> UInt8[np.ndarray, "h w 3"]
     return image
 
 
-def _grade_map(maps: Float[np.ndarray, "m m c"], grade: int, view: NetworkView) -> Float[np.ndarray, "h w"]:
-    """Grad-CAM of one grade on the photograph's pixels."""
+def _enlarge_grade_map(maps: Float[np.ndarray, "m m c"], grade: int, view: NetworkView) -> Float[np.ndarray, "h w"]:
+    """Enlarges the Grad-CAM of one grade to the photograph's pixels."""
     evidence = np.maximum(maps[..., grade], 0.0)
     square = cv2.resize(evidence, (view.geometry.size_px,) * 2, interpolation=cv2.INTER_LINEAR)
     return to_original(square * view.valid, view.geometry)
-
-
-def split_checkpoints(text: str) -> list[Path]:
-    """The folders that `--checkpoint` names, with commas between them; one whose own name has a comma is taken whole."""
-    return [Path(text)] if Path(text).exists() else [Path(part.strip()) for part in text.split(",") if part.strip()]
-
-
-def make_predictor(networks: Sequence[TrainedNetwork], config: Config, engine: str = "xla") -> Predictor:
-    """Puts networks together.
-
-    Args:
-        networks: One, or several that answer the same about the same view of a photograph.
-        config: The first one's, with `inference` as it is asked for.
-        engine: A key of `ENGINES`.
-
-    Raises:
-        CheckpointError: The networks do not fit each other.
-        ConfigError: See `engines.make_forward`.
-    """
-    wanted = dict(fields(config))
-    for network in networks:
-        given = dict(fields(network.config))
-        differing = [f"{name} = {given[name]!r}, not {wanted[name]!r}" for name in MUST_AGREE if given[name] != wanted[name]]
-        if differing:
-            expected = "networks with the same view of a photograph and the same answer, for their mean"
-            raise CheckpointError(network.directory, "; ".join(differing), expected, "leave it out of --checkpoint")
-    found = [read_points(network.directory, network.step) for network in networks]
-    points = average_points(found)
-    if config.inference.threshold > 0:
-        points = OperatingPoints.at(config.inference.threshold, lesion_names(config.loss.target), points)
-    forwards = tuple(make_forward(engine, network, config.inference) for network in networks)
-    return Predictor(tuple(networks), forwards, tuple(one.temperature or 1.0 for one in found), points, config)
-
-
-def load(
-    path: str | Path | Sequence[str | Path] = BUNDLED_MODEL, *, engine: str = "xla", inference: InferenceConfig | None = None
-) -> Predictor:
-    """Loads what was trained, ready to predict.
-
-    Args:
-        path: A workdir, its `checkpoints/`, or a folder that `export` has written; several for the mean of their
-            probabilities. Without it, the network that ships with the package, see `pretrained/model_card.md`.
-        engine: "xla", or "onnx" or "openvino" where they are installed (`requirements-export.txt`).
-        inference: Views and tiles, where they are to differ from the network's own config.
-
-    Returns:
-        A predictor: `load(path).predict(image)`.
-
-    Raises:
-        CheckpointError: There is no trained network, it is of another version, or several do not fit each other.
-        ConfigError: The engine is not there.
-    """
-    several = [path] if isinstance(path, str | Path) else list(path)
-    networks = []
-    for one in several:
-        directory = checkpoint_directory(Path(one))
-        config = saved_config(directory)
-        config.parallel = ParallelConfig()  # of this machine, not of the one that trained it
-        networks.append(load_network(directory, config, make_method(config, total_steps=1)))
-    config = networks[0].config
-    if inference is not None:
-        config = dataclasses.replace(config, inference=inference)
-    return make_predictor(networks, config, engine)

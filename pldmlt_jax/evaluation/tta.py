@@ -1,4 +1,4 @@
-"""Asking a network more than once about an image: flipped and turned views, and overlapping windows of large images."""
+"""Test-time augmentation: predictions averaged over flipped and turned views, and over overlapping windows of an image."""
 
 import dataclasses
 import math
@@ -9,45 +9,44 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from pldmlt_jax.config import InferenceConfig
+from pldmlt_jax.evaluation.temperature import softmax
 
 TILE_STEP_PX = 32
-"""Windows begin at multiples of this: the encoders' grids of coarse features then lie alike in windows and whole image."""
+"""Windows begin at multiples of this, so that the grids of coarse features are aligned in windows and whole image."""
 
 
-class RawOutput(NamedTuple):
-    """What a network says of a batch, at the network's size."""
+ForwardOutput = tuple[Float[np.ndarray, "b h w k"], Float[np.ndarray, "b c"], Float[np.ndarray, "b h2 w2 c"]]
+"""What a network computes of a batch, at the batch's size: probabilities of the segmentation channels, grade logits, and
+grade maps: what each place adds to each grade's logit (see `gradcam.grade_maps`)."""
 
-    probabilities: Float[np.ndarray, "b h w k"]  # of the segmentation channels
-    grade_logits: Float[np.ndarray, "b c"]
-    grade_maps: Float[np.ndarray, "b h2 w2 c"]  # what each place adds to each grade's logit, see gradcam.grade_maps
-
-
-Forward = Callable[[UInt8[np.ndarray, "b h w 3"], int], RawOutput]
-"""(RGB images, batch size) -> output; at most that many images, filled up to it so that one shape is compiled."""
+Forward = Callable[[UInt8[np.ndarray, "b h w 3"], int], ForwardOutput]
+"""(RGB images, batch size) -> output. At most that many images; fewer are padded, so that one shape is compiled."""
 
 
-class Answer(NamedTuple):
-    """What one network, or several, say of a batch after all views and windows are put together."""
+class BatchPrediction(NamedTuple):
+    """The prediction of a batch at the network's size: the mean over views, windows and networks."""
 
     probabilities: Float[np.ndarray, "b s s k"]
+    """Of the segmentation channels."""
     grade_probabilities: Float[np.ndarray, "b c"]
     grade_maps: Float[np.ndarray, "b h2 w2 c"]
+    """See `ForwardOutput`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """Quarter turns, then a flip from left to right."""
+    """A view of an image: quarter turns, then a flip from left to right."""
 
     quarter_turns: int
     flip: bool
 
     def apply(self, images: np.ndarray) -> np.ndarray:
-        """Args: images: [b, s, s, ...]."""
+        """Turns and flips images [b, s, s, ...]."""
         turned = np.rot90(images, self.quarter_turns, axes=(1, 2))
         return np.ascontiguousarray(turned[:, :, ::-1] if self.flip else turned)
 
     def undo(self, planes: np.ndarray) -> np.ndarray:
-        """The way back, for planes [b, s, s, ...] of any resolution."""
+        """Turns and flips planes [b, s, s, ...] of any resolution back."""
         flipped = planes[:, :, ::-1] if self.flip else planes
         return np.rot90(flipped, -self.quarter_turns, axes=(1, 2))
 
@@ -57,14 +56,7 @@ VIEWS: dict[str, tuple[View, ...]] = {
     "flips": tuple(View(turns, flip) for turns in (0, 2) for flip in (False, True)),
     "dihedral": tuple(View(turns, flip) for turns in range(4) for flip in (False, True)),
 }
-"""Test-time augmentation. The views of each form a group: the average turns and flips as the image does."""
-
-
-def softmax(logits: Float[np.ndarray, "... c"], temperature: float = 1.0) -> Float[np.ndarray, "... c"]:
-    """Probabilities of logits divided by a temperature (Guo et al. 2017)."""
-    scaled = logits / temperature
-    odds = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
-    return odds / odds.sum(axis=-1, keepdims=True)
+"""Name of a test-time augmentation -> its views. They form a group, so that the mean turns and flips as the image does."""
 
 
 def predict_views(
@@ -73,34 +65,34 @@ def predict_views(
     config: InferenceConfig,
     batch_size: int,
     temperature: float = 1.0,
-) -> Answer:
-    """Probabilities averaged over the views of the config, each seen whole or in tiles.
+) -> BatchPrediction:
+    """Predicts images with one network: the mean over the config's views, each predicted whole or in windows.
 
     Args:
         forward: The network.
         images: RGB at the network's size.
-        config: Mode, tiles and views.
-        batch_size: Images or windows that the network sees at once.
+        config: Mode, windows and views.
+        batch_size: Images or windows in one forward pass.
         temperature: Of the grades.
     """
-    seen = predict_tiles if config.mode == "tiles" and config.tile_px < images.shape[1] else predict_whole
-    answers = []
+    predict = predict_tiles if config.mode == "tiles" and config.tile_px < images.shape[1] else predict_whole
+    predictions = []
     for view in VIEWS[config.tta]:
-        output = seen(forward, view.apply(images), config, batch_size)
-        grades = softmax(output.grade_logits, temperature)
-        answers.append(Answer(view.undo(output.probabilities), grades, view.undo(output.grade_maps)))
-    return average_predictions(answers)
+        probabilities, grade_logits, maps = predict(forward, view.apply(images), config, batch_size)
+        grades = softmax(grade_logits, temperature)
+        predictions.append(BatchPrediction(view.undo(probabilities), grades, view.undo(maps)))
+    return average_predictions(predictions)
 
 
-def average_predictions(answers: Sequence[Answer]) -> Answer:
-    """Mean of the probabilities; the maps are those of all, or of the first where the networks' resolutions differ."""
-    if len(answers) == 1:
-        return answers[0]
-    first = answers[0].grade_maps.shape
-    maps = [answer.grade_maps for answer in answers if answer.grade_maps.shape == first]
-    return Answer(
-        _mean([answer.probabilities for answer in answers]),
-        _mean([answer.grade_probabilities for answer in answers]),
+def average_predictions(predictions: Sequence[BatchPrediction]) -> BatchPrediction:
+    """Averages predictions; maps whose resolution differs from the first one's are left out."""
+    if len(predictions) == 1:
+        return predictions[0]
+    first = predictions[0].grade_maps.shape
+    maps = [prediction.grade_maps for prediction in predictions if prediction.grade_maps.shape == first]
+    return BatchPrediction(
+        _mean([prediction.probabilities for prediction in predictions]),
+        _mean([prediction.grade_probabilities for prediction in predictions]),
         _mean(maps),
     )
 
@@ -112,14 +104,15 @@ def _mean(arrays: Sequence[np.ndarray]) -> np.ndarray:
     return total / len(arrays)
 
 
-def predict_whole(forward: Forward, images: np.ndarray, config: InferenceConfig, batch_size: int) -> RawOutput:
-    """One window that is the image, `batch_size` images at a time."""
+def predict_whole(forward: Forward, images: np.ndarray, config: InferenceConfig, batch_size: int) -> ForwardOutput:
+    """Predicts whole images, `batch_size` at a time."""
     parts = [forward(images[i : i + batch_size], batch_size) for i in range(0, len(images), batch_size)]
-    return RawOutput(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+    probabilities, grade_logits, maps = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    return probabilities, grade_logits, maps
 
 
 def tile_starts(size_px: int, config: InferenceConfig) -> list[int]:
-    """Where windows begin along one side: evenly, from edge to edge, with the config's overlap at least."""
+    """Where windows begin along one side: evenly spaced from edge to edge, with at least the config's overlap."""
     last = size_px - config.tile_px
     stride = max(int(config.tile_px * (1.0 - config.overlap)) // TILE_STEP_PX, 1) * TILE_STEP_PX
     number = math.ceil(last / stride) + 1
@@ -129,8 +122,8 @@ def tile_starts(size_px: int, config: InferenceConfig) -> list[int]:
 def tile_weight(start: int, starts: Sequence[int], size_px: int, tile_px: int) -> Float[np.ndarray, "t"]:
     """How much each pixel of a window counts along one side: a Gaussian of an eighth of the window (nnU-Net's).
 
-    The outer quarter of the overlap has no weight, for there a window lacks context that the whole image has; at the
-    image's own edges there is none to lack. So windows equal the whole image for networks that see no further.
+    The outer quarter of the overlap has no weight, except at the image's own edges: there a window lacks context that the
+    whole image has. For a network whose receptive field fits into that margin, windows equal the whole image.
     """
     places = np.arange(tile_px, dtype=np.float64) - (tile_px - 1) / 2
     weight = np.exp(-0.5 * (places / (tile_px / 8)) ** 2)
@@ -142,8 +135,8 @@ def tile_weight(start: int, starts: Sequence[int], size_px: int, tile_px: int) -
     return weight
 
 
-def predict_tiles(forward: Forward, images: np.ndarray, config: InferenceConfig, batch_size: int) -> RawOutput:
-    """Windows blended by `tile_weight`, image by image; the grade is the mean of the blended maps and the head's bias."""
+def predict_tiles(forward: Forward, images: np.ndarray, config: InferenceConfig, batch_size: int) -> ForwardOutput:
+    """Predicts images in windows blended by `tile_weight`; grade logits are the mean of the blended maps plus the bias."""
     size_px, tile_px = images.shape[1], config.tile_px
     starts = tile_starts(size_px, config)
     places = [(y, x) for y in starts for x in starts]
@@ -151,27 +144,29 @@ def predict_tiles(forward: Forward, images: np.ndarray, config: InferenceConfig,
     blended = []
     for image in images:
         planes, maps, biases = _Blend(size_px), _Blend(size_px), []
-        for (y, x), window in _windows(forward, image, places, tile_px, batch_size):
-            biases.append(window.grade_logits - window.grade_maps.mean(axis=(0, 1)))
-            for blend, values in ((planes, window.probabilities), (maps, window.grade_maps)):
+        for (y, x), (probabilities, grade_logits, grade_maps) in _windows(forward, image, places, tile_px, batch_size):
+            biases.append(grade_logits - grade_maps.mean(axis=(0, 1)))
+            for blend, values in ((planes, probabilities), (maps, grade_maps)):
                 blend.add(values, y, x, weights[y], weights[x])
-        grade_maps = maps.result()
-        blended.append(RawOutput(planes.result(), grade_maps.mean(axis=(0, 1)) + np.mean(biases, axis=0), grade_maps))
-    return RawOutput(*(np.stack(arrays) for arrays in zip(*blended, strict=True)))
+        blended_maps = maps.result()
+        grade_logits = blended_maps.mean(axis=(0, 1)) + np.mean(biases, axis=0)
+        blended.append((planes.result(), grade_logits, blended_maps))
+    probabilities, grade_logits, grade_maps = (np.stack(arrays) for arrays in zip(*blended, strict=True))
+    return probabilities, grade_logits, grade_maps
 
 
 def _windows(
     forward: Forward, image: np.ndarray, places: Sequence[tuple[int, int]], tile_px: int, batch_size: int
-) -> Iterator[tuple[tuple[int, int], RawOutput]]:
-    """Place and output of each window, the output without its batch axis."""
+) -> Iterator[tuple[tuple[int, int], tuple[np.ndarray, ...]]]:
+    """Yields the place of each window and its output, without the batch axis."""
     for i in range(0, len(places), batch_size):
         chunk = places[i : i + batch_size]
         output = forward(np.stack([image[y : y + tile_px, x : x + tile_px] for y, x in chunk]), batch_size)
-        yield from zip(chunk, map(RawOutput._make, zip(*output, strict=True)), strict=True)
+        yield from zip(chunk, zip(*output, strict=True), strict=True)
 
 
 class _Blend:
-    """A weighted mean of windows, at whatever resolution they come."""
+    """A weighted mean of windows of any resolution."""
 
     def __init__(self, size_px: int):
         self.size_px = size_px

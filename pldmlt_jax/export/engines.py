@@ -8,7 +8,7 @@ import numpy as np
 from pldmlt_jax.config import InferenceConfig
 from pldmlt_jax.errors import ConfigError
 from pldmlt_jax.evaluation.inference import TrainedNetwork, pad_batch
-from pldmlt_jax.evaluation.tta import Forward, RawOutput
+from pldmlt_jax.evaluation.tta import Forward, ForwardOutput
 from pldmlt_jax.export.onnx import INPUT, OUTPUTS, cached_onnx, import_optional
 
 OPENVINO_TYPES = {"float32": "f32", "bfloat16": "bf16"}
@@ -34,8 +34,9 @@ def _onnx(network: TrainedNetwork, config: InferenceConfig, size_px: int) -> For
     import_optional("onnxruntime", "--engine=onnx")  # before the export, which takes longer
     session = onnx_session(str(cached_onnx(network, size_px)))
 
-    def forward(images: np.ndarray, batch_size: int) -> RawOutput:
-        return RawOutput(*session.run(list(OUTPUTS), {INPUT: images.astype(np.float32)}))
+    def forward(images: np.ndarray, batch_size: int) -> ForwardOutput:
+        probabilities, grade_logits, grade_maps = session.run(list(OUTPUTS), {INPUT: images.astype(np.float32)})
+        return probabilities, grade_logits, grade_maps
 
     return forward
 
@@ -51,9 +52,10 @@ def _openvino(network: TrainedNetwork, config: InferenceConfig, size_px: int) ->
     hint = {"INFERENCE_PRECISION_HINT": OPENVINO_TYPES[config.engine_dtype], "PERFORMANCE_HINT": "LATENCY"}
     compiled = core.compile_model(path, "CPU", hint)
 
-    def forward(images: np.ndarray, batch_size: int) -> RawOutput:
+    def forward(images: np.ndarray, batch_size: int) -> ForwardOutput:
         found = compiled({INPUT: pad_batch(images, batch_size).astype(np.float32)})
-        return RawOutput(*(np.array(found[name][: len(images)], np.float32) for name in OUTPUTS))
+        probabilities, grade_logits, grade_maps = (np.array(found[name][: len(images)], np.float32) for name in OUTPUTS)
+        return probabilities, grade_logits, grade_maps
 
     return forward
 

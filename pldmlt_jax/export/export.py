@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,13 +13,13 @@ from jaxtyping import UInt8
 
 from pldmlt_jax.config import to_dict
 from pldmlt_jax.errors import ConfigError
-from pldmlt_jax.evaluation.inference import WEIGHTS, TrainedNetwork, answer, write_weights
+from pldmlt_jax.evaluation.inference import TrainedNetwork, inference_forward
 from pldmlt_jax.evaluation.operating_points import OperatingPoints, lesion_names, write_points
 from pldmlt_jax.export.engines import onnx_session
 from pldmlt_jax.export.onnx import TOLERANCE, largest_difference, write_onnx
-from pldmlt_jax.io.files import write_json, writing
+from pldmlt_jax.io.files import atomic_write, write_json
 from pldmlt_jax.models.build import TARGET_CHANNELS
-from pldmlt_jax.models.multitask import MultiTask
+from pldmlt_jax.models.weights.checkpoint_io import WEIGHTS, write_weights
 from pldmlt_jax.training.checkpoint import CONFIG
 from pldmlt_jax.types import LESIONS
 
@@ -45,7 +45,7 @@ class Export:
 
 
 def _folder(export: Export, bits: int = 32) -> str:
-    write_weights(export.output / WEIGHTS, export.network, bits=bits)
+    write_weights(export.output / WEIGHTS, export.network.arrays, export.network.step, bits=bits)
     write_json(export.output / CONFIG, to_dict(export.network.config))
     write_points(export.output, export.points)
     use = f"for pldmlt_jax.load({str(export.output)!r}) and --checkpoint={export.output}"
@@ -69,16 +69,15 @@ def write_stablehlo(network: TrainedNetwork, path: Path) -> None:
     """Writes `jax.export`'s serialised form with the weights inside, for any batch, any height and width that the network
     can halve as often as it does, on CPU and CUDA.
 
-    Input: uint8 [b, h, w, 3], RGB. Outputs: probabilities, grade logits and grade maps, see `views.RawOutput`. To be read
+    Input: uint8 [b, h, w, 3], RGB. Outputs: probabilities, grade logits and grade maps, see `tta.ForwardOutput`. To be read
     with `jax.export.deserialize(bytearray(path.read_bytes())).call(images)`, without this package.
     """
-    variables, target = network.variables, network.method.loss.target
-    module = cast(MultiTask, network.method.network)
+    variables, module, target = network.variables, network.module, network.config.loss.target
     multiple = 2 ** len(network.config.model.encoder_filters)
     shape = jax.export.symbolic_shape(f"b, {multiple}*h, {multiple}*w, 3")
     images = jax.ShapeDtypeStruct(shape, jnp.uint8)
-    function = jax.jit(lambda images: answer(variables, images, network=module, target=target))
-    with writing(path, "wb") as file:
+    function = jax.jit(lambda images: inference_forward(variables, images, network=module, target=target))
+    with atomic_write(path, "wb") as file:
         file.write(jax.export.export(function, platforms=PLATFORMS)(images).serialize())
 
 

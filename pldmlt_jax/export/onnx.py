@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from pldmlt_jax.errors import ConfigError
-from pldmlt_jax.evaluation.inference import TrainedNetwork, answer
+from pldmlt_jax.evaluation.inference import TrainedNetwork, inference_forward
+from pldmlt_jax.evaluation.temperature import softmax
 from pldmlt_jax.io.files import partial_path
 from pldmlt_jax.models.build import build_network
 
@@ -74,17 +75,17 @@ def write_onnx(network: TrainedNetwork, size_px: int, path: Path, metadata: Mapp
         metadata: Stored in the file's property METADATA, as JSON.
 
     Input `image`: float32 [b, size, size, 3], RGB in 0..255, as `prepare_image` makes it. Outputs: `probabilities`
-    [b, size, size, k], `grade_logits` [b, 5] and `grade_maps` [b, h, w, 5], see `views.RawOutput`.
+    [b, size, size, k], `grade_logits` [b, 5] and `grade_maps` [b, h, w, 5], see `tta.ForwardOutput`.
 
     Raises:
         ConfigError: jax2onnx is not installed.
     """
     with _quiet():
         jax2onnx = import_optional("jax2onnx", "export to ONNX")
-        module = build_network(dataclasses.replace(network.config.model, dtype="float32"), network.method.loss.target)
-        variables, target = network.variables, network.method.loss.target
+        module = build_network(dataclasses.replace(network.config.model, dtype="float32"), network.config.loss.target)
+        variables, target = network.variables, network.config.loss.target
         model = jax2onnx.to_onnx(
-            lambda images: answer(variables, images, network=module, target=target),
+            lambda images: inference_forward(variables, images, network=module, target=target),
             inputs=[jax.ShapeDtypeStruct((*jax.export.symbolic_shape("b"), size_px, size_px, 3), jnp.float32)],
             input_names=[INPUT],
             output_names=list(OUTPUTS),
@@ -166,17 +167,15 @@ def _simplified(model: Any) -> Any:
 
 def largest_difference(network: TrainedNetwork, session: Any, images: np.ndarray) -> float:
     """Greatest difference of the probabilities, of lesions and grades, between ONNX Runtime and Flax on some images."""
-    from pldmlt_jax.evaluation.tta import RawOutput, softmax
-
-    ours = network(images, len(images))
-    theirs = RawOutput(*session.run(list(OUTPUTS), {INPUT: images.astype(np.float32)}))
-    grades = np.abs(softmax(ours.grade_logits) - softmax(theirs.grade_logits)).max()
-    return float(max(np.abs(ours.probabilities - theirs.probabilities).max(), grades))
+    probabilities, grade_logits, _ = network(images, len(images))
+    their_probabilities, their_logits, _ = session.run(list(OUTPUTS), {INPUT: images.astype(np.float32)})
+    grades = np.abs(softmax(grade_logits) - softmax(their_logits)).max()
+    return float(max(np.abs(probabilities - their_probabilities).max(), grades))
 
 
 def cached_onnx(network: TrainedNetwork, size_px: int) -> Path:
     """The file beside the checkpoint, written the first time; its name says which arrays and which size it is of."""
-    digest = hashlib.sha256(repr(network.method.network).encode())
+    digest = hashlib.sha256(repr(network.module).encode())
     for leaf in jax.tree.leaves(network.variables):
         digest.update(np.asarray(leaf).tobytes())
     path = network.directory / "exported" / f"{digest.hexdigest()[:16]}_{size_px}px.onnx"

@@ -1,9 +1,8 @@
-"""Small files that are written whole or not at all, and read with an error that names them."""
+"""Reading and writing of small files: atomic writes, errors that name the file, CSV and JSON."""
 
 import contextlib
 import csv
 import errno
-import fcntl
 import io
 import json
 import os
@@ -12,41 +11,44 @@ import re
 import shutil
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from pldmlt_jax.errors import DataError, UserError
+from pldmlt_jax.errors import DataError
 
 PARTIAL = ".part"
 
-WINDOWS = "cp1252"
-"""The encoding that spreadsheets on Windows save tables in, where it is not UTF-8."""
+WINDOWS_ENCODING = "cp1252"
+"""The encoding of tables that spreadsheets on Windows save, unless it is UTF-8."""
 
 MAX_TEXT_BYTES, MAX_ROWS = 2**24, 10**6
-"""Of a table or a JSON file: a larger one is no such thing."""
+"""Limits for a table or a JSON file; a larger one is some other file."""
 
 
-def visible(paths: Iterable[Path]) -> list[Path]:
-    """Sorted, without hidden files: archives made on a Mac hold one of the same suffix beside each photograph."""
+def sort_visible_paths(paths: Iterable[Path]) -> list[Path]:
+    """Sorts paths and drops hidden files: archives made on a Mac have one with the same suffix beside each image."""
     return sorted(path for path in paths if not path.name.startswith("."))
 
 
 @contextlib.contextmanager
-def writing(path: Path, mode: str = "w", **options: Any) -> Iterator[IO[Any]]:
-    """A file to write to that takes its place when it is whole and on the disk; an error leaves what was there before.
+def atomic_write(path: Path, mode: str = "w", **options: Any) -> Iterator[IO[Any]]:
+    """Opens a temporary file that is synced and replaces `path` when the block ends; an error leaves `path` as it was.
 
     Args:
-        path: Its place; folders are made.
+        path: The file to write; its folder is made if needed.
         mode: "w" or "wb".
-        options: Of `open`; text is UTF-8.
+        options: Further arguments of `open`; the encoding of text is UTF-8 by default.
+
+    Raises:
+        OSError: The file could not be written; the error names it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = partial_path(path)
     if "b" not in mode:
         options = {"encoding": "utf-8"} | options
     try:
-        with naming(path):
+        with name_file_in_errors(path):
             with open(temporary, mode, **options) as file:
                 yield file
                 file.flush()
@@ -59,8 +61,8 @@ def writing(path: Path, mode: str = "w", **options: Any) -> Iterator[IO[Any]]:
 
 
 @contextlib.contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Adds a file's name to errors of the system that lack it: a full disk is met by `write`, which knows no names."""
+def name_file_in_errors(path: Path) -> Iterator[None]:
+    """Adds the path to an `OSError` that lacks one: on a full disk `write` fails, and it knows no file name."""
     try:
         yield
     except OSError as error:
@@ -70,11 +72,19 @@ def naming(path: Path) -> Iterator[None]:
 
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
-"""Of the machine, not of this program."""
+"""Errors of the machine rather than of this program: disk full, quota reached, read-only, input or output failed."""
 
 
-def as_disk_error(error: Exception, where: object = None) -> OSError | None:
-    """The error of the system that an exception is, or that a library has put into the text of its own."""
+def find_disk_error(error: Exception, where: object = None) -> OSError | None:
+    """Returns the `OSError` of a disk problem behind an exception, also if a library only quotes it in its message.
+
+    Args:
+        error: The exception.
+        where: The file or folder to name if the exception is not an `OSError`.
+
+    Returns:
+        The error; None if the exception has another cause.
+    """
     if isinstance(error, OSError):
         return error if error.errno in DISK_ERRORS else None
     number = next((n for n in DISK_ERRORS if os.strerror(n).lower() in str(error).lower()), None)
@@ -82,7 +92,7 @@ def as_disk_error(error: Exception, where: object = None) -> OSError | None:
 
 
 def sync_folder(path: Path) -> None:
-    """Brings the names in a folder to the disk: without it a renamed file may have its old name after a power cut."""
+    """Flushes a folder's list of names to disk; without it a renamed file may have its old name after a power cut."""
     folder = os.open(path, os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -91,7 +101,7 @@ def sync_folder(path: Path) -> None:
 
 
 def sync_tree(root: Path) -> None:
-    """Brings all files below a folder to the disk, before it is renamed to what it will be read as."""
+    """Flushes all files and folders below a folder to disk, before the folder is renamed to its final name."""
     for folder, _, names in os.walk(root):
         for name in names:
             with open(os.path.join(folder, name), "rb") as file:
@@ -100,32 +110,42 @@ def sync_tree(root: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes JSON, whole or not at all."""
-    with writing(path) as file:
+    """Writes a value as JSON, atomically; NumPy and JAX arrays become lists."""
+    with atomic_write(path) as file:
         file.write(json.dumps(value, indent=1, default=_jsonable) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file that holds an object.
+    """Reads a JSON file that holds an object.
 
     Raises:
-        DataError: It is missing, damaged or something else.
+        DataError: The file is missing, damaged or holds something else.
     """
     try:
         value = json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
         found, action = f"not readable as JSON: {error}", "restore it, or remove it and run its stage again"
-        raise DataError(path, found, "a file that this program has written", action) from error
+        raise DataError(path, found, "a JSON file written by this program", action) from error
     if not isinstance(value, dict):
         raise DataError(path, f"a JSON {type(value).__name__}", "an object", "restore it")
     return value
 
 
+def read_json_if_present(path: Path) -> dict[str, Any]:
+    """Reads a JSON file as `read_json` does; returns an empty dictionary if there is no file."""
+    return read_json(path) if path.exists() else {}
+
+
 def read_bounded(path: Path, max_bytes: int, expected: str) -> bytes:
-    """A file's content.
+    """Reads a file of limited size.
+
+    Args:
+        path: The file.
+        max_bytes: The largest size.
+        expected: What the file should be, for the message.
 
     Raises:
-        DataError: It is missing, unreadable, no regular file, or larger than `max_bytes`.
+        DataError: The file is missing, unreadable, not a regular file, or larger than `max_bytes`.
     """
     try:
         status = os.stat(path)
@@ -139,31 +159,40 @@ def read_bounded(path: Path, max_bytes: int, expected: str) -> bytes:
         raise DataError(path, getattr(error, "strerror", None) or str(error), expected, "check the path") from error
 
 
-def read_text(path: Path, *, otherwise: str = "") -> str:
-    """A text file in UTF-8, with or without a byte order mark.
+def read_text(path: Path, *, fallback_encoding: str = "") -> str:
+    """Reads a text file in UTF-8, with or without a byte order mark.
 
     Args:
         path: The file.
-        otherwise: The encoding that it has where it is no UTF-8; what that cannot read is replaced.
+        fallback_encoding: The encoding if it is not UTF-8; characters that it lacks are replaced. "" for none.
 
     Raises:
-        DataError: It is missing, unreadable, too large or of another encoding.
+        DataError: The file is missing, unreadable, too large or of another encoding.
     """
     content = read_bounded(path, MAX_TEXT_BYTES, "a text file")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        if otherwise:
-            return content.decode(otherwise, errors="replace")
+        if fallback_encoding:
+            return content.decode(fallback_encoding, errors="replace")
         raise DataError(path, str(error), "text in UTF-8", "save it as UTF-8") from error
 
 
+FOLDER_NAME = "a folder name: a letter, digit or _, then up to 99 letters, digits, spaces or . + - _"
+"""What `is_folder_name` accepts, for messages."""
+
+
+def is_folder_name(name: str) -> bool:
+    """Tells whether a name of a run or a table can be used as a folder name on any system."""
+    return re.fullmatch(r"\w[\w.+ -]{0,99}", name) is not None
+
+
 FORMULA = re.compile(r"'*[=+\-@\t\r]")
-"""What a spreadsheet takes for a formula, and what `_escape_formula` has made of it."""
+"""Text that a spreadsheet would run as a formula, or what `_escape_formula` has made of it."""
 
 
 def _escape_formula(value: Any) -> Any:
-    """A text that a spreadsheet would run as a formula gets an apostrophe in front; file names can be anything."""
+    """Puts an apostrophe before a text that a spreadsheet would run as a formula, such as an unusual file name."""
     if not isinstance(value, str) or not FORMULA.match(value) or _is_number(value):
         return value
     return f"'{value}"
@@ -182,24 +211,32 @@ def _is_number(text: str) -> bool:
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes a CSV whole or not at all; texts that a spreadsheet would run as formulas get an apostrophe in front."""
-    with writing(path, newline="") as file:
+    """Writes a CSV file atomically; a text that a spreadsheet would run as a formula gets an apostrophe in front.
+
+    Args:
+        path: The file.
+        rows: At least one row; the columns are those of the first.
+    """
+    with atomic_write(path, newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
         writer.writerows({name: _escape_formula(value) for name, value in row.items()} for row in rows)
 
 
 def read_cells(path: Path, delimiters: Sequence[str] = (",",)) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """A CSV's header, and its rows, each with its line and with a cell for each column; apostrophes of `write_rows` go.
+    """Reads a CSV file as lists of cells; the apostrophes of `write_rows` are removed.
 
     Args:
-        path: The file, in UTF-8 or what spreadsheets on Windows save in its place.
-        delimiters: The one that the first line has most of separates the cells.
+        path: The file, in UTF-8 or the encoding of spreadsheets on Windows.
+        delimiters: Possible separators; the most frequent one in the first line is used.
+
+    Returns:
+        The header; and for each row its line number and one cell per column of the header.
 
     Raises:
-        DataError: It is missing or no CSV.
+        DataError: The file is missing or not a CSV.
     """
-    text = read_text(path, otherwise=WINDOWS)
+    text = read_text(path, fallback_encoding=WINDOWS_ENCODING)
     delimiter = max(delimiters, key=text.partition("\n")[0].count)
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     rows: list[tuple[int, list[str]]] = []
@@ -207,7 +244,7 @@ def read_cells(path: Path, delimiters: Sequence[str] = (",",)) -> tuple[list[str
         header = next(lines, [])
         for cells in lines:
             if len(rows) == MAX_ROWS:
-                raise DataError(path, f"more than {MAX_ROWS} rows", "a table of photographs", "is it the right file?")
+                raise DataError(path, f"more than {MAX_ROWS} rows", "a table of images", "is it the right file?")
             if cells:
                 rows.append(
                     (lines.line_num, [_unescape_formula(cell) for cell in [*cells, *[""] * len(header)][: len(header)]])
@@ -218,60 +255,39 @@ def read_cells(path: Path, delimiters: Sequence[str] = (",",)) -> tuple[list[str
 
 
 def read_rows(path: Path, required: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
-    """The rows of a CSV by column, each with its line; see `read_cells`.
+    """Reads the rows of a CSV file by column name; see `read_cells`.
 
     Args:
         path: The file.
-        required: Columns that it must have; blanks around the names in its header are ignored.
+        required: Columns that it must have. Blanks around the names in the header are ignored.
+
+    Returns:
+        For each row its line number and its cells by column.
 
     Raises:
-        DataError: It is missing, no CSV, or lacks columns.
+        DataError: The file is missing, not a CSV, or lacks columns.
     """
     header, rows = read_cells(path)
     header = [name.strip() for name in header]
     if missing := [name for name in required if name not in header]:
-        expected = f"columns {', '.join(required)}, with commas between them"
+        expected = f"columns {', '.join(required)}, separated by commas"
         found = f"no column {', '.join(missing)}, but {', '.join(header) or 'none'}"
         raise DataError(path, found, expected, "restore the header")
     return [(line, dict(zip(header, cells, strict=True))) for line, cells in rows]
 
 
-NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
-"""What file systems answer that have no locks; there nobody is kept out."""
-
-
-@contextlib.contextmanager
-def locked(path: Path, refused: Callable[[str], UserError] | None = None) -> Iterator[None]:
-    """Holds a lock, which the system takes back when this process ends in whatever way.
-
-    Args:
-        path: The lock's file, which stays and says who holds it.
-        refused: Who holds it already -> what is raised then; without it, waits.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if refused else 0))
-        except BlockingIOError:
-            file.seek(0)
-            raise refused(file.read().strip() or "another process") if refused else RuntimeError from None
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                raise
-        file.truncate(0)
-        since = time.strftime("%Y-%m-%d %H:%M:%S")
-        file.write(f"process {os.getpid()} on {platform.node()} since {since}\n")
-        file.flush()
-        yield
-
-
 def partial_path(path: Path) -> Path:
-    """A sibling to write to before it is renamed: its name says which process of which machine writes it."""
+    """Returns the path of a temporary file beside `path`; its name contains the machine and the process that writes it."""
     return path.with_name(f"{path.stem}.{platform.node()}.{os.getpid()}{PARTIAL}{path.suffix}")
 
 
 def remove_leftovers(directory: Path, max_age_s: float = 86400.0) -> None:
-    """Removes what killed processes have left half written: those of this machine, and of any that are a day old."""
+    """Removes temporary files that killed processes left behind.
+
+    Args:
+        directory: The folder to clean.
+        max_age_s: Age in seconds at which a file is removed even if its process may still run, or is of another machine.
+    """
     for path in directory.glob(f"*{PARTIAL}*"):
         *_, machine, process = path.name.partition(PARTIAL)[0].rsplit(".", 2)
         with contextlib.suppress(OSError):  # another process removes it, or has finished it, at the same time

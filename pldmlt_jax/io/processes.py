@@ -1,7 +1,7 @@
-"""Several processes of one run, by JAX's own runtime: how they find, await and tell each other.
+"""Several processes of one run, connected by JAX's distributed runtime.
 
-They share a file system. Each reads its part of the images; the first one alone prints, and writes logs, tables and
-pictures; checkpoints are written by all.
+They share a file system. Each process reads its part of the images. Only the first one prints, and writes logs, tables and
+pictures; all of them write checkpoints.
 """
 
 import itertools
@@ -20,18 +20,18 @@ from pldmlt_jax.config import ParallelConfig
 from pldmlt_jax.errors import ConfigError
 
 LONGEST_WAIT_S = 7 * 24 * 3600
-"""For what one process does alone; collectives, on a CPU, would give up after half a minute."""
+"""Longest wait for the first process; collective operations on a CPU would give up after half a minute."""
 
 T = TypeVar("T")
 
 _waits = itertools.count()
 
 
-def join(config: ParallelConfig) -> None:
-    """Joins the other processes, where there are some; before any device is used, and once.
+def join_processes(config: ParallelConfig) -> None:
+    """Connects this process with the others, if there are any; call it once, before any device is used.
 
     Raises:
-        ConfigError: SLURM has started several, for pmap.
+        ConfigError: SLURM has started several processes, but `parallel.mode` is "pmap".
     """
     if jax.distributed.is_initialized():
         return
@@ -40,23 +40,23 @@ def join(config: ParallelConfig) -> None:
     elif int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
         jax.distributed.initialize()  # JAX asks SLURM's variables
     if jax.process_count() > 1 and config.mode == "pmap":
-        raise ConfigError("parallel.mode", f"'pmap' in {jax.process_count()} processes", "one process", "take 'mesh'")
-    if not is_first():
+        raise ConfigError("parallel.mode", f"'pmap' in {jax.process_count()} processes", "one process", "use 'mesh'")
+    if not is_first_process():
         sys.stdout = open(os.devnull, "w", encoding="utf-8")
 
 
-def is_first() -> bool:
-    """Whether this process is the one that writes and prints; an only one is."""
+def is_first_process() -> bool:
+    """Tells whether this process is the first one, which prints and writes; a single process is."""
     return jax.process_index() == 0
 
 
-def own_share(places: Sequence[int]) -> Sequence[int]:
-    """Every `process_count`-th place, from this process's number on."""
-    return places[jax.process_index() :: jax.process_count()]
+def take_own_share(positions: Sequence[int]) -> Sequence[int]:
+    """Returns this process's part of the positions: every n-th of n processes."""
+    return positions[jax.process_index() :: jax.process_count()]
 
 
 def all_gather(value: T) -> list[T]:
-    """Every process's value (anything that pickles), in order, exactly; all of them must call this."""
+    """Returns the values of all processes in their order; all must call this, with values that pickle."""
     if jax.process_count() == 1:
         return [value]
     data = np.frombuffer(pickle.dumps(value), np.uint8)
@@ -67,35 +67,46 @@ def all_gather(value: T) -> list[T]:
     return [pickle.loads(row[:length].tobytes()) for row, length in zip(rows, lengths, strict=True)]
 
 
-def summed(tree: T) -> T:
-    """Sum over the processes of trees of NumPy arrays and numbers, in their own precision."""
+def sum_over_processes(tree: T) -> T:
+    """Sums trees of NumPy arrays and numbers over all processes, without a change of precision."""
     return jax.tree.map(lambda *parts: sum(parts[1:], start=parts[0]), *all_gather(tree))
 
 
 def broadcast_from_first(value: T) -> T:
-    """The first process's value: what all must agree on, as the time that has passed."""
+    """Returns the first process's value, for what all must agree on, such as elapsed time."""
     return all_gather(value)[0]
 
 
-def merged(rows: dict[int, T]) -> list[T]:
-    """What the processes have found at each place, in the order of the places."""
-    together = {place: row for part in all_gather(rows) for place, row in part.items()}
-    return [together[place] for place in sorted(together)]
+def merge_rows(rows: dict[int, T]) -> list[T]:
+    """Merges the rows of all processes.
+
+    Args:
+        rows: This process's rows by position.
+
+    Returns:
+        The rows of all processes in the order of their positions.
+    """
+    merged = {position: row for part in all_gather(rows) for position, row in part.items()}
+    return [merged[position] for position in sorted(merged)]
 
 
-def on_first(function: Callable[[], T]) -> T:
-    """Runs a function in the first process alone; the others wait, get what it returned, and end where it has failed."""
+def run_on_first(function: Callable[[], T]) -> T:
+    """Runs a function in the first process only; the others wait, and return its result or exit if it failed.
+
+    Raises:
+        SystemExit: In the other processes, if the function has raised an error in the first.
+    """
     if jax.process_count() == 1:
         return function()
     outcome: tuple[T] | None = None
     try:
-        if is_first():
+        if is_first_process():
             outcome = (function(),)
     finally:
         ocp.multihost.sync_global_processes(
-            f"on_first {next(_waits)}", timeout=LONGEST_WAIT_S, processes=set(range(jax.process_count()))
+            f"run_on_first {next(_waits)}", timeout=LONGEST_WAIT_S, processes=set(range(jax.process_count()))
         )
-        told = all_gather(outcome)[0]
-    if told is None:
+        result = all_gather(outcome)[0]
+    if result is None:
         raise SystemExit(1)
-    return told[0]
+    return result[0]

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first one stops in good order, a second one at once."""
+"""Ctrl-C and SIGTERM: the first signal ends a run cleanly, a second one at once."""
 
 import contextlib
 import os
@@ -13,15 +13,15 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal has asked for the end.
+    """A signal has ended the run.
 
     Args:
-        signum: The signal; `128 + signum` is the exit status that shells expect.
-        done: What was done about it, for the last line that the user sees.
-        then: What comes of the same command.
+        signum: Number of the signal; `128 + signum` is the exit status that shells expect.
+        done: What was saved, for the last line that the user sees.
+        then: What the same command will do.
     """
 
-    def __init__(self, signum: int, done: str = "", then: str = "the same command goes on from there"):
+    def __init__(self, signum: int, done: str = "", then: str = "the same command resumes from there"):
         super().__init__(signum, done, then)
         self.signum, self.done, self.then = signum, done, then
 
@@ -30,45 +30,49 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Stop:
-    """Whether a signal has come, and which."""
+    """The signal that this process has received, if any.
+
+    Attributes:
+        signum: Number of the signal; 0 for none.
+    """
 
     def __init__(self) -> None:
         self.signum = 0
-        self.postponed = 0  # blocks that end in good order by themselves when they are asked to
+        self.num_deferring = 0  # nested blocks that handle the signal themselves
 
     @contextlib.contextmanager
-    def postponing(self) -> Iterator[None]:
-        """In this block the first signal raises nothing: the block looks at `signum` by itself, or ends before that.
+    def deferred(self) -> Iterator[None]:
+        """Makes the first signal raise nothing inside the block, which checks `signum` itself.
 
         Raises:
-            Interrupted: It has ended without having looked.
+            Interrupted: The block has ended without handling the signal.
         """
-        self.postponed += 1
+        self.num_deferring += 1
         try:
             yield
         finally:
-            self.postponed -= 1
-        if self.signum and not self.postponed:
+            self.num_deferring -= 1
+        if self.signum and not self.num_deferring:
             raise Interrupted(self.signum)
 
 
 STOP = Stop()
-"""Of this process; signals are the process's own as well."""
+"""The one instance, since signals belong to the process."""
 
 
 @contextlib.contextmanager
-def stopping_on_signals() -> Iterator[None]:
-    """The first signal raises `Interrupted`, where it is not postponed; a second one ends the process at once.
+def stop_on_signals() -> Iterator[None]:
+    """Makes the first signal raise `Interrupted` unless it is deferred, and a second one end the process at once.
 
-    Python runs handlers between two of its own instructions, and the compilation of a step can take a minute: the second
-    signal is seen by a thread, which is told of signals as they come. Outside of the main thread nothing is changed.
+    Python runs handlers only between two of its own instructions, and compiling a step can take a minute. So a thread, which
+    the system notifies at once, handles the second signal. In any thread except the main one this does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def handler(signum: int, _frame: FrameType | None) -> None:
-        if not STOP.postponed:
+        if not STOP.num_deferring:
             raise Interrupted(signum)
 
     STOP.signum = 0
@@ -90,7 +94,7 @@ def stopping_on_signals() -> Iterator[None]:
 
 
 def _watch(receiver: socket.socket, leave: Callable[[int], None] = os._exit) -> None:
-    """Notes the first signal and leaves with the second; ends with the other end of the socket."""
+    """Records the first signal and exits at the second; returns when the other end of the socket is closed."""
     while numbers := receiver.recv(64):
         for signum in numbers:
             if signum not in SIGNALS:

@@ -1,8 +1,8 @@
-"""Sums and means over the devices of a `pmap`; without an axis, as under `jit`, a batch is whole and they do nothing.
+"""Sums and means over the devices of a `pmap`. Without an axis, as under `jit`, a batch is whole and they do nothing.
 
-Losses and metrics add up numerators and denominators over the devices, and so are those of the whole batch on each of
-them. The transpose of a sum over devices is one again, so that a device's gradient of such a loss is what its own images
-contribute, times the number of devices: the mean over the devices is the gradient.
+Losses and metrics sum numerators and denominators over the devices, so each device has those of the whole batch. The
+transpose of a sum over devices is again a sum, so a device's gradient of such a loss is the contribution of its own images
+times the number of devices. The mean over the devices is therefore the gradient.
 """
 
 from typing import Any
@@ -11,10 +11,10 @@ import jax
 
 
 def device_sum(tree: Any, axis_name: str | None) -> Any:
-    """Sum over the devices of a pmap; the tree itself outside of one."""
+    """Sums a tree of arrays over the devices of a pmap; returns it unchanged if `axis_name` is None."""
     return tree if axis_name is None else jax.lax.psum(tree, axis_name)
 
 
 def device_mean(tree: Any, axis_name: str | None) -> Any:
-    """Mean over the devices of a pmap, for gradients; the tree itself outside of one."""
+    """Averages a tree of gradients over the devices of a pmap; returns it unchanged if `axis_name` is None."""
     return tree if axis_name is None else jax.lax.pmean(tree, axis_name)

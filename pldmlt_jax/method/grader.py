@@ -1,4 +1,4 @@
-"""Stage 1's supervised graders: the focal loss on true grades, one step, one evaluation."""
+"""The supervised graders of stage 1: the focal loss on true grades, a training step and an evaluation step."""
 
 import dataclasses
 from functools import partial
@@ -21,29 +21,30 @@ from pldmlt_jax.types import NUM_GRADES, Batch
 
 @dataclasses.dataclass(frozen=True)
 class Grader:
-    """Static and hashable, as `Method` is for stage 2."""
+    """What is static while a grader trains, hashable by value like `Method`."""
 
     network: Classifier
     config: GraderConfig
     total_steps: int
-    grade_weights: tuple[float, ...] = (1.0,) * NUM_GRADES
-    axis_name: str | None = None  # as in Method
+    grade_weights: tuple[float, ...] = (1.0,) * NUM_GRADES  # of each grade in the loss
+    axis_name: str | None = None  # axis of the devices under `pmap`, else None
 
     @property
     def optimizer(self) -> optax.GradientTransformation:
-        """AdamW with a cosine schedule; frozen stages receive no gradient and so must not decay either."""
+        """AdamW with a cosine schedule, without weight decay if stages are frozen: they would decay without gradient."""
         schedule = optax.cosine_decay_schedule(self.config.learning_rate, max(self.total_steps, 1))
         decay = 0.0 if self.config.frozen_stages else self.config.weight_decay
         return optax.adamw(schedule, weight_decay=decay)
 
 
 def init_grader(grader: Grader, key: Array) -> dict:
-    """Random variables of the classifier: `params` and, where it has norms, `batch_stats`."""
+    """Makes random variables of the classifier: `params` and, if it has batch normalisation, `batch_stats`."""
     image = jnp.zeros((1, INIT_SIZE_PX, INIT_SIZE_PX, 3), jnp.uint8)
     return jax.jit(lambda k: grader.network.init(k, image, False))(key)
 
 
 def init_grader_state(grader: Grader, variables: dict) -> TrainState:
+    """Makes the state before step 0 from the variables of the classifier."""
     return init_train_state(variables, grader.optimizer)
 
 
@@ -56,7 +57,12 @@ def _loss(logits: Array, batch: Batch, grader: Grader) -> Array:
 
 @partial(jax.jit, static_argnames="grader")
 def grader_step(state: TrainState, batch: Batch, *, grader: Grader) -> tuple[TrainState, StepMetrics]:
-    """One supervised step on truly graded images."""
+    """Takes one supervised step on truly graded images.
+
+    Returns:
+        The new state, and the metrics `loss`, `grad_norm` and `finite`. If the step is not finite, the state does not
+        change.
+    """
 
     def loss_fn(params: Params):
         variables = {"params": params, "batch_stats": state.batch_stats}
@@ -72,7 +78,7 @@ def grader_step(state: TrainState, batch: Batch, *, grader: Grader) -> tuple[Tra
 
 @partial(jax.jit, static_argnames="grader")
 def grader_eval(state: TrainState, batch: Batch, *, grader: Grader) -> tuple[Float[Array, "b c"], Float[Array, ""]]:
-    """Logits with running statistics, and the mean loss."""
+    """Computes the logits of a batch with running statistics, and the mean loss."""
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     logits = cast(ClassifierOutput, grader.network.apply(variables, batch.image, False)).logits
     return logits, _loss(logits, batch, grader)

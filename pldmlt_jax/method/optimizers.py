@@ -1,4 +1,4 @@
-"""Optax chains from the config: theta's optimiser, its virtual counterpart, and the label network's."""
+"""The optimisers of theta, of the virtual step and of the label network, as optax chains."""
 
 from collections.abc import Callable
 
@@ -8,11 +8,11 @@ import optax
 from pldmlt_jax.config import MetaConfig, OptimConfig
 
 INNER_ADAM_EPS_ROOT = 1e-16
-"""Far below squared gradients, yet not zero: the look-ahead's square root would have an infinite slope at 0."""
+"""Added under the look-ahead's square root, which has an infinite slope at 0. It is far below squared gradients."""
 
 
 def _in_decoder(params: optax.Params) -> optax.Params:
-    """True for everything but the encoder."""
+    """Returns a tree that is True for every parameter outside the encoder."""
     return jax.tree.map_with_path(lambda path, _: path[0].key != "encoder", params)
 
 
@@ -32,6 +32,7 @@ UPDATE_RULES: dict[str, Callable[[float], optax.GradientTransformation]] = {
     "adam": lambda eps_root: optax.scale_by_adam(eps_root=eps_root),
     "sgd": lambda eps_root: optax.identity(),
 }
+"""The scaling of gradients by name, as a function of Adam's `eps_root`."""
 
 
 def _chain(
@@ -46,15 +47,27 @@ def _chain(
 
 
 def network_optimizer(config: OptimConfig, total_steps: int) -> optax.GradientTransformation:
-    """theta's optimiser (line 13; section 3.4): Adam at 5e-5 in literal configs."""
+    """Makes the optimiser of theta (line 13 of Algorithm 1; section 3.4): Adam at 5e-5 in the paper.
+
+    Gradients are clipped, scaled by the optimiser, multiplied by `decoder_factor` outside the encoder, and multiplied by the
+    negative learning rate of the schedule.
+
+    Args:
+        config: The optimiser, its schedule and its options.
+        total_steps: Number of steps of theta. A cosine schedule reaches 0 there.
+    """
     return _chain(config, config.optimizer, _schedule(config, total_steps))
 
 
 def virtual_optimizer(meta: MetaConfig, optim: OptimConfig) -> optax.GradientTransformation:
-    """The optimiser of the virtual step (line 20).
+    """Makes the optimiser of the virtual step (line 20 of Algorithm 1).
 
-    `sgd` is theta - epsilon grad L. `adam` has the structure of theta's own chain, and so goes on from its state: a
-    fresh Adam step is sign-like and has nearly no gradient with respect to the labels.
+    `sgd` is theta - epsilon grad L. `adam` has the structure of theta's own chain and starts from its state: a fresh Adam
+    step is close to the sign of the gradient and has almost no gradient with respect to the labels.
+
+    Args:
+        meta: The inner optimiser and its learning rate, epsilon.
+        optim: The optimiser of theta.
     """
     if meta.inner_optimizer == "sgd":
         return optax.sgd(meta.inner_learning_rate)
@@ -62,6 +75,6 @@ def virtual_optimizer(meta: MetaConfig, optim: OptimConfig) -> optax.GradientTra
 
 
 def label_optimizer(config: MetaConfig) -> optax.GradientTransformation:
-    """theta_1's optimiser (line 21): plain gradient descent literally, Adam recommended."""
+    """Makes the optimiser of theta_1 (line 21 of Algorithm 1): gradient descent in the paper; Adam is recommended."""
     optimizers = {"sgd": optax.sgd, "adam": optax.adam}
     return optimizers[config.optimizer](config.learning_rate)

@@ -1,6 +1,6 @@
-"""Initial grade pseudo-labels: the ensemble's choice, refined by Grad-CAM and the lesion masks (section 3.1).
+"""Initial pseudo-labels: the choice of the graders, refined by Grad-CAM and the lesion masks (section 3.1).
 
-Numpy on the host, one image at a time: it runs once, and every decision is written into a table with its reason.
+This runs once, on the host in NumPy, one image at a time. Every decision is written into a table with its reason.
 """
 
 from collections.abc import Callable
@@ -15,9 +15,11 @@ from pldmlt_jax.types import EVIDENCE, NUM_GRADES
 
 
 class EnsembleChoice(NamedTuple):
+    """The pseudo-label of an image before refinement."""
+
     grade: int
     grader: int  # index of the grader whose maps are compared with the masks
-    probabilities: Float[np.ndarray, "c"]
+    probabilities: Float[np.ndarray, "c"]  # of the grades
 
 
 def _most_confident(probabilities: Float[np.ndarray, "g c"]) -> EnsembleChoice:
@@ -32,19 +34,19 @@ def _mean(probabilities: Float[np.ndarray, "g c"]) -> EnsembleChoice:
 
 
 ENSEMBLES: dict[str, Callable[[np.ndarray], EnsembleChoice]] = {"most_confident": _most_confident, "mean": _mean}
-"""How several graders become one pseudo-label; `most_confident` is the paper's."""
+"""Function [graders, grades] -> choice, by name. `most_confident` is the paper's."""
 
 
 def admissible_grades(evidence_px: Int[np.ndarray, "5"], least_grade: int = 0) -> Bool[np.ndarray, "5"]:
-    """The grades that the lesion masks admit.
+    """Returns the grades that are consistent with the lesion masks.
 
-    The paper: grade 0 shows no lesion, grade 1 microaneurysms only, grades 2 to 4 more than that. A lesion of no known kind
-    admits all but grade 0.
+    As in the paper, grade 0 has no lesions, grade 1 has microaneurysms only, and grades 2 to 4 have more. A lesion of
+    unknown type excludes only grade 0.
 
     Args:
-        evidence_px: Marked pixels at the original size, by EVIDENCE; -1 where there are no masks.
-        least_grade: That the set's choice of photographs admits. Where the masks admit less only, they are at fault, and all
-            grades from this one on are admissible.
+        evidence_px: Lesion pixels at the original size in the order of `EVIDENCE`; -1 if there are no masks.
+        least_grade: Lowest grade of the photographs in the data set. If the masks admit only lower ones, they are
+            incomplete, and all grades from this one on are admissible.
 
     Returns:
         bool [5], with at least one True.
@@ -64,11 +66,11 @@ def admissible_grades(evidence_px: Int[np.ndarray, "5"], least_grade: int = 0) -
 
 
 class MapAgreement(NamedTuple):
-    """How each grade's map lies on the lesions and on the optic disc; float64 [5] each, 0 for an empty map."""
+    """Overlap of each grade's map with the lesions and the optic disc, in 0..1; 0 for an empty map."""
 
-    share: Float[np.ndarray, "5"]  # of the map's mass inside the dilated lesion mask: s_c
-    coverage: Float[np.ndarray, "5"]  # of the lesion pixels inside the map's top part
-    disc_share: Float[np.ndarray, "5"]  # of the map's mass on the optic disc
+    share: Float[np.ndarray, "5"]  # share of the map's mass inside the dilated lesion mask: s_c
+    coverage: Float[np.ndarray, "5"]  # share of the lesion pixels inside the map's top part
+    disc_share: Float[np.ndarray, "5"]  # share of the map's mass on the optic disc
 
 
 def map_agreement(
@@ -78,9 +80,14 @@ def map_agreement(
     valid: Bool[np.ndarray, "s s"],
     config: PseudoLabelConfig,
 ) -> MapAgreement:
-    """Compares the raw maps, bilinearly upsampled, with the masks inside the field of view.
+    """Compares the maps of the grades with the masks inside the field of view.
 
-    The lesion mask is dilated by `dilation_share` of the field of view's width, for a map is coarse.
+    Args:
+        maps: Non-negative maps of `grad_cam`. They are upsampled bilinearly.
+        lesion: Lesion mask. It is dilated by `dilation_share` of the width of the field of view, because maps are coarse.
+        disc: Mask of the optic disc.
+        valid: Field of view.
+        config: The dilation, and the top part of a map (`coverage_top`).
     """
     columns = np.flatnonzero(valid.any(axis=0))
     width_px = columns[-1] - columns[0] + 1 if columns.size else valid.shape[1]
@@ -101,12 +108,14 @@ def map_agreement(
 
 
 def upsample_map(coarse: Float[np.ndarray, "h w"], shape: tuple[int, ...]) -> Float[np.ndarray, "s s"]:
-    """Bilinear, with the corner pixels' centres half a pixel inside."""
+    """Upsamples a map bilinearly to a shape (height, width). Pixel centres are at half-integers (OpenCV's convention)."""
     resized = cv2.resize(np.asarray(coarse, np.float32), (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR)
     return resized.astype(np.float64)
 
 
 class Refinement(NamedTuple):
+    """The pseudo-label of an image after refinement, and the reason in words."""
+
     grade: int
     reason: str
 
@@ -119,9 +128,22 @@ def refine(
 ) -> Refinement:
     """Keeps the pseudo-label if masks and maps allow it, else takes the best grade that they allow.
 
-    A candidate is admissible, its map agrees with the lesions at least `candidate_ratio` times as well as the best map,
-    and does not sit on the optic disc. Among candidates the largest probability times agreement wins; without one,
-    the largest probability among the admissible.
+    A candidate is an admissible grade whose map agrees with the lesions at least `candidate_ratio` times as well as the best
+    map and is not on the optic disc. The candidate with the largest probability times agreement wins. Without a candidate,
+    it is the admissible grade with the largest probability.
+
+    Args:
+        choice: The choice of the graders.
+        admissible: See `admissible_grades`.
+        agreement: See `map_agreement`.
+        config: `candidate_ratio` and `disc_rejection`.
+
+    Example:
+        >>> choice = EnsembleChoice(grade=0, grader=0, probabilities=np.array([0.5, 0.1, 0.3, 0.1, 0.0]))
+        >>> admissible = admissible_grades(np.array([40, 10, 0, 0, 0]))  # microaneurysms and haemorrhages
+        >>> agreement = MapAgreement(share=np.full(5, 0.6), coverage=np.full(5, 0.5), disc_share=np.zeros(5))
+        >>> refine(choice, admissible, agreement, PseudoLabelConfig())
+        Refinement(grade=2, reason='the masks exclude it; highest probability x agreement among the candidates')
     """
     share = agreement.share
     candidates = admissible & (share >= config.candidate_ratio * share.max())

@@ -1,8 +1,8 @@
 """The virtual step theta* = theta - epsilon grad L (line 20 of Algorithm 1) and the meta losses J at theta* (line 21).
 
-theta* is a function of the soft labels and so of theta_1: `jax.grad` of `meta_loss` with respect to theta_1 goes through
-the inner optax update, second derivatives included. Only theta_1 is differentiated, so XLA drops whatever does not reach
-it (the decoder's weight gradients among it); no hand-written derivative was cheaper.
+theta* is a function of the soft labels, and so of theta_1. `jax.grad` of `meta_loss` with respect to theta_1 goes through
+the inner optax update, second derivatives included. Only theta_1 is differentiated, so XLA drops what does not reach it,
+such as the weight gradients of the decoder. No hand-written derivative was cheaper.
 """
 
 from collections.abc import Callable
@@ -25,11 +25,21 @@ from pldmlt_jax.types import NUM_GRADES, Batch
 
 
 def apply_network(params: Params, batch_stats: Params, batch: Batch, method: Method) -> tuple[NetworkOutput, Params]:
-    """f_theta(x) as trained: batch statistics in the norms; returns the output and the updated running statistics.
+    """Applies the multi-task network in training mode, where batch normalisation uses the statistics of the batch.
 
-    In microbatches, one after the other, only one's activations are in memory, for the backward pass computes them again.
-    Losses see the whole batch's outputs, and so no loss changes; batch normalisation has each microbatch's statistics.
-    Microbatch i of m holds every m-th image from i on: where the batch is spread over devices, some of each one's.
+    With `method.microbatches` > 1 the parts of the batch are computed one after the other and again in the backward pass, so
+    that only one part's activations are in memory. Losses see the outputs of the whole batch and do not change, but batch
+    normalisation uses the statistics of each part. Part i of m holds every m-th image from i on, so that each part has
+    images of every device.
+
+    Args:
+        params: theta.
+        batch_stats: The running statistics.
+        batch: A batch whose size is a multiple of `method.microbatches`.
+        method: The network.
+
+    Returns:
+        The output for the whole batch, and the updated running statistics.
     """
     variables = {"params": params, "batch_stats": batch_stats}
 
@@ -52,9 +62,16 @@ def apply_network(params: Params, batch_stats: Params, batch: Batch, method: Met
 
 
 def soft_labels(label_params: Params, pooled: Array, batch: Batch, method: Method) -> Float[Array, "b c"]:
-    """The updated labels u(E(x), pseudo-label, psi) of Eq. 4; rows sum to 1.
+    """Computes the updated labels u(E(x), pseudo-label, psi) of Eq. 4.
 
-    Without the label update (`meta.enabled` off) they are the one-hot pseudo-labels. No gradient flows into `pooled`.
+    Args:
+        label_params: theta_1.
+        pooled: Pooled encoder features [b, f]. No gradient flows into them.
+        batch: The pseudo-labels and admissible grades.
+        method: The label network and its config.
+
+    Returns:
+        Distributions over the grades; one-hot pseudo-labels if `meta.enabled` is off.
     """
     if not method.meta.enabled:
         return jax.nn.one_hot(batch.grade, NUM_GRADES, dtype=pooled.dtype)
@@ -63,46 +80,56 @@ def soft_labels(label_params: Params, pooled: Array, batch: Batch, method: Metho
     return SOFTMAXES[method.meta.softmax](logits, mask)
 
 
-class InnerGradient(NamedTuple):
-    """At theta, with the labels held constant: what (A) takes its step by, and (B) its virtual one; of the whole batch."""
+def inner_gradient(network: TrainState, labels: Float[Array, "b c"], batch: Batch, *, method: Method) -> Params:
+    """Computes grad_theta [L_S + beta L_C(f_theta(x), labels)] (Eq. 3) on the whole batch."""
 
-    grads: Params  # of L with respect to theta
-    parts: losses.LossParts
-    batch_stats: Params  # the updated running statistics
+    def inner_loss(params: Params) -> Array:
+        output, _ = apply_network(params, network.batch_stats, batch, method)
+        return losses.total_loss(output, labels, batch, method.loss, method.axis_name).total
 
-
-def inner_gradient(network: TrainState, labels: Float[Array, "b c"], batch: Batch, *, method: Method) -> InnerGradient:
-    """grad_theta [L_S + beta L_C(f_theta(x), labels)]."""
-
-    def inner_loss(params: Params):
-        output, batch_stats = apply_network(params, network.batch_stats, batch, method)
-        parts = losses.total_loss(output, labels, batch, method.loss, method.axis_name)
-        return parts.total, (parts, batch_stats)
-
-    grads, (parts, batch_stats) = jax.grad(inner_loss, has_aux=True)(network.params)
-    return InnerGradient(device_mean(grads, method.axis_name), parts, batch_stats)
+    return device_mean(jax.grad(inner_loss)(network.params), method.axis_name)
 
 
 def virtual_update(network: TrainState, grads: Params, *, method: Method) -> Params:
-    """theta* - theta, an optax update. An Adam look-ahead starts from theta's own optimiser state."""
+    """Computes theta* - theta, an optax update. An Adam look-ahead starts from theta's own optimiser state."""
     inner_tx = virtual_optimizer(method.meta, method.optim)
     opt_state = inner_tx.init(network.params) if method.meta.inner_optimizer == "sgd" else network.opt_state
     return inner_tx.update(grads, opt_state, network.params)[0]
 
 
 def virtual_params(network: TrainState, labels: Float[Array, "b c"], batch: Batch, *, method: Method) -> Params:
-    """theta* = theta - epsilon grad_theta [L_S + beta L_C(f_theta(x), labels)]; differentiable with respect to `labels`."""
-    grads = inner_gradient(network, labels, batch, method=method).grads
+    """Computes theta* = theta - epsilon grad_theta [L_S + beta L_C(f_theta(x), labels)] (line 20 of Algorithm 1).
+
+    The result can be differentiated with respect to `labels`.
+
+    Args:
+        network: theta, its running statistics and its optimiser state.
+        labels: Soft labels of the batch; rows sum to 1.
+        batch: Pixel-labelled images.
+        method: The network, the loss, and epsilon in `meta.inner_learning_rate`.
+
+    Returns:
+        theta*, with the structure of `network.params`.
+
+    Example:
+        With `method`, `state` and `batch` as in the example of `make_method`:
+
+        >>> labels = jax.nn.one_hot(batch.grade, 5)
+        >>> theta_star = jax.jit(virtual_params, static_argnames="method")(state.network, labels, batch, method=method)
+        >>> jax.tree.structure(theta_star) == jax.tree.structure(state.network.params)
+        True
+    """
+    grads = inner_gradient(network, labels, batch, method=method)
     return optax.apply_updates(network.params, virtual_update(network, grads, method=method))
 
 
 class MetaInputs(NamedTuple):
-    """What a meta loss may look at."""
+    """The inputs of a meta loss."""
 
-    output: NetworkOutput  # of f_theta*, on the images of `meta_batch`
+    output: NetworkOutput  # of f_theta*, on the images of `batch`
     labels: Float[Array, "b c"]  # the soft labels, in their second role as the outer target
     label_mean: Float[Array, "c"]  # running mean of the soft labels before this batch
-    batch: Batch  # see `meta_batch`
+    batch: Batch  # the images that J is computed on, see `meta_batch`
     method: Method
 
 
@@ -112,7 +139,7 @@ def _grading_at(inputs: MetaInputs, target: Array) -> Array:
 
 
 def _paper(inputs: MetaInputs) -> Array:
-    """L_C(f_theta*(x), soft labels) literally: theta_1 stands in it twice."""
+    """L_C(f_theta*(x), soft labels) as printed: theta_1 occurs in it twice."""
     return _grading_at(inputs, inputs.labels)
 
 
@@ -122,18 +149,19 @@ def _indirect(inputs: MetaInputs) -> Array:
 
 
 def _anchored(inputs: MetaInputs) -> Array:
-    """L_C(f_theta*(x), given grade): a target that the label network cannot rewrite.
+    """L_C(f_theta*(x), given grade): a target that the label network cannot change.
 
-    The given grade is the pseudo-label; or the true one, which guides the labels, at truly graded images (`trusted`, meta
-    label correction: not the paper's).
+    The given grade is the pseudo-label; for `trusted` it is the true grade of truly graded images, as in meta label
+    correction.
     """
     return _grading_at(inputs, jax.nn.one_hot(inputs.batch.grade, NUM_GRADES, dtype=inputs.labels.dtype))
 
 
 def _maxl(inputs: MetaInputs) -> Array:
-    """L_S at theta* plus lambda times the negative entropy of the mean soft label (Liu et al. 2019, MAXL).
+    """L_S at theta* plus lambda times the negative entropy of the mean soft label (MAXL, Liu et al. 2019).
 
-    At small batches the mean is a running one: its value enters, with the batch mean's gradient at full weight.
+    Batches are small, so the value of the entropy is that of the running mean, with the gradient of the batch mean at full
+    weight.
     """
     method, logits = inputs.method, inputs.output.segmentation_logits
     segmentation = losses.segmentation_loss(logits, inputs.batch, method.loss, method.axis_name)
@@ -150,21 +178,26 @@ META_LOSSES: dict[str, Callable[[MetaInputs], Array]] = {
     "maxl": _maxl,
     "trusted": _anchored,
 }
-"""J. With psi = full and one alpha, `paper`, `indirect` and `maxl` do not change when the outputs of the label network
-and of the head are permuted together: only the start ties a class to its grade."""
+"""The meta loss J by name.
 
+With psi = full and one alpha, `paper`, `indirect` and `maxl` do not change if the outputs of the label network and of the
+head are permuted together: only the initial values tie a class to its grade.
+"""
 
 META_LOSSES_ON_GRADED_IMAGES = ("trusted",)
-"""Meta losses that look at the truly graded images of a batch; the others look at its pixel-labelled ones."""
+"""Meta losses on the truly graded images of a batch. The others are on its pixel-labelled images."""
+
+META_LOSSES_WITHOUT_DIRECT_PATH = ("indirect", "anchored", "trusted")
+"""Meta losses that depend on theta_1 through theta* only."""
 
 
 def uses_graded_images(meta: MetaConfig, loss: LossConfig) -> bool:
-    """Whether a step needs `Batch.graded`."""
+    """Returns whether training needs truly graded images (`Batch.graded`)."""
     return (meta.enabled and meta.loss in META_LOSSES_ON_GRADED_IMAGES) or max(loss.graded_weight, loss.self_training) > 0
 
 
 def meta_batch(batch: Batch, method: Method) -> Batch:
-    """The images at which J looks.
+    """Returns the images that J is computed on.
 
     Raises:
         ValueError: The meta loss needs truly graded images and the batch has none.
@@ -172,26 +205,28 @@ def meta_batch(batch: Batch, method: Method) -> Batch:
     if method.meta.loss not in META_LOSSES_ON_GRADED_IMAGES:
         return batch
     if batch.graded is None:
-        raise ValueError(f"the meta loss {method.meta.loss!r} needs truly graded images: Batch.graded")
+        raise ValueError(f"the meta loss {method.meta.loss!r} needs truly graded images in Batch.graded, which is None")
     return batch.graded
 
 
 def mean_label(labels: Float[Array, "b c"], batch: Batch, axis_name: str | None = None) -> Float[Array, "c"]:
-    """Mean soft label over the images of the batch that count, on all devices."""
+    """Averages the soft labels of the images with `sample_mask` 1, over all devices."""
     weight = batch.sample_mask[:, None].astype(labels.dtype)
     total, count = device_sum((jnp.sum(labels * weight, axis=0), jnp.sum(weight)), axis_name)
     return total / jnp.maximum(count, 1.0)
 
 
 def update_label_mean(label_mean: Array, batch_mean: Array, method: Method) -> Float[Array, "c"]:
+    """Updates the running mean of the soft labels by the mean of a batch."""
     decay = method.meta.mean_decay
     return decay * label_mean + (1.0 - decay) * batch_mean
 
 
 class MetaAux(NamedTuple):
-    labels: Float[Array, "b c"]
+    """By-products of the meta loss, for the log."""
+
+    labels: Float[Array, "b c"]  # the soft labels
     grade_logits: Float[Array, "b c"]  # of f_theta, before the virtual step
-    inner: InnerGradient | None = None  # None where the virtual step was left out
 
 
 def meta_loss(
@@ -202,30 +237,64 @@ def meta_loss(
     method: Method,
     detach: str = "",
 ) -> tuple[Float[Array, ""], MetaAux]:
-    """J(theta*(theta_1), theta_1), the loss of the label network.
+    """Computes J(theta*(theta_1), theta_1), the loss of the label network (line 21 of Algorithm 1).
 
     Args:
         label_params: theta_1.
-        state: Gives theta, its running statistics and optimiser state; `state.label` is not read.
-        batch: Pixel-labelled images with their pseudo-labels, and truly graded ones where J looks at them.
-        method: Static.
-        detach: For diagnosis: "direct" holds the outer labels constant and leaves the path through theta*, "indirect"
-            holds theta* constant and leaves the direct path.
+        state: theta, its running statistics and optimiser state. `state.label` is not read.
+        batch: Pixel-labelled images with their pseudo-labels, and truly graded ones if J needs them.
+        method: The networks and the configs.
+        detach: For diagnosis: "direct" holds the outer labels constant and leaves the path through theta*; "indirect" holds
+            theta* constant and leaves the direct path.
+
+    Returns:
+        J and its by-products.
+
+    Raises:
+        ValueError: J needs truly graded images and the batch has none.
+
+    Example:
+        With `method`, `state` and `batch` as in the example of `make_method`:
+
+        >>> meta_gradient = jax.jit(jax.grad(meta_loss, has_aux=True), static_argnames="method")
+        >>> gradient, aux = meta_gradient(state.label.params, state, batch, method=method)
+        >>> aux.labels.shape
+        (2, 5)
     """
     output, _ = apply_network(state.network.params, state.network.batch_stats, batch, method)
     labels = soft_labels(label_params, output.pooled, batch, method)
-    inner = inner_gradient(state.network, labels, batch, method=method)
-    theta_star = optax.apply_updates(state.network.params, virtual_update(state.network, inner.grads, method=method))
+    theta_star = virtual_params(state.network, labels, batch, method=method)
     outer_labels = labels
     if detach == "direct":
         outer_labels = jax.lax.stop_gradient(labels)
     if detach == "indirect":
         theta_star = jax.lax.stop_gradient(theta_star)
-    return meta_loss_at(theta_star, outer_labels, state, batch, method), MetaAux(labels, output.grade_logits, inner)
+    return meta_loss_at(theta_star, outer_labels, state, batch, method), MetaAux(labels, output.grade_logits)
 
 
-def meta_loss_at(theta_star: Params, labels: Float[Array, "b c"], state: MethodState, batch: Batch, method: Method) -> Array:
-    """J(theta*, labels)."""
+def meta_loss_at(
+    theta_star: Params, labels: Float[Array, "b c"], state: MethodState, batch: Batch, method: Method
+) -> Float[Array, ""]:
+    """Computes J(theta*, labels) from a theta* that is given."""
     outer = meta_batch(batch, method)
     output, _ = apply_network(theta_star, state.network.batch_stats, outer, method)
     return META_LOSSES[method.meta.loss](MetaInputs(output, labels, state.label_mean, outer, method))
+
+
+MetaGradient = tuple[tuple[Float[Array, ""], MetaAux], Params]
+"""((J, by-products), gradient with respect to theta_1). Under pmap the gradient is still to be averaged over the devices."""
+
+
+def _exact(state: MethodState, batch: Batch, method: Method) -> MetaGradient:
+    """Differentiates through the inner optax update, second derivatives included."""
+    return jax.value_and_grad(meta_loss, has_aux=True)(state.label.params, state, batch, method=method)
+
+
+def _none(state: MethodState, batch: Batch, method: Method) -> MetaGradient:
+    """Leaves the label network at its initial values. J is computed for the log."""
+    value, aux = meta_loss(state.label.params, state, batch, method=method)
+    return (value, aux), jax.tree.map(jnp.zeros_like, state.label.params)
+
+
+META_GRADIENTS: dict[str, Callable[[MethodState, Batch, Method], MetaGradient]] = {"exact": _exact, "none": _none}
+"""The gradient of J with respect to theta_1 by name. benchmarks/meta_gradients.py has approximations to compare with."""

@@ -1,4 +1,4 @@
-"""From a config to modules: the tables of encoders, decoders and classifiers."""
+"""Builds the networks of a config, from the tables of encoders, decoders and graders."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,10 +19,10 @@ from pldmlt_jax.models.encoders.resnet import RESNETS, make_resnet
 from pldmlt_jax.models.encoders.vgg import VGG
 from pldmlt_jax.models.label_update import LabelUpdate
 from pldmlt_jax.models.multitask import MultiTask
-from pldmlt_jax.models.weights.load import preprocessing
+from pldmlt_jax.models.weights.load import preprocessing_scheme
 
 TARGET_CHANNELS = {"fused": 2, "lesions": 4, "exclusive": 5}
-"""Channels of the segmentation output for each target."""
+"""Channels of the segmentation output, by target."""
 
 
 def _vgg16(config: ModelConfig) -> nn.Module:
@@ -61,15 +61,18 @@ def _densenet(name: str) -> Callable[[ModelConfig], nn.Module]:
     )
 
 
-def _shared(config: ModelConfig) -> dict[str, Any]:
-    """Attributes that every decoder has."""
-    shared = {"norm_epsilon": config.norm_epsilon, "rematerialisation": config.rematerialisation}
-    return shared | {"dtype": jnp.dtype(config.dtype)}
+def _decoder_fields(config: ModelConfig) -> dict[str, Any]:
+    """Returns the attributes that all decoders have."""
+    return {
+        "norm_epsilon": config.norm_epsilon,
+        "rematerialisation": config.rematerialisation,
+        "dtype": jnp.dtype(config.dtype),
+    }
 
 
-def _normed(config: ModelConfig) -> dict[str, Any]:
-    """Attributes of the decoders whose normalisation can be chosen."""
-    return _shared(config) | {"norm": config.decoder_norm, "norm_momentum": config.norm_momentum}
+def _normed_decoder_fields(config: ModelConfig) -> dict[str, Any]:
+    """Returns the attributes of the decoders whose normalisation can be chosen."""
+    return _decoder_fields(config) | {"norm": config.decoder_norm, "norm_momentum": config.norm_momentum}
 
 
 def _unet(config: ModelConfig) -> Decoder:
@@ -79,7 +82,7 @@ def _unet(config: ModelConfig) -> Decoder:
         centre_filters,
         config.full_res_skip,
         weight_gradients=config.weight_gradients,
-        **_normed(config),
+        **_normed_decoder_fields(config),
     )
 
 
@@ -90,41 +93,68 @@ ENCODERS: dict[str, Callable[[ModelConfig], nn.Module]] = {
 }
 DECODERS: dict[str, Callable[[ModelConfig], Decoder]] = {
     "unet": _unet,
-    "linknet": lambda config: LinkNet(encoder_depth(config), config.decoder_base_filters // 8, **_normed(config)),
-    "fpn": lambda config: FPN(config.decoder_base_filters, **_shared(config)),
-    "deeplabv3plus": lambda config: DeepLabV3Plus(config.decoder_base_filters, config.atrous_rates, **_normed(config)),
+    "linknet": lambda config: LinkNet(
+        encoder_depth(config), config.decoder_base_filters // 8, **_normed_decoder_fields(config)
+    ),
+    "fpn": lambda config: FPN(config.decoder_base_filters, **_decoder_fields(config)),
+    "deeplabv3plus": lambda config: DeepLabV3Plus(
+        config.decoder_base_filters, config.atrous_rates, **_normed_decoder_fields(config)
+    ),
 }
 
 STRIDE_16_DECODERS = ("deeplabv3plus",)
-"""Decoders that want the encoder's last feature at stride 16."""
+"""Decoders that need the encoder's last feature at stride 16."""
 
 DILATABLE_ENCODERS = tuple(RESNETS)
-"""Encoders that can give it: they halve by strided convolutions. VGG and DenseNet halve by pooling, and the reference
-refuses them."""
+"""Encoders whose last stage can be dilated to stride 16, because they downsample by strided convolutions.
+
+VGG and DenseNet downsample by pooling. segmentation_models.pytorch refuses them too.
+"""
 
 FIVE_STAGE_DECODERS = ("fpn", "deeplabv3plus")
-"""Decoders for an encoder that halves the image five times."""
+"""Decoders that need an encoder of depth 5."""
 
 
 def encoder_depth(config: ModelConfig) -> int:
-    """How often the encoder halves the image's size; where its last stage is dilated, once less."""
+    """Returns how many times the encoder halves the image. A last stage that is dilated instead counts as well."""
     return len(config.encoder_filters) if config.encoder == "vgg16" else 5
 
 
 def build_network(config: ModelConfig, target: str) -> MultiTask:
-    """The multi-task network for one kind of segmentation target; images are prepared as `config.weights` expect them."""
+    """Builds the multi-task network of stage 2.
+
+    Args:
+        config: Its encoder, decoder and head. Images are normalised as `config.weights` expects them.
+        target: A key of `TARGET_CHANNELS`, which sets the channels of the segmentation output.
+
+    Returns:
+        A Flax module `(image, train) -> NetworkOutput`.
+
+    Raises:
+        KeyError: A name is in no table. `config_checks` reports it with the names that exist.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from pldmlt_jax.config import ModelConfig
+        >>> config = ModelConfig(encoder_filters=(4, 8), encoder_convs=(1, 1), decoder_filters=(8, 4), centre_filters=0)
+        >>> network = build_network(config, "fused")
+        >>> image = jnp.zeros((1, 32, 32, 3), jnp.uint8)
+        >>> output, _ = jax.eval_shape(lambda key: network.init_with_output(key, image, False), jax.random.key(0))
+        >>> output.segmentation_logits.shape, output.grade_logits.shape
+        ((1, 32, 32, 2), (1, 5))
+    """
     return MultiTask(
         encoder=ENCODERS[config.encoder](config),
         decoder=DECODERS[config.decoder](config),
         num_channels=TARGET_CHANNELS[target],
-        preprocess=preprocessing(config.encoder, config.weights),
+        preprocess=preprocessing_scheme(config.encoder, config.weights),
         dtype=jnp.dtype(config.dtype),
         grade_head=config.grade_head,
     )
 
 
 def build_label_network(config: MetaConfig) -> LabelUpdate:
-    """The label-update network; it computes in its parameters' precision, for its gradients are small."""
+    """Builds the label-update network. It computes in the precision of its parameters, because its gradients are small."""
     return LabelUpdate(hidden=config.hidden, kappa=config.kappa if config.label_init == "pseudo_label" else 0.0)
 
 
@@ -153,7 +183,7 @@ def _densenet_grader(name: str) -> Callable[[GraderConfig], nn.Module]:
 
 
 def _nasnet_grader(config: GraderConfig) -> nn.Module:
-    filters = 4 * (11 * config.base_filters // 64)  # the first stem cell has a quarter
+    filters = 4 * (11 * config.base_filters // 64)  # divisible by 4: the first stem cell has a quarter of them
     return NASNet(filters, config.base_filters // 2, config.max_blocks or 4, config.frozen_stages, config.nasnet_momentum)
 
 
@@ -166,8 +196,11 @@ GRADERS: dict[str, Callable[[GraderConfig], nn.Module]] = {
 
 
 def build_grader(name: str, config: GraderConfig, weights: str = "") -> Classifier:
-    """A stage 1 grader: the named encoder, global average pooling, a fully connected layer with five outputs.
+    """Builds a grader of stage 1: an encoder, global average pooling and a fully connected layer with five outputs.
 
-    Images are prepared as the file of `weights` expects them.
+    Args:
+        name: A key of `GRADERS`.
+        config: Width, depth and frozen stages.
+        weights: File or name of the encoder's weights. Images are normalised as these expect them.
     """
-    return Classifier(encoder=GRADERS[name](config), preprocess=preprocessing(name, weights))
+    return Classifier(encoder=GRADERS[name](config), preprocess=preprocessing_scheme(name, weights))

@@ -1,4 +1,4 @@
-"""A stage 1 grader: any encoder, global average pooling, one fully connected layer."""
+"""A grader of stage 1: any encoder, global average pooling and one fully connected layer."""
 
 from typing import Any, NamedTuple
 
@@ -6,25 +6,26 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from pldmlt_jax.models.layers import normalise
+from pldmlt_jax.models.input_normalisation import normalise
 from pldmlt_jax.types import NUM_GRADES
 
 
 class ClassifierOutput(NamedTuple):
+    """What a classifier returns."""
+
     features: Float[Array, "b h w f"]
-    """The encoder's last feature map, on which Grad-CAM works."""
+    """The encoder's last feature map, which Grad-CAM explains."""
     logits: Float[Array, "b c"]
+    """Logits of the grades."""
 
 
 class Classifier(nn.Module):
-    """Grades an image from an encoder's last feature map.
+    """Grades an image from the last feature map of an encoder. Submodules are `encoder` and `head`.
 
     Attributes:
         encoder: Module `(image, train) -> features`, finest first.
         num_classes: Number of logits.
-        preprocess: Scheme of `layers.normalise`, tied to the encoder's weights.
-
-    Parameters `encoder` and `head`.
+        preprocess: A key of `NORMALISATIONS`, chosen by the encoder's weights.
     """
 
     encoder: nn.Module
@@ -39,7 +40,7 @@ class Classifier(nn.Module):
 
         Args:
             image: RGB [b, h, w, 3] in 0..255, uint8 or float.
-            train: Whether batch normalisation uses the batch's statistics and updates the running ones.
+            train: Whether batch normalisation uses the statistics of the batch and updates the running ones.
         """
         dtype = getattr(self.encoder, "dtype", jnp.float32)
         features = self.encoder(normalise(image, self.preprocess, dtype), train)[-1]
@@ -47,5 +48,5 @@ class Classifier(nn.Module):
         return ClassifierOutput(features, self.classify(features))
 
     def classify(self, features: Float[Array, "b h w f"]) -> Float[Array, "b c"]:
-        """Logits from the last feature map alone: `apply(variables, features, method="classify")`."""
+        """Computes the logits from the last feature map only: `apply(variables, features, method="classify")`."""
         return self.head(features.mean(axis=(1, 2)))

@@ -1,4 +1,4 @@
-"""What the grading head's numbers mean: each variant's become five logits, which every loss takes."""
+"""Variants of the grading head. Each turns its outputs into the logits of five grades, which every loss takes."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -11,14 +11,16 @@ from pldmlt_jax.types import NUM_GRADES
 
 
 class GradeHead(NamedTuple):
+    """A variant of the grading head."""
+
     outputs: int
-    """Numbers that the fully connected layer gives."""
+    """Number of outputs of the fully connected layer."""
     to_logits: Callable[[Array], Array]
-    """[b, outputs] -> [b, 5]; their softmax is the distribution over the grades."""
+    """Function [b, outputs] -> [b, 5]. The softmax of its result is the distribution over the grades."""
 
 
 def _ordinal(steps: Float[Array, "b s"]) -> Float[Array, "b c"]:
-    """Each number is the logit of a grade above c, given one of at least c (Shi et al. 2023, CORN): log-probabilities."""
+    """Output c is the logit of a grade above c given a grade of at least c (CORN, Shi et al. 2023)."""
     reached = jnp.cumsum(jax.nn.log_sigmoid(steps), axis=-1)
     reached = jnp.pad(reached, ((0, 0), (1, 0)))  # log P(grade >= c)
     stays = jnp.pad(jax.nn.log_sigmoid(-steps), ((0, 0), (0, 1)))
@@ -26,7 +28,7 @@ def _ordinal(steps: Float[Array, "b s"]) -> Float[Array, "b c"]:
 
 
 def _regression(grade: Float[Array, "b s"]) -> Float[Array, "b c"]:
-    """One number r, counted from the middle grade; the logit of grade c is -(r - c)^2: the nearest is the likeliest."""
+    """The output is a grade r relative to the middle grade; the logit of grade c is -(r - c)^2."""
     return -jnp.square(NUM_GRADES // 2 + grade - jnp.arange(NUM_GRADES))
 
 
@@ -35,7 +37,10 @@ GRADE_HEADS: dict[str, GradeHead] = {
     "ordinal": GradeHead(NUM_GRADES - 1, _ordinal),
     "regression": GradeHead(1, _regression),
 }
-"""`softmax` is the paper's; the others are variants of the baseline MTUnet (Foo et al. 2020), whose public part gives
-neither architecture nor loss. Ours is an approximation: VGG16-U-Net with this head, trained on lesions first
-(`train.init_from`), then with graded images as well, against their grades (`loss.graded_weight` 1) and the network's own
-masks of them (`loss.self_training` 1), with `pseudo.source` "none" and no label update."""
+"""Grading head by name. `softmax` is the paper's.
+
+The others are variants for the baseline MTUnet (Foo et al. 2020), whose public description gives neither architecture nor
+loss. We approximate it by VGG16-U-Net with one of these heads. It is trained on lesions first (`train.init_from`), then on
+graded images too, against their grades (`loss.graded_weight` 1) and the network's own masks (`loss.self_training` 1), with
+`pseudo.source` "none" and no label update.
+"""

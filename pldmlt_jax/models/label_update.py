@@ -1,4 +1,4 @@
-"""The label-update network u (the paper's section 3.3) and its masked softmax (Eq. 4)."""
+"""The label-update network u (section 3.3 of the paper) and its masked softmax (Eq. 4)."""
 
 from collections.abc import Callable
 
@@ -11,13 +11,13 @@ from pldmlt_jax.types import NUM_GRADES
 
 
 class LabelUpdate(nn.Module):
-    """u(E(x), pseudo-label): an MLP on the pooled encoder feature joined with the one-hot pseudo-label.
+    """The network u(E(x), pseudo-label): an MLP on the pooled encoder feature joined with the one-hot pseudo-label.
 
     Attributes:
-        hidden: Widths of the hidden layers, with ReLU.
-        kappa: Logit added to the pseudo-label, so that the soft label starts near it: Algorithm 1 trains the network
-            before it ever trains u. The last layer starts at zero then; with kappa = 0 (literal) it starts at random,
-            for zeros would be a uniform label.
+        hidden: Widths of the hidden layers, each followed by a ReLU.
+        kappa: Logit added to the pseudo-label. With it the last layer starts at zero, so that soft labels start near the
+            pseudo-labels: Algorithm 1 trains theta before it first trains u. With kappa = 0 (the paper's) the last layer
+            starts at random, because zeros would give uniform labels.
     """
 
     hidden: tuple[int, ...] = (256,)
@@ -25,7 +25,12 @@ class LabelUpdate(nn.Module):
 
     @nn.compact
     def __call__(self, pooled: Float[Array, "b f"], pseudo_label: Int[Array, "b"]) -> Float[Array, "b c"]:
-        """Returns logits over the grades; `pooled` is expected without gradient."""
+        """Computes the logits of the updated labels.
+
+        Args:
+            pooled: Global average of the encoder's last feature. The caller stops its gradient.
+            pseudo_label: Grades in 0..4.
+        """
         one_hot = jax.nn.one_hot(pseudo_label, NUM_GRADES, dtype=pooled.dtype)
         x = jnp.concatenate([pooled, one_hot], axis=-1)
         for width in self.hidden:
@@ -50,7 +55,7 @@ def _evidence(pseudo_label: Int[Array, "b"], admissible: Bool[Array, "b c"]) -> 
 
 
 HIERARCHIES: dict[str, Callable[[Array, Array], Array]] = {"full": _full, "ordinal": _ordinal, "evidence": _evidence}
-"""psi: which grades the updated label of an image may take."""
+"""The hierarchy psi by name: the grades that a label may take, `(pseudo_label [b], admissible [b, 5]) -> [b, 5]`."""
 
 
 def _masked_softmax(logits: Float[Array, "b c"], mask: Bool[Array, "b c"]) -> Float[Array, "b c"]:
@@ -62,4 +67,7 @@ def _literal_softmax(logits: Float[Array, "b c"], mask: Bool[Array, "b c"]) -> F
 
 
 SOFTMAXES: dict[str, Callable[[Array, Array], Array]] = {"masked": _masked_softmax, "literal": _literal_softmax}
-"""Eq. 4. `masked`: exp(z) m / sum exp(z) m, a masked grade gets exactly zero. `literal`: exp(m z) normalised."""
+"""The softmax of Eq. 4 by name, `(logits [b, 5], mask [b, 5]) -> labels [b, 5]`.
+
+`masked` is exp(z) m / sum exp(z) m, so that a masked grade gets exactly zero. `literal` is the softmax of m z, as printed.
+"""

@@ -8,25 +8,29 @@ from jaxtyping import Array, DTypeLike, Float
 
 from pldmlt_jax.models.decoders.layers import Decoder, upsample_bilinear
 from pldmlt_jax.models.grade_heads import GRADE_HEADS
-from pldmlt_jax.models.layers import normalise
+from pldmlt_jax.models.input_normalisation import normalise
 
 
 class NetworkOutput(NamedTuple):
+    """What the multi-task network returns, in float32 or wider."""
+
     segmentation_logits: Float[Array, "b h w k"]
+    """Logits of the segmentation's channels at the size of the image."""
     grade_logits: Float[Array, "b c"]
+    """Logits of the grades."""
     pooled: Float[Array, "b f"]
-    """Global average of the encoder's last feature (pool5): what the head and the label-update network see."""
+    """Global average of the encoder's last feature (pool5), the input of the head and of the label-update network."""
 
 
 class MultiTask(nn.Module):
-    """Gives any encoder-decoder pair a grading head on the pooled last feature of the encoder.
+    """An encoder and a decoder, with a grading head on the pooled last feature of the encoder.
 
     Attributes:
         encoder: Module `(image, train) -> features`, finest first.
         decoder: Module `(features, train) -> [b, h, w, f]`.
         num_channels: Channels of the segmentation output.
-        preprocess: Scheme of `layers.normalise`, tied to the encoder's weights.
-        dtype: Of the activations; outputs are at least float32.
+        preprocess: A key of `NORMALISATIONS`, chosen by the encoder's weights.
+        dtype: Of the activations. Outputs are float32 or wider.
         grade_head: A key of `GRADE_HEADS`.
     """
 
@@ -39,14 +43,19 @@ class MultiTask(nn.Module):
 
     @nn.compact
     def __call__(self, image: Any, train: bool) -> NetworkOutput:
-        """Args: image: RGB [b, h, w, 3] in 0..255, uint8 or float; train: batch statistics in all norms."""
+        """Segments and grades a batch.
+
+        Args:
+            image: RGB [b, h, w, 3] in 0..255, uint8 or float. Height and width are multiples of 2**encoder_depth.
+            train: Whether batch normalisation uses the statistics of the batch and updates the running ones.
+        """
         features = self.encoder(normalise(image, self.preprocess, self.dtype), train)
         at_least_f32 = jnp.promote_types(self.dtype, jnp.float32)
         pooled = features[-1].astype(at_least_f32).mean(axis=(1, 2))
         head = GRADE_HEADS[self.grade_head]
         grade_logits = head.to_logits(nn.Dense(head.outputs, dtype=at_least_f32, name="head")(pooled))
         decoded = self.decoder(features, train)
-        # He-normal starts are for convolutions before a ReLU; before the softmax Flax' default keeps the variance
+        # He-normal is for convolutions before a ReLU. Before the softmax, Flax's default keeps the variance.
         size = (self.decoder.output_kernel,) * 2
         logits = nn.Conv(self.num_channels, size, dtype=self.dtype, name="output")(decoded).astype(at_least_f32)
         if self.decoder.output_stride > 1:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pldmlt_jax.data.preprocessing.image_headers import declared_size
-from pldmlt_jax.io.files import writing
+from pldmlt_jax.io.files import atomic_write
 from pldmlt_jax.reporting.overlays import LESION_COLOURS, PICTURE_SUFFIX
 
 TEMPLATE = "page_template.html"
@@ -37,7 +37,7 @@ def write_page(target: Path, kicker: str, heading: str, sections: Sequence[tuple
     page = resources.files("pldmlt_jax.reporting").joinpath(TEMPLATE).read_text(encoding="utf-8")
     for mark, text in {**parts, "BODY": body}.items():  # the body last: it may hold anything
         page = page.replace(f"<!--{mark}-->", text)
-    with writing(target) as file:
+    with atomic_write(target) as file:
         file.write(page)
     return target
 

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, PathPatch
 from matplotlib.path import Path as Outline
 
-from pldmlt_jax.io.files import writing
+from pldmlt_jax.io.files import atomic_write
 from pldmlt_jax.reporting.overlays import HEAT_OPACITY, LESION_COLOURS
 
 FORMATS = ("pdf", "svg", "png")
@@ -69,7 +69,7 @@ def write_figure(folder: Path, name: str, figure: Figure) -> list[Path]:
     with matplotlib.rc_context(STYLE):
         for kind in FORMATS:
             undated = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(kind)
-            with writing(folder / f"{name}.{kind}", "wb") as file:
+            with atomic_write(folder / f"{name}.{kind}", "wb") as file:
                 figure.savefig(file, format=kind, metadata=undated)
             written.append(folder / f"{name}.{kind}")
     return written

@@ -6,7 +6,7 @@ from typing import Any
 
 from pldmlt_jax.config import Config, to_dict
 from pldmlt_jax.evaluation.original_size import ORIGINAL
-from pldmlt_jax.io.files import read_json
+from pldmlt_jax.io.files import read_json_if_present
 from pldmlt_jax.reporting import run_report_results as results
 from pldmlt_jax.reporting import run_report_training as training
 from pldmlt_jax.reporting.html import (
@@ -47,19 +47,15 @@ def write_report(workdir: Path) -> Path:
         ("Config", config),
         ("Environment", environment),
     )
-    name = optional_json(workdir / "config.json").get("name", workdir.name)
-    masks_alone = "predictions" in optional_json(workdir / "metrics.json")  # what `evaluate --predictions` leaves
+    name = read_json_if_present(workdir / "config.json").get("name", workdir.name)
+    masks_alone = "predictions" in read_json_if_present(workdir / "metrics.json")  # what `evaluate --predictions` leaves
     shown = [(title, make(workdir)) for title, make in sections if make in OF_MASKS or not masks_alone]
     return write_page(workdir / "report.html", "PLDMLT report", name, shown)
 
 
-def optional_json(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.exists() else {}
-
-
 def summary(workdir: Path) -> str:
     """The handful of figures that matter, each beside what it has to beat."""
-    m = optional_json(workdir / "metrics.json")
+    m = read_json_if_present(workdir / "metrics.json")
     if not m:
         return missing_stage_note("evaluate")
     scored = [
@@ -121,7 +117,7 @@ def synthetic_images(workdir: Path) -> str:
 
 
 def data(workdir: Path) -> str:
-    found = optional_json(workdir / "data.json")
+    found = read_json_if_present(workdir / "data.json")
     if not found:
         return missing_stage_note("prepare")
     splits = found["segmentation"].pop("splits", {})
@@ -135,7 +131,7 @@ def data(workdir: Path) -> str:
 
 def config(workdir: Path) -> str:
     """What differs from the defaults, which are the paper's, and all of it behind a line."""
-    saved = optional_json(workdir / "checkpoints" / CONFIG) or optional_json(workdir / "config.json")
+    saved = read_json_if_present(workdir / "checkpoints" / CONFIG) or read_json_if_present(workdir / "config.json")
     if not saved:
         return missing_stage_note("train")
     defaults = dict(_flat(to_dict(Config())))
@@ -160,5 +156,5 @@ def _value(value: Any) -> str:
 
 
 def environment(workdir: Path) -> str:
-    found = optional_json(workdir / "environment.json") | optional_json(workdir / "weights.json")
+    found = read_json_if_present(workdir / "environment.json") | read_json_if_present(workdir / "weights.json")
     return table(("what", "which"), [(name, str(value)) for name, value in found.items()], tall=True) if found else ""

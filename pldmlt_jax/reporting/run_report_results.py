@@ -9,7 +9,7 @@ from pldmlt_jax.evaluation.metrics.definitions import SEGMENTATION_METRICS
 from pldmlt_jax.evaluation.operating_points import FILE as POINTS
 from pldmlt_jax.evaluation.operating_points import lesion_names
 from pldmlt_jax.evaluation.original_size import ORIGINAL
-from pldmlt_jax.io.files import read_json, read_rows
+from pldmlt_jax.io.files import read_json, read_json_if_present, read_rows
 from pldmlt_jax.reporting.charts import confusion_chart, recall_chart, reliability_chart
 from pldmlt_jax.reporting.html import charts, escape, format_number, legend, missing_stage_note, picture, table
 from pldmlt_jax.reporting.overlays import PICTURE_SUFFIX
@@ -30,8 +30,7 @@ VIEWS = {"image": "photograph", "truth": "truth", "prediction": "prediction"}
 
 
 def optional_metrics(workdir: Path) -> dict[str, Any]:
-    path = workdir / "metrics.json"
-    return read_json(path) if path.exists() else {}
+    return read_json_if_present(workdir / "metrics.json")
 
 
 def lesions(workdir: Path) -> str:

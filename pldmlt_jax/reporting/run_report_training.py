@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pldmlt_jax.io.files import read_json, read_rows
+from pldmlt_jax.io.files import read_json_if_present, read_rows
 from pldmlt_jax.reporting.charts import Series, line_chart, stacked_chart
 from pldmlt_jax.reporting.html import charts, escape, format_number, missing_stage_note, picture, table
 from pldmlt_jax.training.log import read_log
@@ -111,7 +111,7 @@ def _strip(folder: Path, row: Mapping[str, str]) -> str:
 def _accuracy_change(workdir: Path) -> str:
     m: dict[str, Any] = {}
     for name in ("pseudo_labels.json", "metrics.json"):  # the latter counts what was edited by hand since
-        m |= read_json(workdir / name) if (workdir / name).exists() else {}
+        m |= read_json_if_present(workdir / name)
     if "pseudo/accuracy_before" not in m:
         return "; no true grade is known"
     before, after = (

@@ -1,4 +1,4 @@
-"""Fine-tuning: a network that starts from another one's arrays, where they have the same name and shape."""
+"""Fine-tuning: a network starts from the arrays of another one that have the same name and shape."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,41 +11,46 @@ from pldmlt_jax.training.checkpoint import Checkpoints
 MAX_LISTED = 6
 
 
-class Transplant(NamedTuple):
+class TransferredWeights(NamedTuple):
+    """A network's variables after `transfer_weights`."""
+
     variables: dict[str, Any]
     num_taken: int
-    """Arrays."""
+    """Number of arrays taken from the other network."""
     kept: tuple[str, ...]
-    """Modules that keep their start, since the other network has none such or one of another shape."""
+    """Modules that keep their initial values, since the other network lacks them or has them in another shape."""
 
     def summary(self) -> str:
-        """One line."""
+        """Describes the transfer in one line."""
         shown = ", ".join(self.kept[:MAX_LISTED]) + (
             f" and {len(self.kept) - MAX_LISTED} more" if len(self.kept) > MAX_LISTED else ""
         )
         return f"{self.num_taken} arrays; " + (
-            f"left at their start, for they differ: {shown}" if self.kept else "none differs"
+            f"kept at their initial values, since they differ: {shown}" if self.kept else "none differs"
         )
 
 
-def read_network(directory: Path) -> dict[str, Any]:
-    """`params` and `batch_stats` of the best checkpoint of a folder, averaged ones where they are kept.
+def read_best_network(directory: Path) -> dict[str, Any]:
+    """Reads `params` and `batch_stats` of the best checkpoint in a folder; averaged parameters if there are any.
 
     Raises:
-        CheckpointError: Where there is none.
+        CheckpointError: There is no checkpoint with a score.
     """
     with Checkpoints(directory) as checkpoints:
         network = checkpoints.restore_raw(checkpoints.require_best_step())["network"]
     return {"params": network.get("ema") or network["params"], "batch_stats": network.get("batch_stats") or {}}
 
 
-def transplant(variables: dict[str, Any], other: dict[str, Any], parts: str) -> Transplant:
-    """Takes from another network what fits.
+def transfer_weights(variables: dict[str, Any], other: dict[str, Any], parts: str) -> TransferredWeights:
+    """Replaces each module of a network by the other network's module of the same name, if all its arrays fit.
 
     Args:
-        variables: `params` and `batch_stats` of the network that starts.
-        other: Of the other one.
-        parts: "encoder", or "all".
+        variables: `params` and `batch_stats` of the network.
+        other: `params` and `batch_stats` of the other network.
+        parts: "encoder" or "all".
+
+    Returns:
+        The new variables, and what was kept.
     """
     own: dict[tuple[str, ...], Any] = traverse_util.flatten_dict(variables)
     others: dict[tuple[str, ...], Any] = traverse_util.flatten_dict(other)
@@ -55,4 +60,4 @@ def transplant(variables: dict[str, Any], other: dict[str, Any], parts: str) -> 
     partly = {path[1:-1] for path in wanted if path not in fits}
     taken = {path: jnp.asarray(others[path], own[path].dtype) for path in fits if path[1:-1] not in partly}
     kept = tuple(sorted({"/".join(module) for module in partly}))
-    return Transplant(traverse_util.unflatten_dict({**own, **taken}), len(taken), kept)
+    return TransferredWeights(traverse_util.unflatten_dict({**own, **taken}), len(taken), kept)

@@ -1,255 +1,216 @@
-"""The loop that graders and Algorithm 1 share: side effects only (iterate, log, save, stop); mathematics is in `method/`."""
+"""The training loop that the graders and Algorithm 1 share: iterate, log, validate, save and stop."""
 
 import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Array, UInt8
 
-from pldmlt_jax.config import GraderConfig, TrainConfig
 from pldmlt_jax.errors import CheckpointError
 from pldmlt_jax.io.processes import all_gather, broadcast_from_first
-from pldmlt_jax.io.progress import Task
+from pldmlt_jax.io.progress import ProgressTask
 from pldmlt_jax.io.signals import STOP, Interrupted
 from pldmlt_jax.training.checkpoint import Checkpoints
 from pldmlt_jax.training.log import RunLog
-from pldmlt_jax.training.nonfinite import FiniteWatch
+from pldmlt_jax.training.nonfinite import NonfiniteWatch
+from pldmlt_jax.training.rounds import LoopOptions, LoopProgress, RoundPlan
 from pldmlt_jax.types import Batch
 
 AGREE_EVERY_STEPS = 10
+"""Several processes agree on a signal or a due save after so many steps."""
 
-SHOWN = ("loss", "meta_loss")
-"""Figures of a step that are shown while it trains."""
+SHOWN_LOSSES = ("loss", "meta_loss")
+"""Metrics of a step that the progress line shows."""
 
 StepFunction = Callable[[Any, Batch], tuple[Any, dict[str, Array]]]
 """(state, batch) -> (state, metrics)."""
 
-
-class Validated(NamedTuple):
-    """How a state does on the validation images."""
-
-    score: float  # which is maximised
-    figures: dict[str, Any]  # flat, to log
-    pictures: Mapping[str, UInt8[np.ndarray, "h w 3"]] = {}  # RGB, for TensorBoard
+Diagnostics = Callable[[Any, Batch], dict[str, Array]]
+"""(state, batch) -> further metrics."""
 
 
-@dataclass(frozen=True)
-class Rounds:
-    """The order of the steps: each round runs its phases one after the other, for so many steps each."""
+class ValidationResult(NamedTuple):
+    """How good a state is on the validation images."""
 
-    phases: tuple[tuple[str, int], ...]
-    max_rounds: int
-
-    @property
-    def steps_per_round(self) -> int:
-        return sum(steps for _, steps in self.phases)
-
-    @property
-    def total_steps(self) -> int:
-        return self.steps_per_round * self.max_rounds
-
-    @property
-    def theta_steps(self) -> int:
-        """Steps of the first phase, which trains theta, in all rounds."""
-        return self.phases[0][1] * self.max_rounds
-
-    def steps(self) -> Iterator[tuple[str, int]]:
-        """The phase of each step of one round, and the step's place in the phase."""
-        for phase, steps in self.phases:
-            for i in range(steps):
-                yield phase, i
-
-
-def algorithm_rounds(config: TrainConfig, steps_per_epoch: int, *, label_update: bool) -> Rounds:
-    """Algorithm 1: `theta_units` of (A), then `label_units` of (B); without the label update there is no (B).
-
-    With `same_batch`, `theta_units` of both in one.
-    """
-    steps = {"epoch": steps_per_epoch, "step": 1}[config.unit]
-    if config.same_batch:
-        return Rounds((("both", config.theta_units * steps),), config.max_rounds)
-    phases = (("theta", config.theta_units * steps), ("label", config.label_units * steps))
-    return Rounds(phases if label_update else phases[:1], config.max_rounds)
-
-
-@dataclass(frozen=True)
-class Stopping:
-    """When to look, log, save and stop."""
-
-    patience_rounds: int
-    min_delta: float = 0.0
-    max_minutes: float = 0.0  # 0 = no limit
-    eval_every_rounds: int = 1
-    log_every_steps: int = 10
-    save_every_minutes: float = 0.0  # 0 = after a validation only
-    on_nonfinite: str = "stop"  # or "skip"
-
-    @classmethod
-    def of_training(cls, config: TrainConfig) -> "Stopping":
-        return cls(**{field.name: getattr(config, field.name) for field in dataclasses.fields(cls)})
-
-    def seconds_left(self, spent_s: float) -> float:
-        """Until the time is over."""
-        return 60.0 * self.max_minutes - spent_s if self.max_minutes else math.inf
-
-    @classmethod
-    def of_grader(cls, config: GraderConfig, train: TrainConfig) -> "Stopping":
-        return cls(config.patience_epochs, save_every_minutes=train.save_every_minutes, on_nonfinite=train.on_nonfinite)
+    score: float  # larger is better; it selects the best checkpoint and decides on early stopping
+    metrics: dict[str, Any]  # scalars and vectors by name, for the log
+    images: Mapping[str, UInt8[np.ndarray, "h w 3"]] = {}  # RGB by name, for TensorBoard
 
 
 @dataclass
-class Progress:
-    """All that the loop remembers besides the state; saved with every checkpoint."""
+class _Session:
+    """The state and everything else that changes between two steps, with what acts on it."""
 
-    round: int = 0  # rounds completed
-    step: int = 0  # steps of the next round completed
-    best_score: float = float("-inf")
-    best_round: int = 0
-    seconds: float = 0.0  # spent up to the last round's end, in this and earlier sessions
-    skipped: int = 0  # steps left out because they were not finite
-    skipped_in_a_row: int = 0
+    state: Any
+    progress: LoopProgress
+    rounds: RoundPlan
+    options: LoopOptions
+    checkpoints: Checkpoints
+    log: RunLog
+    watch: NonfiniteWatch
+    step: int  # completed steps in all rounds
+    start_s: float  # clock time at which training began, had it never been interrupted
+    saved_s: float  # clock time of the last save, or of the session's start
+    losses: dict[str, Any] = field(default_factory=dict)  # last logged ones
 
-    @classmethod
-    def restored(cls, saved: dict[str, Any], directory: Path) -> "Progress":
-        """As it was saved.
+    def train_step(self, batch: Any, steps: Mapping[str, StepFunction], diagnostics: Mapping[str, Diagnostics]) -> None:
+        """Runs the next step on a batch, and logs its metrics if it is due."""
+        phase, i = self.rounds.phase_at(self.progress.step)
+        is_logged = i % self.options.log_every_steps == 0
+        self.watch.check_pending(self.state)
+        more = diagnostics[phase](self.state, batch) if is_logged and phase in diagnostics else {}
+        self.state, metrics = steps[phase](self.state, batch)
+        self.step += 1
+        self.watch.record(self.step, phase, batch, metrics)
+        if is_logged:
+            self.watch.check_pending(self.state)
+            shown = {name: value for name, value in metrics.items() if name != "finite"}
+            self.losses |= self.log.write(self.step, phase, shown | more, round=self.progress.round + 1)
 
-        Raises:
-            CheckpointError: By another version of this program.
-        """
-        try:
-            return cls(**saved)
-        except TypeError as error:
-            found, action = f"a checkpoint of another version: {error}", "train again in another --workdir"
-            raise CheckpointError(directory, found, "the progress that this version saves", action) from error
+    def complete_step(self, task: ProgressTask) -> None:
+        """Shows and counts the step that has just run."""
+        note, spent_s = describe_progress(self.progress, self.losses), time.monotonic() - self.start_s
+        task.update(self.step, note, limit_s=self.options.seconds_left(spent_s))
+        if self.progress.complete_step(self.rounds):
+            self.update_seconds()
 
-    def observe(self, score: float, min_delta: float) -> None:
-        if score > self.best_score + min_delta:
-            self.best_score, self.best_round = score, self.round
+    def update_seconds(self) -> None:
+        """Sets the training time of the progress, to that of the first process."""
+        self.progress.seconds = broadcast_from_first(time.monotonic() - self.start_s)
 
-    def finished(self, rounds: Rounds, stopping: Stopping) -> bool:
-        if self.step:
-            return False
-        patience_over = self.round - self.best_round >= stopping.patience_rounds
-        time_over = stopping.max_minutes > 0 and self.seconds >= 60.0 * stopping.max_minutes
-        return self.round >= rounds.max_rounds or (self.round > 0 and (patience_over or time_over))
+    def is_save_due(self) -> bool:
+        """Tells whether `save_every_minutes` have passed since the last save."""
+        return 0 < 60.0 * self.options.save_every_minutes <= time.monotonic() - self.saved_s
 
-    def should_validate(self, rounds: Rounds, stopping: Stopping) -> bool:
-        """Whether a round has just ended that is to be validated."""
-        return not self.step and (not self.round % stopping.eval_every_rounds or self.finished(rounds, stopping))
+    def validate(self, validate: Callable[[Any], ValidationResult]) -> None:
+        """Validates the state, logs the result, and saves a checkpoint with its score."""
+        self.watch.check_pending(self.state)
+        result = validate(self.state)
+        self.update_seconds()
+        _require_finite(result.score, self.step)
+        self.progress.record_score(result.score, self.options.min_delta)
+        skipped = {"skipped_steps": self.watch.skipped} if self.options.on_nonfinite == "skip" else {}
+        metrics, seconds = result.metrics | skipped, self.progress.seconds
+        self.log.write(self.step, "val", metrics, seconds=seconds, round=self.progress.round)
+        self.log.write_images(self.step, "val", result.images)
+        self.save(result.score)
+
+    def save(self, score: float | None) -> None:
+        """Saves a checkpoint, after the log is on the disk."""
+        self.watch.check_pending(self.state)
+        self.progress.skipped, self.progress.skipped_in_a_row = self.watch.skipped, self.watch.in_a_row
+        self.log.sync()
+        self.checkpoints.save(self.step, self.state, dataclasses.asdict(self.progress), score)
+        self.saved_s = time.monotonic()
 
 
 def fit(
     state: Any,
     *,
-    rounds: Rounds,
-    stopping: Stopping,
+    rounds: RoundPlan,
+    options: LoopOptions,
     steps: Mapping[str, StepFunction],
-    diagnostics: Mapping[str, Callable[[Any, Batch], dict[str, Array]]],
+    diagnostics: Mapping[str, Diagnostics],
     batches: Callable[[int], Iterator[Batch]],
-    validate: Callable[[Any], Validated],
-    names: Callable[[Batch], list[str]],
+    validate: Callable[[Any], ValidationResult],
+    image_names: Callable[[Batch], list[str]],
     checkpoints: Checkpoints,
     make_log: Callable[[int], RunLog],
-    task: Task,
-) -> Progress:
-    """Trains to the end, from the latest checkpoint where there is one, exactly as if it had not stopped there.
+    task: ProgressTask,
+) -> LoopProgress:
+    """Trains to the end, from the latest checkpoint if there is one, exactly as if training had not stopped there.
 
     Args:
-        state: The state to start from where there is no checkpoint.
+        state: Initial state, used if there is no checkpoint.
         rounds: The order of the steps.
-        stopping: When to look, log, save and stop.
-        steps: Phase -> its step, which may use up the state that it is given.
-        diagnostics: Phase -> further figures, computed before a logged step only, for they cost more than it does.
-        batches: Step -> the endless stream of training batches from that step on.
-        validate: State -> how it does on the validation images.
-        names: The names of a batch's images.
+        options: When to validate, log, save and stop.
+        steps: The step function of each phase; it may donate the buffers of the state that it is given.
+        diagnostics: Further metrics of each phase, computed only before a logged step since they cost more than the step.
+        batches: Maps a step to the endless stream of training batches from that step on.
+        validate: Evaluates a state on the validation images.
+        image_names: Returns the names of a batch's images, for errors.
         checkpoints: Where the latest and the best state are kept.
-        make_log: Step -> a log that keeps what was written up to that step.
-        task: Shown progress.
+        make_log: Maps a step to a log that keeps what was written up to that step.
+        task: The progress line.
 
     Returns:
         The final progress; the best state is in `checkpoints`.
 
     Raises:
-        CheckpointError: The latest checkpoint is of another architecture, or of more rounds than asked for.
-        FloatingPointError: A loss, a gradient or the validation score is not a finite number; that state is not saved.
+        CheckpointError: The latest checkpoint is of another architecture, or of more rounds than `rounds` has.
+        FloatingPointError: A loss, a gradient or the validation score is not finite; that state is not saved.
         Interrupted: A signal has come; the state is saved.
     """
-    state, progress = resumed(state, rounds, checkpoints)
-    if progress.finished(rounds, stopping):
+    state, progress = restore_latest(state, rounds, checkpoints)
+    if progress.is_finished(rounds, options):
         return progress
-    start_s, saved_s = time.monotonic() - progress.seconds, time.monotonic()
-    step, plan = progress.round * rounds.steps_per_round + progress.step, list(rounds.steps())
-    skip, directory = stopping.on_nonfinite == "skip", checkpoints.directory.parent
-    watch = FiniteWatch(directory, names, skip=skip, skipped=progress.skipped, in_a_row=progress.skipped_in_a_row)
+    step, now = progress.count_steps(rounds), time.monotonic()
     stream = batches(step)
-    losses: dict[str, Any] = {}
+    watch = NonfiniteWatch(
+        checkpoints.directory.parent,
+        image_names,
+        skip=options.on_nonfinite == "skip",
+        skipped=progress.skipped,
+        in_a_row=progress.skipped_in_a_row,
+    )
     if step:
-        print(f"  goes on from step {step} of {rounds.total_steps}", flush=True)
-
-    def save(score: float | None) -> float:
-        watch.check_pending(state)
-        progress.skipped, progress.skipped_in_a_row = watch.skipped, watch.in_a_row
-        log.sync()
-        checkpoints.save(step, state, dataclasses.asdict(progress), score)
-        return time.monotonic()
-
-    with make_log(step) as log, STOP.postponing():
-        while not progress.finished(rounds, stopping):
-            phase, i = plan[progress.step]
-            batch, logged = next(stream), i % stopping.log_every_steps == 0
-            watch.check_pending(state)
-            more = diagnostics[phase](state, batch) if logged and phase in diagnostics else {}
-            state, metrics = steps[phase](state, batch)
-            step += 1
-            watch.record(step, phase, batch, metrics)
-            if logged:
-                watch.check_pending(state)
-                figures = {name: value for name, value in metrics.items() if name != "finite"}
-                losses |= log.write(step, phase, figures | more, round=progress.round + 1)
-            task.update(step, in_words(progress, losses), most_s=stopping.seconds_left(time.monotonic() - start_s))
-            progress.step += 1
-            if progress.step == rounds.steps_per_round:
-                progress.round, progress.step = progress.round + 1, 0
-                progress.seconds = broadcast_from_first(time.monotonic() - start_s)
-            signum, due = asked(step, 0 < 60.0 * stopping.save_every_minutes <= time.monotonic() - saved_s)
-            if progress.should_validate(rounds, stopping):
-                watch.check_pending(state)
-                seen = validate(state)
-                progress.seconds = broadcast_from_first(time.monotonic() - start_s)
-                _require_finite(seen.score, step)
-                progress.observe(seen.score, stopping.min_delta)
-                skipped = {"skipped_steps": watch.skipped} if skip else {}
-                log.write(step, "val", seen.figures | skipped, seconds=progress.seconds, round=progress.round)
-                log.write_pictures(step, "val", seen.pictures)
-                saved_s = save(seen.score)
-            elif signum or due:
-                saved_s = save(None)
-            if signum:
-                checkpoints.wait()
-                raise Interrupted(signum, f"saved at step {step}")
+        print(f"  resumes from step {step} of {rounds.total_steps}", flush=True)
+    with make_log(step) as log, STOP.deferred():
+        start_s = now - progress.seconds
+        run = _Session(state, progress, rounds, options, checkpoints, log, watch, step, start_s, saved_s=now)
+        _run_steps(run, stream, steps, diagnostics, validate, task)
     return progress
 
 
-def in_words(progress: Progress, figures: Mapping[str, Any]) -> str:
-    """What a person who watches wants to know; of losses the last that were logged, so that no step waits for them."""
-    losses = [f"{name.replace('_', ' ')} {figures[name]:.4g}" for name in SHOWN if figures.get(name) is not None]
+def _run_steps(
+    run: _Session,
+    stream: Iterator[Any],
+    steps: Mapping[str, StepFunction],
+    diagnostics: Mapping[str, Diagnostics],
+    validate: Callable[[Any], ValidationResult],
+    task: ProgressTask,
+) -> None:
+    """Trains, validates and saves until training is finished or a signal comes; see `fit`."""
+    while not run.progress.is_finished(run.rounds, run.options):
+        run.train_step(next(stream), steps, diagnostics)
+        run.complete_step(task)
+        signum, save_due = agree_on_interruption(run.step, run.is_save_due())
+        if run.progress.should_validate(run.rounds, run.options):
+            run.validate(validate)
+        elif signum or save_due:
+            run.save(score=None)
+        if signum:
+            run.checkpoints.wait()
+            raise Interrupted(signum, f"saved at step {run.step}")
+
+
+def describe_progress(progress: LoopProgress, losses: Mapping[str, Any]) -> str:
+    """Returns the note of the progress line: losses, round and best score.
+
+    Args:
+        progress: The loop's progress.
+        losses: The last logged ones, so that no step is waited for.
+    """
+    shown = [f"{name.replace('_', ' ')} {losses[name]:.4g}" for name in SHOWN_LOSSES if losses.get(name) is not None]
     best = [f"best score {progress.best_score:.4f}"] if progress.best_round else []
-    return ", ".join([*losses, f"round {progress.round + 1}", *best])
+    return ", ".join([*shown, f"round {progress.round + 1}", *best])
 
 
-def resumed(state: Any, rounds: Rounds, checkpoints: Checkpoints) -> tuple[Any, Progress]:
-    """The latest checkpoint, or the given state and no progress where there is none; see `fit`."""
+def restore_latest(state: Any, rounds: RoundPlan, checkpoints: Checkpoints) -> tuple[Any, LoopProgress]:
+    """Restores the latest checkpoint; returns the given state and no progress if there is none.
+
+    Raises:
+        CheckpointError: The checkpoint is of another architecture, or of more rounds than `rounds` has.
+    """
     if checkpoints.latest_step is None:
-        return state, Progress()
+        return state, LoopProgress()
     state, saved = checkpoints.restore(checkpoints.latest_step, state)
-    progress = Progress.restored(saved, checkpoints.directory)
+    progress = LoopProgress.from_saved(saved, checkpoints.directory)
     if progress.round + (progress.step > 0) > rounds.max_rounds:
         trained = f"{progress.round} rounds" + (f" and {progress.step} steps" if progress.step else "")
         found, expected = f"a network trained for {trained}", f"at most {rounds.max_rounds}, as the config says"
@@ -257,16 +218,18 @@ def resumed(state: Any, rounds: Rounds, checkpoints: Checkpoints) -> tuple[Any, 
     return state, progress
 
 
-def asked(step: int, due: bool) -> tuple[int, bool]:
-    """The signal that asks for the end, 0 for none, and whether it is time to save.
+def agree_on_interruption(step: int, is_save_due: bool) -> tuple[int, bool]:
+    """Returns the signal that has come (0 for none), and whether to save; the same in all processes.
 
-    Several processes must agree, and so ask each other, which takes its time: after each tenth step.
+    Args:
+        step: Completed steps. Several processes ask each other only after every tenth step, since it takes time.
+        is_save_due: Whether this process would save now.
     """
     if jax.process_count() == 1:
-        return STOP.signum, due
+        return STOP.signum, is_save_due
     if step % AGREE_EVERY_STEPS:
         return 0, False
-    answers = all_gather((STOP.signum, due))
+    answers = all_gather((STOP.signum, is_save_due))
     return max(signum for signum, _ in answers), answers[0][1]
 
 

@@ -1,4 +1,4 @@
-"""Watches for NaN and infinity in loss and gradient: stops with all that is needed to look into it, or counts."""
+"""Detects NaN and infinity in loss and gradient: training stops and saves what is needed to find the cause, or skips."""
 
 import json
 import shutil
@@ -10,17 +10,17 @@ from typing import Any
 import jax
 import numpy as np
 
-from pldmlt_jax.io.files import write_json, writing
-from pldmlt_jax.io.processes import is_first
+from pldmlt_jax.io.files import atomic_write, write_json
+from pldmlt_jax.io.processes import is_first_process
 from pldmlt_jax.training.checkpoint import Checkpoints
-from pldmlt_jax.training.log import to_plain
-from pldmlt_jax.training.parallel import own_rows
+from pldmlt_jax.training.log import to_json_values
+from pldmlt_jax.training.parallel import local_rows
 
-FOLDER = "nonfinite"
-"""Beside the checkpoints: a folder for each step, with the state before it, its batch and its figures."""
+NONFINITE_FOLDER = "nonfinite"
+"""Folder beside the checkpoints, with the state before such a step, its batch and its metrics."""
 
-MOST_IN_A_ROW = 20
-"""Steps that are skipped one after the other: by then nothing is learnt any more."""
+MAX_SKIPPED_IN_A_ROW = 20
+"""After so many skipped steps in a row training stops, since it no longer makes progress."""
 
 
 @dataclass(frozen=True)
@@ -31,45 +31,45 @@ class _Step:
     metrics: dict[str, Any]
 
 
-class FiniteWatch:
-    """Reads whether a step was finite when the next batch is there: just before that one's step needs the state.
+class NonfiniteWatch:
+    """Checks whether a step was finite, but not before the next batch is ready, so that the device is not kept waiting.
 
-    Steps leave a state as it was where they are not finite; so what `check_pending` is given is then the state from before.
+    A step that is not finite returns the state unchanged, so `check_pending` is then given the state from before it.
 
     Args:
-        directory: Where FOLDER goes.
-        names: Names of a batch's images.
-        skip: Such steps are only counted.
-        skipped: Steps that were skipped before.
-        in_a_row: How many of these were the last ones.
+        directory: Parent of the folder `nonfinite`.
+        image_names: Returns the names of a batch's images.
+        skip: Count steps that are not finite, and go on.
+        skipped: Steps that earlier sessions skipped.
+        in_a_row: How many of them were the last steps.
     """
 
     def __init__(
-        self, directory: Path, names: Callable[[Any], list[str]], *, skip: bool, skipped: int = 0, in_a_row: int = 0
+        self, directory: Path, image_names: Callable[[Any], list[str]], *, skip: bool, skipped: int = 0, in_a_row: int = 0
     ):
-        self._directory, self._skip, self._names = directory, skip, names
+        self._directory, self._skip, self._image_names = directory, skip, image_names
         self.skipped, self.in_a_row = skipped, in_a_row
         self._pending: _Step | None = None
 
     def record(self, number: int, phase: str, batch: Any, metrics: dict[str, Any]) -> None:
-        """Takes note of a step that is under way.
+        """Remembers a step that the device may still be computing.
 
         Args:
-            number: Of the step, from 1.
-            phase: Of the round.
-            batch: What it was given.
-            metrics: What it returned, `finite` among them.
+            number: Number of the step, from 1.
+            phase: Its phase of the round.
+            batch: The batch that it was given.
+            metrics: The metrics that it returned, with `finite` among them.
         """
         self._pending = _Step(number, phase, batch, metrics)
 
     def check_pending(self, state: Any) -> None:
-        """Looks at the last step.
+        """Checks the step that was recorded last, if it has not been checked yet.
 
         Args:
-            state: That it has returned.
+            state: The state that the step returned.
 
         Raises:
-            FloatingPointError: It was not finite, and is not to be skipped; names its images and what was saved of it.
+            FloatingPointError: The step was not finite and is not skipped; names its images and what was saved.
         """
         step, self._pending = self._pending, None
         if step is None:
@@ -79,27 +79,27 @@ class FiniteWatch:
             return
         if self._skip:
             self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
-            if self.in_a_row < MOST_IN_A_ROW:
+            if self.in_a_row < MAX_SKIPPED_IN_A_ROW:
                 return
         self._stop(step, state)
 
     def _stop(self, step: _Step, state: Any) -> None:
-        figures = to_plain({name: value for name, value in step.metrics.items() if name != "finite"})
-        wrong = [name for name, value in figures.items() if value is None]
-        images = self._names(step.batch)
-        folder = self._directory / FOLDER / str(step.number)
-        facts = {"step": step.number, "phase": step.phase, "images": images, "figures": figures}
-        if is_first():
+        metrics = to_json_values({name: value for name, value in step.metrics.items() if name != "finite"})
+        wrong = [name for name, value in metrics.items() if value is None]
+        images = self._image_names(step.batch)
+        folder = self._directory / NONFINITE_FOLDER / str(step.number)
+        facts = {"step": step.number, "phase": step.phase, "images": images, "figures": metrics}
+        if is_first_process():
             shutil.rmtree(folder, ignore_errors=True)
-            with writing(folder / "batch.npz", "wb") as file:
+            with atomic_write(folder / "batch.npz", "wb") as file:
                 np.savez(file, allow_pickle=False, **_arrays(step.batch))
             write_json(folder / "step.json", facts)
         with Checkpoints(folder / "checkpoints") as saved:
             saved.save(step.number - 1, state, json.loads(json.dumps(facts)), None)
-        skipped = f", as in the {MOST_IN_A_ROW - 1} steps before," if self._skip else ""
+        skipped = f", as in the {MAX_SKIPPED_IN_A_ROW - 1} steps before," if self._skip else ""
         raise FloatingPointError(
             f"step {step.number} ({step.phase}): {', '.join(wrong) or 'a gradient'} not finite{skipped} on the images "
-            f"{', '.join(images)}. The state before it, its batch and its figures are in {folder}; the checkpoints from "
+            f"{', '.join(images)}. The state before it, its batch and its metrics are in {folder}; the checkpoints from "
             "before it are kept. A smaller learning rate or optim.clip_norm may help; train.on_nonfinite=skip leaves such "
             "steps out."
         )
@@ -107,4 +107,4 @@ class FiniteWatch:
 
 def _arrays(batch: Any) -> dict[str, np.ndarray]:
     leaves = jax.tree.leaves_with_path(batch)
-    return {jax.tree_util.keystr(path).strip("."): own_rows(leaf) for path, leaf in leaves}
+    return {jax.tree_util.keystr(path).strip("."): local_rows(leaf) for path, leaf in leaves}

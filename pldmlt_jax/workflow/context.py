@@ -1,12 +1,15 @@
-"""What every stage of a run shares: the config, the workdir, the prepared sets and their splits."""
+"""What the stages of a run share: the config, the workdir, the prepared sets and their splits."""
 
 import dataclasses
 import functools
+from collections.abc import Callable, Collection
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from pldmlt_jax.config import Config, fields, has_stage_1, to_dict
+from pldmlt_jax.data.datasets.registry import RawListings
+from pldmlt_jax.data.preprocessing.store import prepare_set
 from pldmlt_jax.data.splits.selection import (
     Selection,
     keep_truly_graded,
@@ -15,21 +18,29 @@ from pldmlt_jax.data.splits.selection import (
     select_graded,
     select_segmented,
 )
-from pldmlt_jax.errors import CheckpointError
+from pldmlt_jax.errors import CheckpointError, UserError, collect_errors, raise_all
+from pldmlt_jax.evaluation.inference import (
+    BUNDLED_MODEL,
+    TrainedNetwork,
+    checkpoint_directory,
+    saved_config,
+    split_checkpoints,
+)
 from pldmlt_jax.io.files import write_json
-from pldmlt_jax.io.processes import is_first
-from pldmlt_jax.io.progress import progress
+from pldmlt_jax.io.processes import is_first_process
 from pldmlt_jax.method.virtual_step import uses_graded_images
-from pldmlt_jax.training.checkpoint import CONFIG, Checkpoints
+from pldmlt_jax.training.best_state import CheckpointsWithBest
+from pldmlt_jax.training.checkpoint import CONFIG
 from pldmlt_jax.workflow.options import RunOptions
 
 
 @dataclasses.dataclass
 class Context:
-    """One run. Sets are opened when first asked for, and prepared then if they are not."""
+    """One run. Each set is opened at the first access, and prepared then if `prepare_sets` has not done so."""
 
     options: RunOptions
     others: tuple[Path, ...] = ()  # workdirs of other runs, whose stage 1 is taken where it is the same
+    trained: TrainedNetwork | None = None  # that this run has trained, for the stages that follow
 
     @property
     def config(self) -> Config:
@@ -40,42 +51,66 @@ class Context:
         return self.options.workdir
 
     @cached_property
+    def listings(self) -> RawListings:
+        """The raw files of each set, listed once for the whole run."""
+        return RawListings(self.config.data)
+
+    def prepare_sets(self) -> None:
+        """Prepares the images that the run trains on: the pixel-labelled set, and the graded one if it is used.
+
+        Raises:
+            UserError: All bad files of both sets at once.
+        """
+        data, sizes = self.config.data, {}
+        if has_stage_1(self.config):
+            sizes[data.grading] = self.config.grader.size_px
+        elif uses_graded_images(self.config.meta, self.config.loss):
+            sizes[data.grading] = data.size_px
+        errors: list[UserError] = []
+        for name, size_px in [(data.segmentation, data.size_px), *sizes.items()]:
+            with collect_errors(errors):
+                prepare_set(name, data, size_px, self.listings)
+        raise_all(errors)
+
+    def open_sets(self, names: Collection[str]) -> None:
+        """Opens some of the sets below, by the names of their properties; what is not prepared yet is prepared."""
+        for name in names:
+            getattr(self, name)
+
+    @cached_property
     def segmented(self) -> dict[str, Selection]:
         """Splits of the pixel-labelled set at the network's size."""
-        with progress(f"prepare {self.config.data.segmentation}") as task:
-            selections = select_segmented(self.config.data, task)
+        selections = select_segmented(self.config.data, listings=self.listings)
         if self.config.loss.target != "fused":
             require_lesion_types(selections)
         return selections
 
     @cached_property
     def graded_for_graders(self) -> dict[str, Selection]:
-        """Splits of the graded set at the graders' size, without photographs that stage 2 sees; none without graders."""
+        """Splits of the graded set at the graders' size, without images that stage 2 sees; empty without graders."""
         if not has_stage_1(self.config):
             return {}
-        with progress(f"prepare {self.config.data.grading} for the graders") as task:
-            return select_graded(self.config.data, self.config.grader.size_px, self.segmented, task)
+        return select_graded(self.config.data, self.config.grader.size_px, self.segmented, self.listings)
 
     @cached_property
     def segmented_for_graders(self) -> dict[str, Selection]:
-        """The pixel-labelled set at the graders' size, to be given pseudo-labels.
+        """Splits of the pixel-labelled set at the graders' size, for pseudo-labels.
 
-        No lesion may vanish from these masks, whatever the network is trained on: they are evidence for a grade.
+        No lesion may vanish from these masks, whatever the network is trained on, because they are evidence for a grade.
         """
         data = dataclasses.replace(self.config.data, mask_reduction="max")
-        with progress(f"prepare {data.segmentation} for the graders") as task:
-            return select_segmented(data, task, size_px=self.config.grader.size_px)
+        return select_segmented(data, size_px=self.config.grader.size_px, listings=self.listings)
 
     @cached_property
     def known_grades(self) -> dict[Path, int]:
-        """True grades of pixel-labelled photographs, where they are known: to evaluate, never to train on."""
+        """True grades of pixel-labelled images by file, if known: to evaluate, never to train on."""
         return known_grades(self.segmented, self.graded_for_graders)
 
     @cached_property
     def graded_for_network(self) -> dict[str, Selection]:
-        """Truly graded images at the network's size, to evaluate its grades; none where it has learnt none.
+        """Truly graded images at the network's size, to evaluate its grades; empty if it is not trained to grade.
 
-        Without graders these are the pixel-labelled images whose grade is given: held-out ones among them.
+        Without graders these are the pixel-labelled images whose grade is given, including held-out ones.
         """
         if not self.config.loss.grading:
             return {}
@@ -85,24 +120,23 @@ class Context:
 
     @cached_property
     def truly_graded(self) -> dict[str, Selection]:
-        """The graded set at the network's size, whose training images may stand beside the pixel-labelled ones."""
-        with progress(f"prepare {self.config.data.grading} for the network") as task:
-            return select_graded(self.config.data, self.config.data.size_px, self.segmented, task)
+        """Splits of the graded set at the network's size, whose training images may join the pixel-labelled ones."""
+        return select_graded(self.config.data, self.config.data.size_px, self.segmented, self.listings)
 
     @property
     def graded_for_training(self) -> dict[str, Selection]:
-        """Truly graded images that anything is trained on: graders, or the network itself; none where nothing is."""
+        """Splits of the graded set that graders or the network are trained on; empty if neither is."""
         if has_stage_1(self.config) or not uses_graded_images(self.config.meta, self.config.loss):
             return self.graded_for_graders
         return self.truly_graded
 
-    def checkpoints(self, directory: Path, config: dict[str, Any] | None = None, *, alone: bool = False) -> Checkpoints:
-        """The checkpoints of a folder; whether damaged ones are passed over is the config's choice."""
-        return Checkpoints(directory, config, fallback=self.config.checkpoint.fallback, alone=alone)
+    def training_checkpoints(self, directory: Path, keep: Callable[[Any], Any]) -> CheckpointsWithBest:
+        """Opens the checkpoints of a training; `keep` gives the part of its best state that stays in memory."""
+        return CheckpointsWithBest(directory, to_dict(self.config), keep, fallback=self.config.checkpoint.fallback)
 
     def write_json(self, name: str, value: Any) -> None:
         """Writes a JSON file of the workdir, whole or not at all; of several processes the first does."""
-        if is_first():
+        if is_first_process():
             write_json(self.workdir / name, value)
 
 
@@ -145,8 +179,6 @@ def with_saved_config(options: RunOptions) -> RunOptions:
         CheckpointError: There is no checkpoint, or it was trained for or on something else than is asked for.
     """
     from pldmlt_jax.config_checks import config_errors
-    from pldmlt_jax.evaluation.inference import BUNDLED_MODEL, checkpoint_directory, saved_config
-    from pldmlt_jax.evaluation.predictor import split_checkpoints
 
     if options.verb not in ("evaluate", "predict", "export", "figures"):
         return options
@@ -177,7 +209,7 @@ def with_saved_config(options: RunOptions) -> RunOptions:
 
 
 def _require_agreement(options: RunOptions, saved: Config, directory: Path, seen: tuple[str, ...] = SEEN_BY_NETWORK) -> None:
-    from pldmlt_jax.models.weights.load import preprocessing
+    from pldmlt_jax.models.weights.load import preprocessing_scheme
 
     given, trained = dict(fields(options.config)), dict(fields(saved))
     same_set = given["data.segmentation"] == trained["data.segmentation"]
@@ -186,7 +218,7 @@ def _require_agreement(options: RunOptions, saved: Config, directory: Path, seen
     differing = [
         f"{name} = {trained[name]!r}, not {given[name]!r}" for name in sorted(compared) if given[name] != trained[name]
     ]
-    prepared = [preprocessing(config.model.encoder, config.model.weights) for config in (saved, options.config)]
+    prepared = [preprocessing_scheme(config.model.encoder, config.model.weights) for config in (saved, options.config)]
     if prepared[0] != prepared[1]:
         differing.append(
             f"images prepared as {prepared[0]!r} by model.weights = {saved.model.weights!r}, not {prepared[1]!r}"

@@ -12,9 +12,9 @@ import jax
 
 from pldmlt_jax.config import Config, has_stage_1
 from pldmlt_jax.errors import ConfigError, UserError, collect_errors
-from pldmlt_jax.io.files import partial_path, read_json, remove_leftovers
-from pldmlt_jax.io.processes import is_first, on_first
-from pldmlt_jax.models.weights.download import NO_WEIGHTS, fetch_weights
+from pldmlt_jax.io.files import partial_path, read_json, read_json_if_present, remove_leftovers
+from pldmlt_jax.io.processes import is_first_process, run_on_first
+from pldmlt_jax.models.weights.download import RANDOM_START, fetch_weights
 from pldmlt_jax.workflow.context import Context, describe_run
 from pldmlt_jax.workflow.fingerprints import Fingerprint, compute_fingerprint, describe_raw_sets
 from pldmlt_jax.workflow.options import RunOptions
@@ -40,12 +40,13 @@ def main(options: RunOptions) -> None:
     if not whole and stages[0].of_stage_1 and not graders:
         found = f"no graded set, or pseudo.source = 'given', and so nothing to do for {options.verb}"
         errors.append(ConfigError("data.grading", found, "a graded set", "name one, or run another verb"))
-    raw = on_first(lambda: describe_raw_sets(context.config, errors, defer_errors=stages[0].name == "prepare"))
+    deferred = stages[0].name == "prepare"
+    raw = run_on_first(lambda: describe_raw_sets(context.config.data, context.listings, errors, defer_errors=deferred))
     if whole:
         print(f"{context.config.name}: {context.workdir}", flush=True)
     for stage in stages:
         run_stage(stage, context, raw, may_skip=whole)
-    if not is_first():
+    if not is_first_process():
         return
     if whole or options.verb == "evaluate":
         print(closing_lines(context.workdir))
@@ -67,7 +68,7 @@ def missing_weights(config: Config, stages: Sequence[Stage]) -> list[UserError]:
     if "train" in names:
         with collect_errors(errors):
             list_initial_files(config)
-    if "encoder" in config.grader.weights and config.model.weights in NO_WEIGHTS and "train-grader" in names:
+    if "encoder" in config.grader.weights and config.model.weights in RANDOM_START and "train-grader" in names:
         found = "'encoder', the file of model.weights, which is empty"
         action = "name torchvision's vgg16-397923af.pth, or start graders at random with --config.grader.weights='(\"\",)'"
         errors.append(
@@ -95,7 +96,7 @@ def run_stage(stage: Stage, context: Context, raw: Mapping[str, str], *, may_ski
     What cannot be gone on from is set aside first, and put back where the stage finds its input wrong before it has made
     anything. Of several processes the first sees to that, and they share the work where the stage is `shared`.
     """
-    begun = on_first(lambda: begin_stage(stage, context, raw, may_skip=may_skip))
+    begun = run_on_first(lambda: begin_stage(stage, context, raw, may_skip=may_skip))
     if begun is None:
         return
     try:
@@ -103,9 +104,9 @@ def run_stage(stage: Stage, context: Context, raw: Mapping[str, str], *, may_ski
             prepare_for_all(stage, context)
             stage.run(context)
         else:
-            on_first(lambda: stage.run(context))
+            run_on_first(lambda: stage.run(context))
     except UserError:
-        if is_first() and put_back(begun.moved):
+        if is_first_process() and put_back(begun.moved):
             write_record(context, stage, begun.recorded)
         raise
     if may_skip or not stage.describes:
@@ -115,13 +116,8 @@ def run_stage(stage: Stage, context: Context, raw: Mapping[str, str], *, may_ski
 
 def prepare_for_all(stage: Stage, context: Context) -> None:
     """The first of several processes prepares the sets, where they are not, before the others open them."""
-
-    def prepare() -> None:
-        for name in stage.shared:
-            getattr(context, name)
-
     if jax.process_count() > 1:
-        on_first(prepare)
+        run_on_first(lambda: context.open_sets(stage.shared))
 
 
 def begin_stage(stage: Stage, context: Context, raw: Mapping[str, str], *, may_skip: bool) -> Begun | None:
@@ -203,8 +199,7 @@ def put_back(moved: Mapping[Path, Path]) -> bool:
 
 
 def read_record(workdir: Path) -> dict[str, dict[str, str]]:
-    path = workdir / RECORD
-    return read_json(path) if path.exists() else {}
+    return read_json_if_present(workdir / RECORD)
 
 
 def write_record(context: Context, stage: Stage, prints: dict[str, str]) -> None:

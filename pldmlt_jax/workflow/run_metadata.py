@@ -1,4 +1,4 @@
-"""The versions, the revision and the machine that a run's figures belong to."""
+"""Library versions, git revision and machine of a run, so that its metrics can be reproduced."""
 
 import importlib.metadata
 import os
@@ -14,7 +14,7 @@ LIBRARIES = (
 
 
 def _git_revision() -> str:
-    """The commit of this checkout, with `-dirty` where files differ; empty where it is no checkout."""
+    """Returns the commit of this checkout, with `-dirty` if files differ; "" if this is not a checkout."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
     try:
         done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=False)
@@ -24,7 +24,7 @@ def _git_revision() -> str:
 
 
 def describe_versions() -> dict[str, str | int]:
-    """Versions of the libraries, git revision and system; asks no device."""
+    """Returns library versions, git revision and operating system, without initialising a device."""
     return {
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in LIBRARIES},
@@ -34,7 +34,7 @@ def describe_versions() -> dict[str, str | int]:
 
 
 def describe_environment() -> dict[str, str | int]:
-    """Versions of the libraries, git revision, device and processor count."""
+    """Returns the values of `describe_versions`, the devices, the number of processors and the command line."""
     import jax
 
     return describe_versions() | {

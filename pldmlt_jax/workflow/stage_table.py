@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from pldmlt_jax.config import Config, has_stage_1
 from pldmlt_jax.method.virtual_step import uses_graded_images
-from pldmlt_jax.models.weights.download import weights_path
+from pldmlt_jax.models.weights.download import resolve_weights_path
 from pldmlt_jax.workflow.context import Context
 from pldmlt_jax.workflow.stages.evaluate import evaluate
 from pldmlt_jax.workflow.stages.predict import EXAMPLES, predict_examples
@@ -62,7 +62,7 @@ def sets_of_training(config: Config) -> tuple[str, ...]:
 
 def weights_of_training(config: Config) -> list[str]:
     """The encoder's file, and what the network starts from."""
-    files = [weights_path(config.model.weights, config.data.cache_dir)]
+    files = [resolve_weights_path(config.model.weights, config.data.cache_dir)]
     return files + [str(path) for path in list_initial_files(config)]
 
 
@@ -95,8 +95,8 @@ STAGES = (
     Stage(
         "train", train, leaves=("checkpoints", "log.jsonl"), sets=sets_of_training, parts=METHOD,
         weights=weights_of_training, reads=("pseudo_labels.csv",),
-        stale=("checkpoints", "log.jsonl", "events.*", "weights.json", "metrics.json", "curves.json", "per_image.csv",
-               "per_graded_image.csv", "examples", "predictions", "report.html"),
+        stale=("checkpoints", "log.jsonl", "events.*", "weights.json", "parameters.txt", "metrics.json", "curves.json",
+               "per_image.csv", "per_graded_image.csv", "examples", "predictions", "report.html"),
         goes_on=True, shared=("segmented", "graded_for_network"),
     ),
     Stage(

@@ -133,7 +133,7 @@ def found_in(folder: Path, *names: str, files: tuple[str, ...]) -> tuple:
 def test_names_say_image_and_lesion(tmp_path: Path) -> None:
     files = ("a_MA.png", "a_EX_probability.npy", "b_MA.png", "b_EX.png", "other_MA.png", "a_mask.png")
     found, errors = found_in(tmp_path, "a", "b", files=files)
-    assert errors == "" and found.lesions == ("MA", "EX") and found.target == "lesions" and found.others == 1
+    assert errors == "" and found.lesions == ("MA", "EX") and found.target == "lesions" and found.num_others == 1
     assert found.files["a"]["EX"].name == "a_EX_probability.npy"
     fused, errors = found_in(tmp_path / "fused", "x_MA", "y", files=("x_MA.png", "y_lesion_probability.png"))
     assert errors == "" and fused.target == "fused"

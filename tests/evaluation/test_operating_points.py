@@ -86,13 +86,13 @@ def test_point_is_the_plainest_within_one_standard_error_of_the_best(searched, l
     assert dices[at] == pytest.approx(dices[alike & (away == away[at])].max())
 
 
-def counted(dices, marked=100):
+def counted(dices, target_px=100):
     """Counts of images by threshold, whose Dice is as given where all of what is predicted is as large as the truth."""
     dices = np.array(dices)[:, :, None]
     shape = (len(dices), len(THRESHOLDS), len(MIN_AREAS_PX))
     tp = np.zeros(shape, np.int64)
-    tp[:, : dices.shape[1], :1] = marked * dices
-    return PairCounts(tp, np.full(shape, marked), np.full((len(dices), 1, 1), marked))
+    tp[:, : dices.shape[1], :1] = target_px * dices
+    return PairCounts(tp, np.full(shape, target_px), np.full((len(dices), 1, 1), target_px))
 
 
 def test_pair_within_one_standard_error_by_hand():

@@ -21,9 +21,10 @@ from pldmlt_jax.config import to_dict
 from pldmlt_jax.data.image_warnings import image_warnings
 from pldmlt_jax.errors import CheckpointError, DataError
 from pldmlt_jax.evaluation.operating_points import OperatingPoint, OperatingPoints, write_points
-from pldmlt_jax.evaluation.predictor import LesionArea, Prediction, load
-from pldmlt_jax.evaluation.tta import softmax
+from pldmlt_jax.evaluation.predictor import LesionArea, Prediction
+from pldmlt_jax.evaluation.temperature import softmax
 from pldmlt_jax.io.files import write_json
+from pldmlt_jax.workflow.load_checkpoint import load
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +133,7 @@ def test_one_photograph_is_not_filled_up_to_a_batch(folders, mode, number, seen)
 def test_grade_map_is_the_grad_cam_of_the_whole_network(folders, predictor):
     """By autodiff through the encoder's last feature, which is perturbed by zero."""
     (network,) = predictor.networks
-    module, variables = network.method.network, network.variables
+    module, variables = network.module, network.variables
     images = jnp.asarray(photograph(SIZE_PX, SIZE_PX)[None])
 
     def logits(shift):
@@ -143,8 +144,8 @@ def test_grade_map_is_the_grad_cam_of_the_whole_network(folders, predictor):
         with nn.intercept_methods(shifted):
             return module.apply(variables, images, False).grade_logits[0]
 
-    raw = network(np.asarray(images), 1)
-    shape = (1, *raw.grade_maps.shape[1:3], network.config.model.encoder_filters[-1])
+    _, grade_logits, grade_maps = network(np.asarray(images), 1)
+    shape = (1, *grade_maps.shape[1:3], network.config.model.encoder_filters[-1])
     _, kept = module.apply(
         variables, images, False, mutable="intermediates", capture_intermediates=lambda m, _: m.name == "encoder"
     )
@@ -152,10 +153,10 @@ def test_grade_map_is_the_grad_cam_of_the_whole_network(folders, predictor):
     slopes = jax.jacrev(logits)(jnp.zeros(shape))  # [c, 1, h, w, k]
     alpha = slopes.mean(axis=(1, 2, 3))
     cam = jax.nn.relu(jnp.einsum("bhwk,ck->bhwc", features, alpha))
-    places = raw.grade_maps.shape[1] * raw.grade_maps.shape[2]
-    np.testing.assert_allclose(np.maximum(raw.grade_maps, 0) / places, cam, rtol=1e-4, atol=1e-6)
+    places = grade_maps.shape[1] * grade_maps.shape[2]
+    np.testing.assert_allclose(np.maximum(grade_maps, 0) / places, cam, rtol=1e-4, atol=1e-6)
     bias = variables["params"]["head"]["bias"]
-    np.testing.assert_allclose(raw.grade_maps.mean(axis=(1, 2)) + bias, raw.grade_logits, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(grade_maps.mean(axis=(1, 2)) + bias, grade_logits, rtol=1e-4, atol=1e-5)
 
 
 def test_several_networks_answer_the_mean(folders, predictor):

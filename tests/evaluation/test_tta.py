@@ -8,11 +8,10 @@ from pldmlt_jax.config import InferenceConfig
 from pldmlt_jax.evaluation.tta import (
     TILE_STEP_PX,
     VIEWS,
-    Answer,
-    RawOutput,
+    BatchPrediction,
+    ForwardOutput,
     average_predictions,
     predict_views,
-    softmax,
     tile_starts,
     tile_weight,
 )
@@ -29,11 +28,11 @@ def test_each_view_has_its_way_back_and_none_stands_twice():
         assert len({applied.tobytes() for applied in seen}) == len(views)
 
 
-def crooked(images: np.ndarray, batch_size: int) -> RawOutput:
+def crooked(images: np.ndarray, batch_size: int) -> ForwardOutput:
     """A forward pass that treats no two places alike."""
     ramp = np.linspace(0.1, 1.0, images.shape[1] * images.shape[2]).reshape(1, *images.shape[1:3], 1)
     p = (images[..., :2] / 255.0 * ramp).astype(np.float32)
-    return RawOutput(p, p.mean(axis=(1, 2))[:, [0, 1, 0, 1, 0]] * np.arange(5), p[:, ::4, ::4][..., [0, 1, 0, 1, 0]])
+    return p, p.mean(axis=(1, 2))[:, [0, 1, 0, 1, 0]] * np.arange(5), p[:, ::4, ::4][..., [0, 1, 0, 1, 0]]
 
 
 @pytest.mark.parametrize(("tta", "turns"), [("dihedral", (0, 1, 2, 3)), ("flips", (0, 2))])
@@ -79,14 +78,8 @@ def test_windows_equal_the_whole_image_for_a_network_that_sees_no_further_than_t
     assert np.abs(corner.probabilities[:, -1] - whole.probabilities[:, 95, :96]).max() > 1e-3
 
 
-def test_temperature_divides_logits():
-    logits = np.array([[2.0, 0.0, -1.0]])
-    np.testing.assert_allclose(softmax(logits, 2.0), softmax(logits / 2.0))
-    np.testing.assert_allclose(softmax(logits)[0, 0], 1 / (1 + np.exp(-2) + np.exp(-3)))
-
-
-def test_mean_of_answers_is_of_probabilities_and_keeps_maps_of_one_resolution():
-    a, b = (Answer(np.full((1, 4, 4, 2), v), np.full((1, 5), v), np.full((1, 2, 2, 5), v)) for v in (0.2, 0.6))
+def test_mean_of_predictions_is_of_probabilities_and_keeps_maps_of_one_resolution():
+    a, b = (BatchPrediction(np.full((1, 4, 4, 2), v), np.full((1, 5), v), np.full((1, 2, 2, 5), v)) for v in (0.2, 0.6))
     coarse = b._replace(grade_maps=np.full((1, 1, 1, 5), 9.0))
     both = average_predictions([a, b])
     np.testing.assert_allclose([both.probabilities[0, 0, 0, 0], both.grade_maps[0, 0, 0, 0]], 0.4)

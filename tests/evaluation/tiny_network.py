@@ -7,10 +7,10 @@ import jax
 import numpy as np
 
 from pldmlt_jax.config import Config, DataConfig, EvaluationConfig, LossConfig, ModelConfig, to_dict
-from pldmlt_jax.evaluation.inference import WEIGHTS, TrainedNetwork, write_weights
+from pldmlt_jax.evaluation.inference import TrainedNetwork
 from pldmlt_jax.io.files import write_json
-from pldmlt_jax.method.setup import make_method
-from pldmlt_jax.method.state import init_method_state
+from pldmlt_jax.method.state import init_method_state, make_method
+from pldmlt_jax.models.weights.checkpoint_io import WEIGHTS, write_weights
 
 SIZE_PX = 64
 
@@ -38,13 +38,14 @@ def tiny_network(config: Config, folder: Path = Path("nowhere")) -> TrainedNetwo
         init_method_state(method),
     )
     positive = dataclasses.replace(state.network, batch_stats=jax.tree.map(abs, state.network.batch_stats))
-    return TrainedNetwork(config, method, dataclasses.replace(state, network=positive), 7, folder)
+    return TrainedNetwork(config, dataclasses.replace(state, network=positive), 7, folder)
 
 
 def write_tiny(folder: Path, config: Config) -> Path:
     """The folder of weights and config."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_weights(folder / WEIGHTS, tiny_network(config))
+    network = tiny_network(config)
+    write_weights(folder / WEIGHTS, network.arrays, network.step)
     write_json(folder / "config.json", to_dict(config))
     return folder
 

@@ -19,11 +19,11 @@ from PIL import Image
 from pldmlt_jax.cli.app import run
 from pldmlt_jax.config import InferenceConfig
 from pldmlt_jax.errors import ConfigError
-from pldmlt_jax.evaluation.inference import WEIGHTS, read_variables, write_weights
 from pldmlt_jax.evaluation.operating_points import OperatingPoint, OperatingPoints, write_points
-from pldmlt_jax.evaluation.predictor import load
 from pldmlt_jax.export.engines import make_forward, onnx_session
 from pldmlt_jax.export.onnx import cached_onnx, import_optional, largest_difference, write_onnx
+from pldmlt_jax.models.weights.checkpoint_io import WEIGHTS, read_variables, write_weights
+from pldmlt_jax.workflow.load_checkpoint import load
 
 RNG = np.random.default_rng(0)
 EXAMPLE = Path(__file__).parents[2] / "examples" / "onnx_predict.py"
@@ -63,7 +63,7 @@ def test_arrays_are_written_as_they_read_however_they_lie_in_memory(tmp_path):
     network = tiny_network(tiny_config())
     turned = jax.tree.map(lambda leaf: np.asfortranarray(leaf), network.state.network.params)
     state = dataclasses.replace(network.state, network=dataclasses.replace(network.state.network, params=turned))
-    write_weights(tmp_path / WEIGHTS, dataclasses.replace(network, state=state))
+    write_weights(tmp_path / WEIGHTS, dataclasses.replace(network, state=state).arrays, network.step)
     read = read_variables(tmp_path / WEIGHTS)["params"]
     jax.tree.map(np.testing.assert_array_equal, read, network.state.network.params)
 
@@ -114,7 +114,7 @@ def test_engines_answer_as_flax_does_and_the_file_is_written_once(tmp_path, caps
                 np.testing.assert_allclose(theirs, ours, atol=1e-5 * max(1.0, float(np.abs(ours).max())))
     assert capsys.readouterr().out.count("exporting the network once") == 1
     tiles = InferenceConfig(mode="tiles", tile_px=32)
-    assert make_forward("onnx", network, tiles)(images[:, :32, :32], 3).probabilities.shape == (3, 32, 32, 5)
+    assert make_forward("onnx", network, tiles)(images[:, :32, :32], 3)[0].shape == (3, 32, 32, 5)
     moved = dataclasses.replace(network, state=tiny_network(tiny_config("exclusive", seed=5)).state)
     assert cached_onnx(moved, 64) != cached_onnx(network, 64)  # other weights, another file
 

@@ -59,9 +59,10 @@ def finish(workdir: Path, cache: Path, *more: str, isolated: bool = False) -> fl
 
 
 COMPARED = (
-    "data.json", "folds.csv", "weights.json", "pseudo_labels.csv", "pseudo_labels.json", "log.jsonl", "metrics.json",
-    "per_image.csv", "per_graded_image.csv", "cams/*", "examples/*", "predictions/examples/*", "contact_sheet.*",
-    "graders/*/metrics.json", "graders/*/per_graded_image.csv", "graders/*/log.jsonl",
+    "data.json", "folds.csv", "weights.json", "parameters.txt", "pseudo_labels.csv", "pseudo_labels.json", "log.jsonl",
+    "metrics.json", "per_image.csv", "per_graded_image.csv", "cams/*", "examples/*", "predictions/examples/*",
+    "contact_sheet.*", "graders/*/metrics.json", "graders/*/per_graded_image.csv", "graders/*/log.jsonl",
+    "graders/*/parameters.txt",
 )  # fmt: skip
 
 

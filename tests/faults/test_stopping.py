@@ -9,7 +9,7 @@ import threading
 from faults.runs import ROOT
 
 from pldmlt_jax.cli.app import run
-from pldmlt_jax.io.signals import Interrupted, stopping_on_signals
+from pldmlt_jax.io.signals import Interrupted, stop_on_signals
 
 
 def test_signal_outside_of_training_stops_at_once_with_its_status(monkeypatch, tmp_path, capsys, no_signal):
@@ -26,8 +26,8 @@ def test_signal_outside_of_training_stops_at_once_with_its_status(monkeypatch, t
 
 TWICE = """
 import hashlib, os, signal, time
-from pldmlt_jax.io.signals import STOP, stopping_on_signals
-with stopping_on_signals(), STOP.postponing():
+from pldmlt_jax.io.signals import STOP, stop_on_signals
+with stop_on_signals(), STOP.deferred():
     os.kill(os.getpid(), signal.SIGINT)
     while not STOP.signum:
         time.sleep(0.01)
@@ -46,7 +46,7 @@ def test_in_another_thread_signals_are_left_alone():
     before, seen = signal.getsignal(signal.SIGINT), []
 
     def inside() -> None:
-        with stopping_on_signals():
+        with stop_on_signals():
             seen.append(signal.getsignal(signal.SIGINT))
 
     thread = threading.Thread(target=inside)

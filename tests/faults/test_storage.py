@@ -12,8 +12,10 @@ from faults.runs import ROOT, arguments
 
 from pldmlt_jax.cli import app
 from pldmlt_jax.errors import ConfigError
-from pldmlt_jax.io.files import PARTIAL, locked, write_json, write_rows, writing
-from pldmlt_jax.training.checkpoint import Checkpoints, damage
+from pldmlt_jax.io.files import PARTIAL, atomic_write, write_json, write_rows
+from pldmlt_jax.io.locks import locked
+from pldmlt_jax.training.checkpoint import Checkpoints
+from pldmlt_jax.training.manifest import find_damage
 
 NO_SPACE = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -30,7 +32,7 @@ def test_failed_write_leaves_what_was_there_and_nothing_else(tmp_path, monkeypat
     monkeypatch.setattr(*((os, call) if call == "fsync" else (Path, call)), fails)
     with pytest.raises(OSError, match="No space"):
         write_json(path, {"dice": 2.0})
-    with pytest.raises(OSError, match="No space"), writing(path, "wb") as file:
+    with pytest.raises(OSError, match="No space"), atomic_write(path, "wb") as file:
         file.write(b"half")
     assert {each.name: each.read_bytes() for each in tmp_path.iterdir()} == {"metrics.json": before}
 
@@ -38,7 +40,7 @@ def test_failed_write_leaves_what_was_there_and_nothing_else(tmp_path, monkeypat
 def test_interrupted_write_leaves_what_was_there(tmp_path):
     path = tmp_path / "rows.csv"
     write_rows(path, [{"a": 1}])
-    with pytest.raises(KeyboardInterrupt), writing(path) as file:
+    with pytest.raises(KeyboardInterrupt), atomic_write(path) as file:
         file.write("half")
         raise KeyboardInterrupt
     assert path.read_bytes() == b"a\r\n1\r\n"
@@ -83,7 +85,7 @@ def test_full_disk_is_told_and_the_last_good_checkpoint_stays(small_disk, monkey
         assert checkpoints.latest_step == kept[0]
         restored, _ = checkpoints.restore(kept[0], kept[1])
     np.testing.assert_array_equal(restored["kernel"], kept[1]["kernel"])
-    assert not damage(small_disk / "c" / str(kept[0]))
+    assert not find_damage(small_disk / "c" / str(kept[0]))
 
 
 def test_full_disk_ends_the_program_with_one_message(monkeypatch, tmp_path, capsys):
@@ -116,7 +118,7 @@ def test_read_only_file_system_is_refused_before_any_work(small_disk, capsys):
 HOLDS = """
 import sys
 from pathlib import Path
-from pldmlt_jax.io.files import locked
+from pldmlt_jax.io.locks import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pldmlt_jax.io.progress import PLAIN_INTERVAL_S, duration, progress
+from pldmlt_jax.io.progress import PLAIN_INTERVAL_S, format_duration, show_progress
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,7 +29,7 @@ def plain_lines(capsys) -> list[str]:
 
 
 def test_log_has_a_line_now_and_then_with_speed_and_time_left(clock, capsys):
-    with progress("train", 200, images=4) as task:
+    with show_progress("train", 200, images=4) as task:
         for done in range(1, 41):  # the first takes a minute, for it is compiled, each other one second
             clock[0] += 60 if done == 1 else 1
             task.update(done, f"loss {1 / done:.3f}")
@@ -40,7 +40,7 @@ def test_log_has_a_line_now_and_then_with_speed_and_time_left(clock, capsys):
 
 
 def test_what_an_earlier_session_did_is_not_this_ones_speed(clock, capsys):
-    with progress("train", 1000) as task:
+    with show_progress("train", 1000) as task:
         for done in range(901, 921):
             clock[0] += 2
             task.update(done)
@@ -48,7 +48,7 @@ def test_what_an_earlier_session_did_is_not_this_ones_speed(clock, capsys):
 
 
 def test_speed_is_of_the_last_seconds_and_time_left_of_all(clock, capsys):
-    with progress("train", 200) as task:
+    with show_progress("train", 200) as task:
         for done in range(1, 101):
             clock[0] += 1 if done <= 51 else 3
             task.update(done)
@@ -57,15 +57,15 @@ def test_speed_is_of_the_last_seconds_and_time_left_of_all(clock, capsys):
 
 
 def test_time_left_is_bounded_where_the_time_is(clock, capsys):
-    with progress("train", 200) as task:
+    with show_progress("train", 200) as task:
         for done in (1, 2, 3):
             clock[0] += 20
-            task.update(done, most_s=7.0)
+            task.update(done, limit_s=7.0)
     assert "train: 3/200 (60 s) 0.05 images/s, 7 s left" in plain_lines(capsys)
 
 
 def test_second_set_of_a_pool_begins_again(clock, capsys):
-    with progress("prepare a+b") as task:
+    with show_progress("prepare a+b") as task:
         for done in (1, 2, 3, 1, 2, 3):
             clock[0] += 20
             task(done, 3, f"IDRiD_{done:02d}")
@@ -73,7 +73,7 @@ def test_second_set_of_a_pool_begins_again(clock, capsys):
 
 
 def test_what_is_no_photograph_has_no_speed(clock, capsys):
-    with progress("export", 3, images=0) as task:
+    with show_progress("export", 3, images=0) as task:
         for name in ("folder", "onnx"):
             clock[0] += 20
             task.advance(name)
@@ -84,13 +84,13 @@ def test_what_is_no_photograph_has_no_speed(clock, capsys):
     ("seconds", "text"), [(0.4, "0 s"), (99, "99 s"), (100, "2 min"), (5990, "100 min"), (6000, "1.7 h")]
 )
 def test_durations(seconds, text):
-    assert duration(seconds) == text
+    assert format_duration(seconds) == text
 
 
 PROGRAM = """
 import time
-from pldmlt_jax.io.progress import progress
-with progress("train", 20, images=2) as task:
+from pldmlt_jax.io.progress import show_progress
+with show_progress("train", 20, images=2) as task:
     for i in range(1, 21):
         time.sleep(0.03)
         task.update(i, f"loss {1 / i:.3f}, [round] {i} " + "and so on " * 9)

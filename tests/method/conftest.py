@@ -1,4 +1,4 @@
-"""Double precision for the tests that ask for it."""
+"""Double precision for the tests that request it."""
 
 from collections.abc import Iterator
 

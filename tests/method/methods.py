@@ -22,7 +22,7 @@ def tiny_method(
     model: dict | None = None,
     dtype: str = "float64",
 ) -> Method:
-    """A five-block VGG and U-Net of a few channels; `model` has further fields of its config."""
+    """A VGG of five blocks and a U-Net, both of a few channels; `model` sets further fields of the config."""
     narrow = ModelConfig(
         encoder_filters=(4, 4, 6, 6, 8),
         encoder_convs=(1, 1, 1, 1, 1),
@@ -44,7 +44,7 @@ def tiny_method(
 
 
 def tiny_state(method: Method, *, moved: bool = True) -> MethodState:
-    """A float64 state; `moved` perturbs all parameters so that no gradient vanishes by the zero start."""
+    """A float64 state; `moved` perturbs all parameters, so that no gradient vanishes because they start at zero."""
     state = init_method_state(method)
     rng = np.random.default_rng(1)
 
@@ -58,7 +58,7 @@ def tiny_state(method: Method, *, moved: bool = True) -> MethodState:
 
 
 def tiny_batch(num: int = 2) -> Batch:
-    """Random images, lesions in a tenth of the pixels, grades 2 and 3."""
+    """Random images with lesions in a tenth of the pixels, of grades 2, 3, 4 and 1."""
     rng = np.random.default_rng(0)
     shape = (num, SIZE_PX, SIZE_PX)
     bits = np.where(rng.random(shape) < 0.1, 1 + 2 + 64, 1).astype(np.uint8)
@@ -74,8 +74,8 @@ def tiny_batch(num: int = 2) -> Batch:
     return jax.tree.map(jnp.asarray, batch)
 
 
-def graded_beside(batch: Batch, num: int = 3) -> Batch:
-    """The batch with truly graded images beside it: other images, without masks, in another number."""
+def with_graded_images(batch: Batch, num: int = 3) -> Batch:
+    """The batch with truly graded images added: other images, without masks, in another number."""
     other = tiny_batch(4)
     graded = Batch(
         image=255 - other.image[:num],

@@ -1,4 +1,4 @@
-"""Frozen stages of the multi-task network's encoder: no gradient there, the same elsewhere, nothing that moves them."""
+"""Frozen stages of the encoder: no gradient there, the same gradient elsewhere, and no step moves them."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from pldmlt_jax.config_checks import validate_config
 from pldmlt_jax.errors import UserError
 from pldmlt_jax.method.steps import meta_step, train_step
 from pldmlt_jax.models.build import build_network
-from tests.method.methods import graded_beside, tiny_batch, tiny_method, tiny_state
+from tests.method.methods import tiny_batch, tiny_method, tiny_state, with_graded_images
 
 FROZEN = 2
 STAGES = {
@@ -18,7 +18,7 @@ STAGES = {
     "resnet18": lambda name: 1 if name == "stem" else 1 + int(name[5]),
     "densenet121": lambda name: 1 if name == "stem" else 2 if name.startswith(("block1", "transition1_norm")) else 3,
 }
-"""Encoder -> name of one of its modules -> the stage that it belongs to, from 1."""
+"""Function from the name of a module to its stage, from 1, by encoder."""
 
 
 def same(given, expected):
@@ -26,7 +26,7 @@ def same(given, expected):
 
 
 def networks(encoder):
-    """The same network without and with frozen stages; VGG with normalisation, whose statistics are to be frozen, too."""
+    """The same network without and with frozen stages. VGG has normalisation, whose statistics must be frozen too."""
     fields = {
         "encoder": encoder,
         "encoder_filters": (4, 4, 6, 6, 8),
@@ -68,13 +68,13 @@ def test_frozen_stages_get_no_gradient_and_all_others_the_same(encoder):
 
 
 def test_no_step_moves_frozen_weights_nor_their_average(float64):
-    """Adam, the average and truly graded images beside; a decay that is no power of two would show in the last bit."""
+    """With Adam, moving average and truly graded images. A decay that is no power of two would show in the last bit."""
     optim = OptimConfig(learning_rate=0.01, ema_decay=0.97)
     loss = LossConfig(reduction="pixel_mean", graded_weight=0.5)
     method = tiny_method(optim=optim, loss=loss, model={"frozen_stages": FROZEN}, meta=MetaConfig(hidden=(16,)))
     start = state = tiny_state(method, moved=False)
     for _ in range(3):
-        state, _ = train_step(state, graded_beside(tiny_batch()), method=method)
+        state, _ = train_step(state, with_graded_images(tiny_batch()), method=method)
         state, metrics = meta_step(state, tiny_batch(), method=method)
         assert float(metrics["meta_grad_norm"]) > 0
     for trained in (state.network.params, state.network.ema):
@@ -86,8 +86,8 @@ def test_no_step_moves_frozen_weights_nor_their_average(float64):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"frozen_stages": 1}, "frozen at random"),
-        ({"frozen_stages": 1, "weights": "none"}, "frozen at random"),
+        ({"frozen_stages": 1}, "frozen at random values"),
+        ({"frozen_stages": 1, "weights": "none"}, "frozen at random values"),
         ({"frozen_stages": 6, "weights": "vgg16.pth"}, "5 at most"),
     ],
 )

@@ -160,8 +160,8 @@ def test_absent_lesions_have_no_slope_where_their_overlap_does_not_count(name):
 
 
 @pytest.mark.parametrize("name", losses.OVERLAP_LOSSES)
-def test_a_lesion_on_one_device_alone_is_not_absent(name):
-    """Losses of the parts are that of the whole batch, whose first image alone has microaneurysms."""
+def test_a_lesion_on_only_one_device_is_not_absent(name):
+    """The losses of the parts equal that of the whole batch, in which only the first image has microaneurysms."""
     batch = tiny_batch()
     batch = dataclasses.replace(batch, mask_bits=batch.mask_bits.at[1].set(batch.mask_bits[1] & MASK_BITS["valid"]))
     logits = jax.random.normal(jax.random.key(0), (*batch.mask_bits.shape, len(LESIONS)))
@@ -232,7 +232,7 @@ OPTIONS = {
 
 
 def pairwise(options):
-    """Few combinations that hold every pair of two options' values, greedily."""
+    """A few combinations that contain every pair of values of two options, chosen greedily."""
     rows = [dict(zip(options, values, strict=True)) for values in itertools.product(*options.values())]
 
     def pairs(row):
@@ -247,7 +247,7 @@ def pairwise(options):
 
 @pytest.mark.parametrize("row", pairwise(OPTIONS), ids=lambda row: "-".join(map(str, row.values())))
 def test_every_pair_of_options_gives_a_loss_that_descends_or_is_refused(row):
-    """A step against the slope lowers the loss; what validate_config() refuses is the one pair without sense."""
+    """A step against the gradient lowers the loss. Validation refuses the one pair that makes no sense."""
     channels = TARGET_CHANNELS[row["target"]]
     weights = tuple(float(1 + c) for c in range(channels)) if row["class_weights"] else ()
     config = LossConfig(**(row | {"class_weights": weights}))
@@ -273,7 +273,7 @@ def test_class_weights_of_another_number_or_of_no_lesion_are_refused(weights):
 @pytest.mark.parametrize(
     ("loss", "pseudo"), [({"grading": False}, "graders"), ({}, "given"), ({"graded_weight": 0.0}, "none")]
 )
-def test_self_training_wants_graded_photographs_that_are_learnt_from(loss, pseudo):
+def test_self_training_needs_graded_images_to_train_on(loss, pseudo):
     config = Config(loss=LossConfig(self_training=1.0, **loss), meta=MetaConfig(enabled=False))
     config.pseudo.source = pseudo
     with pytest.raises(UserError, match=r"self_training|pseudo\.source"):

@@ -1,6 +1,5 @@
-"""The approximations of the meta-gradient against the exact one, and the round that shares a gradient."""
+"""The exact meta-gradient against a closed form in forward mode, and its approximations against the exact one."""
 
-import dataclasses
 import functools
 
 import jax
@@ -9,15 +8,15 @@ import numpy as np
 import optax
 import pytest
 
-from pldmlt_jax.config import Config, LossConfig, MetaConfig, OptimConfig, TrainConfig
+from benchmarks import meta_gradients
+from pldmlt_jax.config import Config, LossConfig, MetaConfig, OptimConfig
 from pldmlt_jax.config_checks import validate_config
 from pldmlt_jax.errors import UserError
-from pldmlt_jax.method import meta_gradient
-from pldmlt_jax.method.meta_gradient import META_GRADIENTS, META_LOSSES_WITHOUT_DIRECT_PATH
-from pldmlt_jax.method.steps import meta_step, round_step, train_step
-from pldmlt_jax.method.virtual_step import META_LOSSES, meta_loss
-from pldmlt_jax.training.loop import algorithm_rounds
-from tests.method.methods import graded_beside, tiny_batch, tiny_method, tiny_state
+from pldmlt_jax.method.steps import meta_step, train_step
+from pldmlt_jax.method.virtual_step import META_GRADIENTS, META_LOSSES, META_LOSSES_WITHOUT_DIRECT_PATH, meta_loss
+from tests.method.methods import tiny_batch, tiny_method, tiny_state, with_graded_images
+
+GRADIENTS = META_GRADIENTS | meta_gradients.OTHER_META_GRADIENTS
 
 
 @functools.cache
@@ -29,7 +28,7 @@ def gradient(name: str, loss: str, epsilon: float = 1e-2, inner: str = "sgd"):
     if inner == "adam":  # whose state is made by steps
         for _ in range(2):
             state, _ = train_step(state, tiny_batch(), method=method)
-    return jax.jit(lambda s, b: META_GRADIENTS[name](s, b, method))(state, graded_beside(tiny_batch()))
+    return jax.jit(lambda s, b: GRADIENTS[name](s, b, method))(state, with_graded_images(tiny_batch()))
 
 
 def cosine(a, b) -> float:
@@ -46,7 +45,7 @@ def test_finite_difference_comes_near_the_exact_gradient(loss, float64, monkeypa
     (expected, _), exact = gradient("exact", loss)
     assert float(value) == pytest.approx(float(expected), rel=1e-12)
     assert 0 < difference(approximate, exact) < 1e-2
-    monkeypatch.setattr(meta_gradient, "STEP_NORM", 1e-5)
+    monkeypatch.setattr(meta_gradients, "STEP_NORM", 1e-5)
     assert difference(gradient.__wrapped__("finite_difference", loss)[1], exact) < 1e-5
 
 
@@ -86,36 +85,14 @@ def test_none_leaves_the_label_network_and_still_logs(float64):
     assert float(metrics["meta_loss"]) == pytest.approx(float(expected))
 
 
-@pytest.mark.parametrize("loss", ["paper", "anchored", "maxl"])
-def test_a_round_on_one_batch_is_both_steps_from_the_same_theta(loss, float64):
-    method = tiny_method(meta=MetaConfig(loss=loss, inner_learning_rate=0.1, learning_rate=0.1, hidden=(16,)))
-    state, batch = tiny_state(method), tiny_batch()
-    both, metrics = round_step(state, batch, method=method)
-    trained, of_theta = train_step(state, batch, method=method)
-    updated, of_label = meta_step(state, batch, method=method)
-    expected = dataclasses.replace(updated, network=trained.network)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-13), both, expected)
-    assert metrics.keys() == of_theta.keys() | of_label.keys()
-
-
-def test_a_round_on_one_batch_is_one_phase():
-    rounds = algorithm_rounds(TrainConfig(same_batch=True, theta_units=3, label_units=3), 5, label_update=True)
-    assert (rounds.phases, rounds.theta_steps) == ((("both", 15),), 15 * rounds.max_rounds)
-
-
 @pytest.mark.parametrize(
     "config",
     [
-        Config(meta=MetaConfig(gradient="first_order", loss="anchored")),
         Config(meta=MetaConfig(gradient="backwards")),
-        Config(train=TrainConfig(same_batch=True), meta=MetaConfig(enabled=False)),
-        Config(train=TrainConfig(same_batch=True), meta=MetaConfig(gradient="first_order", loss="maxl")),
-        Config(train=TrainConfig(same_batch=True), loss=LossConfig(graded_weight=1.0)),
-        Config(train=TrainConfig(same_batch=True, label_units=2)),
         Config(loss=LossConfig(beta=0.0)),
         *(Config(meta=MetaConfig(loss=loss, inner_learning_rate=0.0)) for loss in META_LOSSES_WITHOUT_DIRECT_PATH),
     ],
 )
-def test_what_makes_no_sense_is_refused(config):
-    with pytest.raises(UserError, match=r"meta\.gradient|train\.same_batch|loss\.beta|meta\.inner_learning_rate"):
+def test_contradictory_fields_are_refused(config):
+    with pytest.raises(UserError, match=r"meta\.gradient|loss\.beta|meta\.inner_learning_rate"):
         validate_config(config)

@@ -1,4 +1,4 @@
-"""Numbers at their limits: losses that stay finite, and steps that see where a loss or a gradient is not."""
+"""Losses stay finite at the limits of numbers, and steps detect a loss or gradient that is not finite."""
 
 import dataclasses
 
@@ -72,7 +72,7 @@ def test_both_steps_are_finite_on_images_without_lesion_of_one_class_and_all_bla
 
 
 def with_infinity(state: MethodState) -> MethodState:
-    """A parameter of theta that makes the loss no number."""
+    """A state with an infinite parameter of theta, which makes the loss NaN."""
     params = jax.tree.map(lambda leaf: leaf, state.network.params)
     leaves, tree = jax.tree.flatten(params)
     leaves[0] = jnp.full_like(leaves[0], jnp.inf)
@@ -80,7 +80,7 @@ def with_infinity(state: MethodState) -> MethodState:
 
 
 @pytest.mark.parametrize("step", [train_step, meta_step])
-def test_a_step_that_is_not_finite_changes_nothing_but_the_count_of_steps(step):
+def test_a_step_that_is_not_finite_changes_only_the_count_of_steps(step):
     method, batch = method_of(), float32(tiny_batch())
     state = init_method_state(method)
     broken = with_infinity(state)

@@ -1,4 +1,4 @@
-"""The method learns: four drawn photographs, by heart, within a hundred steps of Algorithm 1."""
+"""The method trains: it memorises four synthetic images within a hundred steps of Algorithm 1."""
 
 import jax
 import numpy as np
@@ -13,13 +13,13 @@ from pldmlt_jax.types import MASK_BITS, Batch
 GRADES = np.array([0, 2, 3, 4], np.int32)
 
 
-def four_photographs() -> Batch:
-    """Cut out of the middle of the photographs, so that the lesions are large."""
+def make_four_images() -> Batch:
+    """Centres of synthetic images, so that the lesions are large."""
     cut = np.s_[64:128, 96:160]
     drawn = [draw_fundus((i,), int(grade), 192) for i, grade in enumerate(GRADES)]
-    lesion = np.stack([np.any([mask[cut] for mask in photograph.masks.values()], axis=0) for photograph in drawn])
+    lesion = np.stack([np.any([mask[cut] for mask in image.masks.values()], axis=0) for image in drawn])
     return Batch(
-        image=np.stack([photograph.image[cut] for photograph in drawn]),
+        image=np.stack([image.image[cut] for image in drawn]),
         mask_bits=(MASK_BITS["valid"] + MASK_BITS["fused"] * lesion).astype(np.uint8),
         grade=GRADES,
         admissible=np.ones((4, 5), bool),
@@ -28,7 +28,7 @@ def four_photographs() -> Batch:
     )
 
 
-def test_four_photographs_are_learnt_by_heart_with_the_label_update_running():
+def test_four_images_are_memorised_with_the_label_update():
     model = ModelConfig(
         encoder_filters=(8, 12, 16, 24, 32),
         encoder_convs=(1, 1, 1, 1, 1),
@@ -48,7 +48,7 @@ def test_four_photographs_are_learnt_by_heart_with_the_label_update_running():
         total_steps=100,
         seed=0,
     )
-    batch = jax.tree.map(jax.numpy.asarray, four_photographs())
+    batch = jax.tree.map(jax.numpy.asarray, make_four_images())
     state = init_method_state(method)
     for step in range(100):
         state, _ = train_step(state, batch, method=method)

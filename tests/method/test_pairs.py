@@ -1,4 +1,4 @@
-"""Every encoder with every decoder takes a step of each kind: the paper says that its method suits most networks."""
+"""Every encoder with every decoder takes both kinds of step: the paper says that the method suits most networks."""
 
 import os
 from functools import partial
@@ -44,7 +44,7 @@ USUAL = {
     ("resnext50_32x4d", "fpn"),
     ("resnext101_32x8d", "unet"),
 }
-"""Run always; each block at its least depth, some are the same network and compiled once."""
+"""Pairs that always run, at the least depth of each block. Some are the same network and compile once."""
 PAIRS = [(e, d) for e in ENCODERS for d in DECODERS if d not in STRIDE_16_DECODERS or e in DILATABLE_ENCODERS]
 
 
@@ -77,7 +77,7 @@ def random_state(method: Method, dtype: Any = jnp.float32) -> MethodState:
 
 @partial(jax.jit, static_argnames="method")
 def both_steps(state: MethodState, batch: Batch, *, method: Method) -> tuple:
-    """A train and a meta step from one state, as one program: they share the gradient, and it compiles once."""
+    """A train step and a meta step from one state as one program, which compiles once and shares the gradient."""
     return train_step(state, batch, method=method), meta_step(state, batch, method=method)
 
 
@@ -102,7 +102,7 @@ def test_a_train_step_and_a_meta_step(encoder: str, decoder: str) -> None:
 
 
 def test_the_meta_gradient_through_norms_of_the_encoder_and_dilated_kernels_is_the_slope_of_the_meta_loss(float64) -> None:
-    """By a central difference along the gradient: batch statistics are part of the function that is differentiated."""
+    """Compared with a central difference along the gradient. Batch statistics are part of the differentiated function."""
     method = tiny_pair("resnet18", "deeplabv3plus", "float64")
     state, batch = random_state(method, jnp.float64), tiny_batch()
     value = jax.jit(lambda params: meta_loss(params, state, batch, method=method)[0])

@@ -1,4 +1,4 @@
-"""The ensemble, the evidence and the refinement, case by case."""
+"""The choice of the graders, the admissible grades and the refinement, case by case."""
 
 import numpy as np
 import pytest
@@ -29,11 +29,11 @@ CONFIG = PseudoLabelConfig()
         ((-1, -1, -1, -1, -1), [0, 1, 2, 3, 4]),
     ],
 )
-def test_evidence_follows_the_papers_rule(evidence, grades):
+def test_admissible_grades_follow_the_papers_rule(evidence, grades):
     assert np.flatnonzero(admissible_grades(np.array(evidence))).tolist() == grades
 
 
-def test_black_masks_do_not_make_a_photograph_healthy_that_was_chosen_for_its_lesions():
+def test_black_masks_do_not_admit_grade_0_in_a_set_of_diseased_eyes():
     assert np.flatnonzero(admissible_grades(np.zeros(5, int), least_grade=1)).tolist() == [1, 2, 3, 4]
     assert np.flatnonzero(admissible_grades(np.array([2, 0, 0, 0, 0]), least_grade=1)).tolist() == [1]
 

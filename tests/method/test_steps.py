@@ -1,4 +1,4 @@
-"""Contracts of the steps: Algorithm 1's order, jit equals eager, one compilation, gradients' balance, Grad-CAM."""
+"""The steps against closed forms, compilation, the gradient balance, microbatches and Grad-CAM."""
 
 import dataclasses
 
@@ -11,12 +11,12 @@ from pldmlt_jax.config import GraderConfig, LossConfig, MetaConfig, OptimConfig
 from pldmlt_jax.method import losses
 from pldmlt_jax.method.diagnostics import gradient_balance
 from pldmlt_jax.method.gradcam import grad_cam, grade_maps, head_jacobian
-from pldmlt_jax.method.steps import eval_step, meta_step, round_step, train_step
+from pldmlt_jax.method.steps import eval_step, meta_step, train_step
 from pldmlt_jax.method.virtual_step import apply_network, soft_labels
 from pldmlt_jax.models.build import build_grader
 from pldmlt_jax.models.grade_heads import GRADE_HEADS
 from pldmlt_jax.types import NUM_GRADES
-from tests.method.methods import graded_beside, tiny_batch, tiny_method, tiny_state
+from tests.method.methods import tiny_batch, tiny_method, tiny_state, with_graded_images
 
 
 def test_train_step_is_one_gradient_step_with_the_labels_held_constant(float64):
@@ -38,10 +38,10 @@ def test_train_step_is_one_gradient_step_with_the_labels_held_constant(float64):
 
 
 def test_joint_training_adds_the_weighted_loss_on_truly_graded_images(float64):
-    """And leaves the running statistics to the pixel-labelled images."""
+    """The running statistics remain those of the pixel-labelled images."""
     plain = tiny_method(loss=LossConfig(reduction="pixel_mean"))
     joint = tiny_method(loss=LossConfig(reduction="pixel_mean", graded_weight=0.7))
-    state, batch = tiny_state(plain), graded_beside(tiny_batch())
+    state, batch = tiny_state(plain), with_graded_images(tiny_batch())
 
     def loss(params):
         output, _ = apply_network(params, state.network.batch_stats, batch.graded, joint)
@@ -61,10 +61,10 @@ def test_joint_training_adds_the_weighted_loss_on_truly_graded_images(float64):
 
 @pytest.mark.parametrize("target", ["fused", "lesions"])
 def test_self_training_adds_the_loss_against_the_networks_own_masks(float64, target):
-    """The masks come from the network as deployed and receive no gradient; `valid` pixels of graded images count."""
+    """The masks come from the network as deployed and have no gradient. Only `valid` pixels of graded images count."""
     plain = tiny_method(loss=LossConfig(target=target, segmentation="dice_ce"))
     both = tiny_method(loss=LossConfig(target=target, segmentation="dice_ce", self_training=0.3))
-    state, batch = tiny_state(plain), graded_beside(tiny_batch())
+    state, batch = tiny_state(plain), with_graded_images(tiny_batch())
     deployed = {"params": state.network.params, "batch_stats": state.network.batch_stats}
     answer = plain.network.apply(deployed, batch.graded.image, False).segmentation_logits
     masks = (answer > 0).astype(float) if target == "lesions" else jnp.eye(2)[jnp.argmax(answer, axis=-1)]
@@ -82,8 +82,8 @@ def test_self_training_adds_the_loss_against_the_networks_own_masks(float64, tar
     assert float(metrics["self_training_loss"]) == pytest.approx(float(value))
 
 
-def test_a_row_of_weight_zero_changes_nothing_but_the_norms(float64):
-    """Grading gradients come through the encoder, which has no normalisation: exact there."""
+def test_a_masked_row_does_not_change_the_losses(float64):
+    """Exactly so in evaluation, where normalisation uses running statistics."""
     method = tiny_method(loss=LossConfig(reduction="pixel_mean"))
     state, batch = tiny_state(method), tiny_batch(2)
     padded = jax.tree.map(lambda a: jnp.concatenate([a, a[:1]]), batch)
@@ -158,10 +158,10 @@ def test_grad_cam_equals_one_grade_at_a_time():
 
 @pytest.mark.parametrize(
     ("step", "segmentation", "microbatches"),
-    [(train_step, "focal", 4), (train_step, "dice_ce", 2), (meta_step, "focal", 2), (round_step, "dice_ce", 2)],
+    [(train_step, "focal", 4), (train_step, "dice_ce", 2), (meta_step, "focal", 2), (meta_step, "dice_ce", 2)],
 )
 def test_microbatches_equal_the_whole_batch_where_no_norm_looks_at_it(step, segmentation, microbatches, float64):
-    """Dice too, which is no sum over images; an image of weight 0 and a field of view that is smaller than the image."""
+    """Also for Dice, which is no sum over images, with a masked image and a field of view smaller than the image."""
     whole = tiny_method(
         model={"decoder_norm": "group"},
         meta=MetaConfig(loss="maxl", inner_learning_rate=0.1, learning_rate=0.1, hidden=(16,)),
@@ -189,8 +189,8 @@ def test_rematerialisation_changes_nothing(step, rematerialisation, float64):
 
 
 @pytest.mark.parametrize("grade_head", sorted(GRADE_HEADS))
-def test_grade_maps_follow_the_slopes_of_the_logits(grade_head, float64):
-    """Central differences of the head's own answer, along every channel of the pooled feature."""
+def test_grade_maps_follow_the_jacobian_of_the_logits(grade_head, float64):
+    """Compared with central differences of the head's logits along every channel of the pooled feature."""
     rng = np.random.default_rng(0)
     outputs = GRADE_HEADS[grade_head].outputs
     head = {"kernel": jnp.asarray(rng.normal(size=(6, outputs))), "bias": jnp.asarray(rng.normal(size=outputs))}

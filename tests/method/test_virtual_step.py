@@ -21,14 +21,14 @@ from pldmlt_jax.method.virtual_step import (
     virtual_params,
 )
 from pldmlt_jax.types import NUM_GRADES
-from tests.method.methods import graded_beside, tiny_batch, tiny_method, tiny_state
+from tests.method.methods import tiny_batch, tiny_method, tiny_state, with_graded_images
 
 pytestmark = pytest.mark.usefixtures("float64")
 
 network_of = jax.jit(apply_network, static_argnums=3)
 theta_star_of = jax.jit(virtual_params, static_argnames="method")
 meta_loss_of = jax.jit(meta_loss, static_argnames="method")
-"""Compiled: layer by layer they take ten times as long."""
+"""Compiled, because they take ten times as long layer by layer."""
 
 
 @partial(jax.jit, static_argnames=("method", "detach"))
@@ -38,7 +38,7 @@ def meta_gradient(state, batch, *, method, detach=""):
 
 @partial(jax.jit, static_argnames="method")
 def closed_form_indirect(state, batch, *, method):
-    """d J(theta*(labels)) / d theta_1 through theta* alone.
+    """d J(theta*(labels)) / d theta_1 through theta* only.
 
     dJ/dlabels_bc = -eps beta d/dt [l_c(f_{theta + t v}(x_b))] at t = 0, with v = grad_theta* J and
     l_c = -alpha (1 - p_c)^gamma log p_c / B: one forward-mode pass, then the pull-back through the label network.
@@ -79,7 +79,7 @@ def relative_error(tree, expected) -> float:
 def test_path_through_theta_star_equals_closed_form(name, epsilon, reduction):
     meta = MetaConfig(loss=name, inner_learning_rate=epsilon, hidden=(16,), entropy_weight=0.0)
     method = tiny_method(meta=meta, loss=LossConfig(reduction=reduction))
-    state, batch = tiny_state(method), graded_beside(tiny_batch())
+    state, batch = tiny_state(method), with_graded_images(tiny_batch())
     indirect = meta_gradient(state, batch, method=method, detach="direct")
     expected = closed_form_indirect(state, batch, method=method)
     assert float(optax.tree.norm(expected)) > 0
@@ -101,9 +101,9 @@ def test_direct_path_of_paper_equals_softmax_formula():
     assert relative_error(direct, pull(slope_z)[0]) < 1e-9
 
 
-def test_true_grades_act_through_theta_star_alone_and_on_the_graded_images():
+def test_true_grades_act_only_through_theta_star_and_on_the_graded_images():
     method = tiny_method(meta=MetaConfig(loss="trusted", inner_learning_rate=1e-1, hidden=(16,)))
-    state, batch = tiny_state(method), graded_beside(tiny_batch())
+    state, batch = tiny_state(method), with_graded_images(tiny_batch())
     assert float(optax.tree.norm(meta_gradient(state, batch, method=method, detach="indirect"))) == 0.0
     other = dataclasses.replace(batch, graded=dataclasses.replace(batch.graded, grade=batch.graded.grade * 0))
     assert relative_error(*(meta_gradient(state, b, method=method) for b in (other, batch))) > 0.1
@@ -124,7 +124,7 @@ def test_paths_add_up_to_the_whole(name):
 @pytest.mark.parametrize("name", ["indirect", "anchored", "trusted"])
 def test_inner_step_zero_leaves_no_meta_gradient(name):
     method = tiny_method(meta=MetaConfig(loss=name, inner_learning_rate=0.0, hidden=(16,)))
-    state, batch = tiny_state(method), graded_beside(tiny_batch())
+    state, batch = tiny_state(method), with_graded_images(tiny_batch())
     grads = meta_gradient(state, batch, method=method)
     assert float(optax.tree.norm(grads)) == 0.0
 
@@ -143,10 +143,10 @@ def test_virtual_params_equal_a_plain_gradient_step():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-14), actual, expected)
 
 
-def test_adam_look_ahead_goes_on_from_the_networks_own_state():
-    """With the network's rate as inner rate, theta* is what the next train step makes.
+def test_adam_look_ahead_starts_from_the_networks_own_state():
+    """With the network's learning rate as inner rate, theta* equals theta after the next train step.
 
-    Up to eps_root, which holds back the parameters whose gradients nearly vanish; a fresh Adam state differs by 100 %.
+    They differ by eps_root, which slows parameters whose gradients nearly vanish. A fresh Adam state would differ by 100 %.
     """
     optim = OptimConfig(optimizer="adam", learning_rate=1e-2, decoder_factor=3.0)
     meta = MetaConfig(inner_optimizer="adam", inner_learning_rate=1e-2, hidden=(16,))
@@ -167,7 +167,7 @@ def test_adam_look_ahead_goes_on_from_the_networks_own_state():
 
 @partial(jax.jit, static_argnames="method")
 def slope_of_labels(labels, state, batch, *, method):
-    """dJ/dlabels through theta* alone, and the gradient of the L_C that these labels make at theta."""
+    """dJ/dlabels through theta* only, and the gradient of the L_C that these labels make at theta."""
 
     def outer(inner_labels):
         theta_star = virtual_params(state.network, inner_labels, batch, method=method)
@@ -185,7 +185,7 @@ def slope_of_labels(labels, state, batch, *, method):
 def test_more_of_its_own_target_lowers_the_loss_of_a_batch(name):
     """To first order in epsilon dJ/dlabels . labels = -eps beta |grad L_C|^2, where the labels are J's own target.
 
-    So `anchored` holds on to the labels that it is given, right or wrong, and `indirect` to those that there are.
+    So `anchored` keeps the given labels, right or wrong, and `indirect` keeps the present ones.
     """
     epsilon = 1e-7
     method = tiny_method(meta=MetaConfig(loss=name, inner_learning_rate=epsilon, hidden=(16,)))
@@ -213,7 +213,7 @@ def test_entropy_of_maxl_pulls_the_mean_label_towards_all_grades_alike():
     np.testing.assert_allclose(jax.grad(value)(labels), jnp.tile(expected, (2, 1)), rtol=1e-12)
 
 
-def test_meta_step_changes_the_label_network_alone():
+def test_meta_step_changes_only_the_label_network():
     method = tiny_method(meta=MetaConfig(loss="anchored", inner_learning_rate=0.1, learning_rate=0.1, hidden=(16,)))
     state, batch = tiny_state(method), tiny_batch()
     new, _ = meta_step(state, batch, method=method)
@@ -234,7 +234,7 @@ def test_meta_step_lowers_the_meta_loss():
 
 
 @pytest.mark.parametrize("name", ["paper", "indirect", "maxl"])
-def test_classes_are_interchangeable_but_for_the_start(name):
+def test_classes_are_interchangeable_except_for_the_start(name):
     """Permuting the outputs of head and label network together changes none of these meta losses; `anchored` changes."""
 
     def value(loss_name, order):

@@ -129,7 +129,7 @@ def test_a_grader_gives_the_same_logits(library: str, name: str, suffix: str, tm
             assert_close(statistics[key], value)
 
 
-def test_kerass_vgg16_gives_the_same_features(tmp_path: Path) -> None:
+def test_vgg16_of_keras_gives_the_same_features(tmp_path: Path) -> None:
     keras_oracle = pytest.importorskip("keras_oracle", reason="needs requirements-oracle.txt")
     model = keras_oracle.full_size("VGG16")
     keras_oracle.save_weights(model, tmp_path / "vgg16.h5")

@@ -128,7 +128,7 @@ def test_the_ordinal_heads_probabilities_by_hand():
     assert np.isfinite(np.asarray(saturated)).all()
 
 
-def test_the_regression_head_answers_the_nearest_grade():
+def test_the_regression_head_predicts_the_nearest_grade():
     numbers = jnp.array([[-2.0], [-0.6], [0.4], [1.6], [9.0]])  # from the middle grade on
     assert jnp.argmax(GRADE_HEADS["regression"].to_logits(numbers), axis=-1).tolist() == [0, 1, 2, 4, 4]
 

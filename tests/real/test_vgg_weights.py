@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from pldmlt_jax.models.encoders.vgg import VGG
-from pldmlt_jax.models.layers import normalise
+from pldmlt_jax.models.input_normalisation import normalise
 from pldmlt_jax.models.weights.load import load_weights
 
 PHOTOGRAPH = "IDRiD/A. Segmentation/1. Original Images/a. Training Set/IDRiD_01.jpg"

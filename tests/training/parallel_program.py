@@ -17,14 +17,14 @@ import jax
 import numpy as np
 
 from pldmlt_jax.config import GraderConfig, LossConfig, MetaConfig, ParallelConfig
-from pldmlt_jax.method.diagnostics import round_diagnostics
+from pldmlt_jax.method.diagnostics import gradient_balance, meta_gradient_paths
 from pldmlt_jax.method.grader import Grader, grader_eval, grader_step, init_grader
-from pldmlt_jax.method.state import TrainState
-from pldmlt_jax.method.steps import eval_step, meta_step, round_step, train_step
+from pldmlt_jax.method.state import Method, MethodState, TrainState
+from pldmlt_jax.method.steps import StepMetrics, eval_step, meta_step, train_step
 from pldmlt_jax.models.classifier import Classifier
 from pldmlt_jax.models.encoders.vgg import VGG
 from pldmlt_jax.training.checkpoint import Checkpoints
-from pldmlt_jax.training.parallel import Devices, training_devices
+from pldmlt_jax.training.parallel import Devices, select_training_devices
 from pldmlt_jax.types import Batch
 from tests.method.methods import tiny_method, tiny_state
 
@@ -48,20 +48,33 @@ def make_batch(seed: int) -> Batch:
     )
 
 
-def make_method(segmentation: str, meta_loss: str, gradient: str, **fields):
+def make_method(segmentation: str, meta_loss: str, **fields) -> Method:
     """Batch normalisation in encoder and decoder; `fields` of Method and of its model."""
     model = NET | {"rematerialisation": fields.pop("rematerialisation", "none")}
     method = tiny_method(
         model=model,
         loss=LossConfig(segmentation=segmentation, reduction="pixel_mean"),
-        meta=MetaConfig(loss=meta_loss, gradient=gradient, inner_learning_rate=0.1, learning_rate=0.1, hidden=(8,)),
+        meta=MetaConfig(loss=meta_loss, inner_learning_rate=0.1, learning_rate=0.1, hidden=(8,)),
     )
     return dataclasses.replace(method, **fields)
 
 
+@functools.partial(jax.jit, static_argnames="method")
+def both_steps(state: MethodState, batch: Batch, *, method: Method) -> tuple[MethodState, StepMetrics]:
+    """(A), then (B), on one batch."""
+    state, metrics = train_step(state, batch, method=method)
+    state, label_metrics = meta_step(state, batch, method=method)
+    return state, metrics | label_metrics
+
+
+@functools.partial(jax.jit, static_argnames="method")
+def both_diagnostics(state: MethodState, batch: Batch, *, method: Method) -> StepMetrics:
+    return gradient_balance(state, batch, method=method) | meta_gradient_paths(state, batch, method=method)
+
+
 @functools.cache
 def devices(mode: str, count: int, *, shard: bool = False) -> Devices:
-    return training_devices(ParallelConfig(mode, count, shard_params=shard), NUM, "train.batch_size")
+    return select_training_devices(ParallelConfig(mode, count, shard_params=shard), NUM, "train.batch_size")
 
 
 def difference(actual: Any, expected: Any) -> float:
@@ -80,7 +93,7 @@ def difference(actual: Any, expected: Any) -> float:
 def on(where: Devices, step, state, batch, *, updates: bool, **static):
     """A step on some devices, with the axis that a pmap needs."""
     static = {name: dataclasses.replace(value, axis_name=where.axis_name) for name, value in static.items()}
-    make = where.training_step if updates else where.evaluation
+    make = where.make_training_step if updates else where.make_evaluation
     return make(step, **static)(where.put_state(state), where.put_batch(batch))
 
 
@@ -101,18 +114,18 @@ class Case(NamedTuple):
 
 def cases() -> Iterator[Case]:
     whole, parts = (
-        make_method("dice_ce", "maxl", "exact"),
-        make_method("focal", "paper", "forward", microbatches=2, rematerialisation="blocks"),
+        make_method("dice_ce", "maxl"),
+        make_method("focal", "paper", microbatches=2, rematerialisation="blocks"),
     )
     state = tiny_state(whole)
-    for step in (round_step, eval_step):
+    for step in (both_steps, eval_step):
         for where in (devices("mesh", 8), devices("pmap", 8)):
-            yield Case("dice_ce maxl ", step, step is round_step, ("method", whole), state, where)
-    yield Case("dice_ce maxl ", round_step, True, ("method", whole), state, devices("mesh", 2, shard=True))
+            yield Case("dice_ce maxl ", step, step is both_steps, ("method", whole), state, where)
+    yield Case("dice_ce maxl ", both_steps, True, ("method", whole), state, devices("mesh", 2, shard=True))
     for step in (train_step, meta_step):
         for where in (devices("mesh", 2), devices("pmap", 2)):
             yield Case("focal paper in microbatches ", step, True, ("method", parts), state, where)
-    yield Case("focal paper in microbatches ", round_diagnostics, False, ("method", parts), state, devices("pmap", 2))
+    yield Case("focal paper in microbatches ", both_diagnostics, False, ("method", parts), state, devices("pmap", 2))
     grader, grader_state = make_grader()
     for where in (devices("mesh", 2), devices("pmap", 8)):
         yield Case("", grader_step, True, ("grader", grader), grader_state, where)
@@ -153,12 +166,12 @@ def compare_all(batch: Batch) -> dict[str, float]:
 
 def go_on_elsewhere(batch: Batch) -> dict[str, float]:
     """A round on 2 devices, a checkpoint, and another on 1, 2 and 8; the state is donated while it is still being saved."""
-    method = make_method("dice_ce", "maxl", "exact")
+    method = make_method("dice_ce", "maxl")
     state = tiny_state(method)
-    after_one, _ = round_step(state, batch, method=method)
-    after_two, _ = round_step(after_one, batch, method=method)
+    after_one, _ = both_steps(state, batch, method=method)
+    after_two, _ = both_steps(after_one, batch, method=method)
     two, eight = devices("mesh", 2, shard=True), devices("mesh", 8)
-    program = two.training_step(round_step, method=method)
+    program = two.make_training_step(both_steps, method=method)
     placed = two.put_state(state)
     before = jax.tree.map(np.array, placed)
     saved, _ = program(placed, two.put_batch(batch))
@@ -171,9 +184,9 @@ def go_on_elsewhere(batch: Batch) -> dict[str, float]:
         with Checkpoints(Path(directory)) as checkpoints:
             alone, _ = checkpoints.restore(1, jax.eval_shape(lambda: state))
             found["restored on 1 device"] = difference(alone, after_one)
-            found["went on with 1 device"] = difference(round_step(alone, batch, method=method)[0], after_two)
+            found["went on with 1 device"] = difference(both_steps(alone, batch, method=method)[0], after_two)
             spread, _ = checkpoints.restore(1, eight.put_state(state))
-            again = eight.training_step(round_step, method=method)(spread, eight.put_batch(batch))
+            again = eight.make_training_step(both_steps, method=method)(spread, eight.put_batch(batch))
             found["went on with 8 devices"] = difference(again[0], after_two)
     return found
 
@@ -188,13 +201,13 @@ def compilations_of_another_run(batch: Batch) -> dict[str, float]:
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     for mode in ("mesh", "pmap"):
-        method = dataclasses.replace(make_method("dice_ce", "maxl", "exact"), axis_name=devices(mode, 8).axis_name)
-        where = training_devices(ParallelConfig(mode, 8), NUM, "train.batch_size")
+        method = dataclasses.replace(make_method("dice_ce", "maxl"), axis_name=devices(mode, 8).axis_name)
+        where = select_training_devices(ParallelConfig(mode, 8), NUM, "train.batch_size")
         state, placed = where.put_state(tiny_state(method)), where.put_batch(batch)
         before = count
         for _ in range(2):
-            state, _ = where.training_step(round_step, method=method)(state, placed)
-            where.evaluation(eval_step, method=method)(state, placed)
+            state, _ = where.make_training_step(both_steps, method=method)(state, placed)
+            where.make_evaluation(eval_step, method=method)(state, placed)
         if count != before:
             return {"compilations of another run": float(count - before)}
     return {"compilations of another run": 0.0, "compilations were not counted": float(not count)}

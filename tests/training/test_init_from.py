@@ -8,11 +8,10 @@ import pytest
 from evaluation.tiny_network import tiny_config, tiny_network, write_tiny
 
 from pldmlt_jax.errors import CheckpointError
-from pldmlt_jax.evaluation.inference import WEIGHTS
-from pldmlt_jax.method.setup import make_method
-from pldmlt_jax.method.state import init_method_state
+from pldmlt_jax.method.state import init_method_state, make_method
+from pldmlt_jax.models.weights.checkpoint_io import WEIGHTS
 from pldmlt_jax.training.checkpoint import Checkpoints
-from pldmlt_jax.training.init_from import read_network, transplant
+from pldmlt_jax.training.init_from import read_best_network, transfer_weights
 from pldmlt_jax.workflow.stages.train import list_initial_files, read_initial_network
 from tests.method.methods import tiny_method
 
@@ -39,7 +38,7 @@ def equal(a, b) -> bool:
 
 def test_all_of_the_same_architecture_is_taken(trained: tuple[Path, dict]) -> None:
     directory, variables = trained
-    result = transplant(fresh(), read_network(directory), "all")
+    result = transfer_weights(fresh(), read_best_network(directory), "all")
     assert equal(result.variables, variables)
     assert result.kept == ()
     assert result.num_taken == len(jax.tree.leaves(variables))
@@ -57,7 +56,7 @@ def test_an_exported_folder_is_a_start_like_a_folder_of_checkpoints(tmp_path: Pa
     config.train.init_from = str(tmp_path)
     assert list_initial_files(config) == [tmp_path / WEIGHTS]
     own = init_method_state(make_method(tiny_config(seed=1), total_steps=1)).network
-    result = transplant({"params": own.params, "batch_stats": own.batch_stats}, variables, "all")
+    result = transfer_weights({"params": own.params, "batch_stats": own.batch_stats}, variables, "all")
     assert result.kept == () and equal(result.variables["params"], network.state.network.params)
     (tmp_path / WEIGHTS).write_bytes(b"no weights")
     with pytest.raises(CheckpointError, match="export"):
@@ -67,7 +66,7 @@ def test_an_exported_folder_is_a_start_like_a_folder_of_checkpoints(tmp_path: Pa
 def test_the_encoder_alone(trained: tuple[Path, dict]) -> None:
     directory, variables = trained
     own = fresh()
-    result = transplant(own, read_network(directory), "encoder")
+    result = transfer_weights(own, read_best_network(directory), "encoder")
     assert equal(result.variables["params"]["encoder"], variables["params"]["encoder"])
     for part in ("decoder", "head", "output"):
         assert equal(result.variables["params"][part], own["params"][part])
@@ -78,7 +77,7 @@ def test_differing_heads_and_widths_are_left_whole_and_named(trained: tuple[Path
     """A module of another width keeps its bias too, and its running statistics."""
     directory, variables = trained
     own = fresh(model={"grade_head": "ordinal", "decoder_filters": (8, 6, 4, 4, 3)})
-    result = transplant(own, read_network(directory), "all")
+    result = transfer_weights(own, read_best_network(directory), "all")
     kept = {"head", "output", *(f"decoder/stage5_{i}/{part}" for i in (1, 2) for part in ("conv", "norm"))}
     assert set(result.kept) == kept
     assert equal(result.variables["params"]["head"], own["params"]["head"])

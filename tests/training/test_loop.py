@@ -13,22 +13,23 @@ from training.event_file import written
 
 from pldmlt_jax.config import TrainConfig
 from pldmlt_jax.errors import CheckpointError
-from pldmlt_jax.io.progress import Task
+from pldmlt_jax.io.progress import ProgressTask
 from pldmlt_jax.io.signals import STOP, Interrupted
 from pldmlt_jax.training.checkpoint import Checkpoints
 from pldmlt_jax.training.log import RunLog, read_log
-from pldmlt_jax.training.loop import Rounds, Stopping, Validated, algorithm_rounds, fit
+from pldmlt_jax.training.loop import ValidationResult, fit
+from pldmlt_jax.training.rounds import LoopOptions, RoundPlan, plan_rounds
 
 
 def test_rounds_of_algorithm_1():
     config = TrainConfig(unit="epoch", theta_units=2, label_units=1, max_rounds=3)
-    rounds = algorithm_rounds(config, 5, label_update=True)
-    assert [phase for phase, _ in rounds.steps()] == ["theta"] * 10 + ["label"] * 5
+    rounds = plan_rounds(config, 5, label_update=True)
+    assert [rounds.phase_at(i)[0] for i in range(rounds.steps_per_round)] == ["theta"] * 10 + ["label"] * 5
     assert rounds.total_steps == 45
-    assert algorithm_rounds(config, 5, label_update=False).steps_per_round == 10
+    assert plan_rounds(config, 5, label_update=False).steps_per_round == 10
 
 
-def run(directory: Path, rounds: Rounds, scores: list[float], patience: int = 100, stop_after: int = 0, **when: Any):
+def run(directory: Path, rounds: RoundPlan, scores: list[float], patience: int = 100, stop_after: int = 0, **when: Any):
     """A state that sums what the stream gives; the score of round r is scores[r - 1]; a signal comes after some steps."""
     seen: list[int] = []
 
@@ -45,7 +46,7 @@ def run(directory: Path, rounds: Rounds, scores: list[float], patience: int = 10
 
     def validate(state):
         round_ = int(state["count"]) // rounds.steps_per_round
-        return Validated(
+        return ValidationResult(
             scores[round_ - 1], {"val/score": scores[round_ - 1]}, {"eye": np.full((4, 6, 3), round_, np.uint8)}
         )
 
@@ -54,15 +55,15 @@ def run(directory: Path, rounds: Rounds, scores: list[float], patience: int = 10
         progress = fit(
             start,
             rounds=rounds,
-            stopping=Stopping(patience_rounds=patience, log_every_steps=1, **when),
+            options=LoopOptions(patience_rounds=patience, log_every_steps=1, **when),
             steps={"a": step, "b": step},
             diagnostics={},
             batches=batches,
             validate=validate,
             checkpoints=checkpoints,
             make_log=lambda at: RunLog(directory, at, text="    seed = 0"),
-            names=lambda batch: [str(batch)],
-            task=Task("test", None, rounds.total_steps),
+            image_names=lambda batch: [str(batch)],
+            task=ProgressTask("test", None, rounds.total_steps),
         )
     with Checkpoints(directory / "checkpoints") as checkpoints:
         assert checkpoints.latest_step is not None
@@ -74,9 +75,9 @@ def run(directory: Path, rounds: Rounds, scores: list[float], patience: int = 10
 def test_stopped_and_resumed_equals_uninterrupted(tmp_path):
     phases = (("a", 3), ("b", 1))
     scores = [0.1, 0.5, 0.3, 0.2]
-    whole = run(tmp_path / "whole", Rounds(phases, 4), scores)
-    run(tmp_path / "parts", Rounds(phases, 2), scores)
-    resumed = run(tmp_path / "parts", Rounds(phases, 4), scores)
+    whole = run(tmp_path / "whole", RoundPlan(phases, 4), scores)
+    run(tmp_path / "parts", RoundPlan(phases, 2), scores)
+    resumed = run(tmp_path / "parts", RoundPlan(phases, 4), scores)
     assert float(resumed[0]["sum"]) == float(whole[0]["sum"])
     assert resumed[3][0] == 8  # the stream goes on where it stopped
     assert resumed[2] == whole[2] == 8  # the best checkpoint is that of round 2
@@ -103,7 +104,7 @@ EVERY_SECOND, ALL_THE_TIME = {"eval_every_rounds": 2}, {"save_every_minutes": 1e
 )
 def test_stopped_at_any_step_equals_uninterrupted(tmp_path, no_signal, stop_after, when):
     """State, order of the data, log, early stopping and best checkpoint; stopped twice, so many steps apart."""
-    rounds, scores = Rounds((("a", 3), ("b", 1)), 9), [0.1, 0.2, 0.5, 0.5, 0.3, 0.2, 0.1, 0.0, 0.0]
+    rounds, scores = RoundPlan((("a", 3), ("b", 1)), 9), [0.1, 0.2, 0.5, 0.5, 0.3, 0.2, 0.1, 0.0, 0.0]
     whole = run(tmp_path / "whole", rounds, scores, patience=3, **when)
     for _ in range(2):
         STOP.signum = 0
@@ -120,9 +121,9 @@ def test_stopped_at_any_step_equals_uninterrupted(tmp_path, no_signal, stop_afte
 
 
 def test_fewer_rounds_than_were_trained_are_refused(tmp_path):
-    run(tmp_path, Rounds((("a", 1),), 3), [0.1, 0.2, 0.3])
+    run(tmp_path, RoundPlan((("a", 1),), 3), [0.1, 0.2, 0.3])
     with pytest.raises(CheckpointError, match="trained for 3 rounds"):
-        run(tmp_path, Rounds((("a", 1),), 2), [0.1, 0.2, 0.3])
+        run(tmp_path, RoundPlan((("a", 1),), 2), [0.1, 0.2, 0.3])
 
 
 class Unread:
@@ -137,7 +138,7 @@ class Unread:
 def test_shown_losses_are_the_logged_ones_and_no_other_is_waited_for(tmp_path):
     notes: list[str] = []
 
-    class Watched(Task):
+    class Watched(ProgressTask):
         def update(self, done: int, note: str = "", **_: Any) -> None:
             notes.append(note)
 
@@ -149,15 +150,15 @@ def test_shown_losses_are_the_logged_ones_and_no_other_is_waited_for(tmp_path):
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         fit(
             {"x": jnp.zeros(())},
-            rounds=Rounds((("a", 3), ("b", 1)), 2),
-            stopping=Stopping(patience_rounds=9, log_every_steps=3),
+            rounds=RoundPlan((("a", 3), ("b", 1)), 2),
+            options=LoopOptions(patience_rounds=9, log_every_steps=3),
             steps={"a": step, "b": step},
             diagnostics={},
             batches=lambda step: iter(range(step, 8)),
-            validate=lambda state: Validated(0.5, {}),
+            validate=lambda state: ValidationResult(0.5, {}),
             checkpoints=checkpoints,
             make_log=lambda at: RunLog(tmp_path, at),
-            names=lambda batch: [str(batch)],
+            image_names=lambda batch: [str(batch)],
             task=Watched("test", None, 8),
         )
     first, second = "loss 0.25, round 1", "loss 4.25, meta loss 0.5, round 2, best score 0.5000"
@@ -165,7 +166,7 @@ def test_shown_losses_are_the_logged_ones_and_no_other_is_waited_for(tmp_path):
 
 
 def test_patience_ends_training(tmp_path):
-    _, progress, best, _ = run(tmp_path, Rounds((("a", 1),), 9), [0.1, 0.5, 0.3, 0.2, 0.1, 0, 0, 0, 0], patience=3)
+    _, progress, best, _ = run(tmp_path, RoundPlan((("a", 1),), 9), [0.1, 0.5, 0.3, 0.2, 0.1, 0, 0, 0, 0], patience=3)
     assert (progress.round, progress.best_round, best) == (5, 2, 2)
 
 
@@ -189,7 +190,7 @@ def test_no_checkpoint_is_a_clear_error(tmp_path):
 
 
 def test_score_that_is_no_number_ends_training_and_keeps_the_best_checkpoint(tmp_path):
-    rounds = Rounds((("a", 2), ("b", 1)), max_rounds=4)
+    rounds = RoundPlan((("a", 2), ("b", 1)), max_rounds=4)
     with pytest.raises(FloatingPointError, match="step 9"):
         run(tmp_path, rounds, [0.1, 0.3, float("nan"), 0.2])
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:

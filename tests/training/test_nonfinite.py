@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pldmlt_jax.io.progress import Task
+from pldmlt_jax.io.progress import ProgressTask
 from pldmlt_jax.training.checkpoint import Checkpoints
 from pldmlt_jax.training.log import RunLog, read_log
-from pldmlt_jax.training.loop import Rounds, Stopping, Validated, fit
-from pldmlt_jax.training.nonfinite import FOLDER, MOST_IN_A_ROW
+from pldmlt_jax.training.loop import ValidationResult, fit
+from pldmlt_jax.training.nonfinite import MAX_SKIPPED_IN_A_ROW, NONFINITE_FOLDER
+from pldmlt_jax.training.rounds import LoopOptions, RoundPlan
 
 
 def run(directory: Path, bad: set[int], *, skip: bool = False, log_every: int = 1, rounds: int = 3) -> Any:
@@ -28,20 +29,20 @@ def run(directory: Path, bad: set[int], *, skip: bool = False, log_every: int = 
         loss = jnp.float32(0.5 if fine else jnp.nan)
         return new, {"loss": loss, "grad_norm": jnp.float32(1.0), "finite": jnp.isfinite(loss)}
 
-    plan = Rounds((("theta", 5),), rounds)
+    plan = RoundPlan((("theta", 5),), rounds)
     with Checkpoints(directory / "checkpoints") as checkpoints:
         return fit(
             {"sum": jnp.zeros(())},
             rounds=plan,
-            stopping=Stopping(100, log_every_steps=log_every, on_nonfinite="skip" if skip else "stop"),
+            options=LoopOptions(100, log_every_steps=log_every, on_nonfinite="skip" if skip else "stop"),
             steps={"theta": step},
             diagnostics={},
             batches=batches,
-            validate=lambda state: Validated(0.0, {}),
-            names=lambda batch: [f"image {batch['number']}"],
+            validate=lambda state: ValidationResult(0.0, {}),
+            image_names=lambda batch: [f"image {batch['number']}"],
             checkpoints=checkpoints,
             make_log=lambda at: RunLog(directory, at),
-            task=Task("test", None, plan.total_steps),
+            task=ProgressTask("test", None, plan.total_steps),
         )
 
 
@@ -52,7 +53,7 @@ def test_it_stops_with_step_images_and_the_state_from_before(tmp_path, bad, log_
         FloatingPointError, match=rf"step {bad} \(theta\): loss not finite on the images image {bad}\."
     ) as error:
         run(tmp_path, {bad}, log_every=log_every)
-    folder = tmp_path / FOLDER / str(bad)
+    folder = tmp_path / NONFINITE_FOLDER / str(bad)
     assert str(folder) in str(error.value)
     facts = json.loads((folder / "step.json").read_text())
     assert facts["step"] == bad and facts["images"] == [f"image {bad}"] and facts["figures"]["loss"] is None
@@ -79,5 +80,7 @@ def test_skipped_steps_are_counted_and_leave_no_trace_in_the_state(tmp_path):
 
 
 def test_too_many_in_a_row_stop_it_even_so(tmp_path):
-    with pytest.raises(FloatingPointError, match=f"step {3 + MOST_IN_A_ROW} .*as in the {MOST_IN_A_ROW - 1} steps before"):
+    with pytest.raises(
+        FloatingPointError, match=f"step {3 + MAX_SKIPPED_IN_A_ROW} .*as in the {MAX_SKIPPED_IN_A_ROW - 1} steps before"
+    ):
         run(tmp_path, set(range(4, 100)), skip=True, rounds=20)

@@ -14,22 +14,22 @@ import pytest
 from pldmlt_jax.config import Config, ParallelConfig
 from pldmlt_jax.config_checks import validate_config
 from pldmlt_jax.errors import ConfigError, UserError
-from pldmlt_jax.io.processes import all_gather, merged, own_share, summed
-from pldmlt_jax.training.parallel import Devices, own_devices, training_devices
+from pldmlt_jax.io.processes import all_gather, merge_rows, sum_over_processes, take_own_share
+from pldmlt_jax.training.parallel import Devices, select_local_devices, select_training_devices
 
 ROOT = Path(__file__).parents[2]
 
 CASES = (
-    "dice_ce maxl round_step, mesh of 8",
-    "dice_ce maxl round_step, pmap of 8",
+    "dice_ce maxl both_steps, mesh of 8",
+    "dice_ce maxl both_steps, pmap of 8",
     "dice_ce maxl eval_step, mesh of 8",
     "dice_ce maxl eval_step, pmap of 8",
-    "dice_ce maxl round_step, mesh of 2, parameters in parts",
+    "dice_ce maxl both_steps, mesh of 2, parameters in parts",
     "focal paper in microbatches train_step, mesh of 2",
     "focal paper in microbatches train_step, pmap of 2",
     "focal paper in microbatches meta_step, mesh of 2",
     "focal paper in microbatches meta_step, pmap of 2",
-    "focal paper in microbatches round_diagnostics, pmap of 2",
+    "focal paper in microbatches both_diagnostics, pmap of 2",
     "grader_step, mesh of 2",
     "grader_step, pmap of 8",
     "grader_eval, pmap of 2",
@@ -67,7 +67,7 @@ def test_every_comparison_is_looked_at(differences):
 
 
 def only_device(mode: str = "mesh") -> Devices:
-    return own_devices(ParallelConfig(mode, 1))
+    return select_local_devices(ParallelConfig(mode, 1))
 
 
 @pytest.mark.parametrize("mode", ["mesh", "pmap"])
@@ -79,28 +79,28 @@ def test_step_uses_up_its_own_copy_of_the_state_only(mode):
         return {**state, "sum": state["sum"] + batch.sum()}, {"value": batch.mean()}
 
     devices = only_device(mode)
-    program, placed = devices.training_step(step), devices.put_state(state)
+    program, placed = devices.make_training_step(step), devices.put_state(state)
     after, metrics = program(placed, devices.put_batch(batch))
     assert placed["sum"].is_deleted() and not state["sum"].is_deleted()
     np.testing.assert_array_equal(after["sum"], state["sum"] + 12.0)
     np.testing.assert_array_equal(after["twice"], state["twice"])
     assert float(metrics["value"]) == 1.0
-    assert devices.training_step(step) is program
+    assert devices.make_training_step(step) is program
 
 
 @pytest.mark.parametrize("mode", ["mesh", "pmap"])
 def test_evaluation_gives_rows_in_order_and_scalars(mode):
     devices, rows = only_device(mode), np.arange(12.0, dtype=np.float32).reshape(4, 3)
-    doubled, total = devices.evaluation(lambda state, batch: (2 * batch, batch.sum()))({}, devices.put_batch(rows))
+    doubled, total = devices.make_evaluation(lambda state, batch: (2 * batch, batch.sum()))({}, devices.put_batch(rows))
     np.testing.assert_array_equal(doubled, 2 * rows)
     assert isinstance(doubled, np.ndarray) and float(total) == rows.sum()
 
 
 def test_more_devices_than_there_are_is_told():
     with pytest.raises(ConfigError, match=r"parallel.num_devices: 64"):
-        training_devices(ParallelConfig(num_devices=64), 64, "train.batch_size")
+        select_training_devices(ParallelConfig(num_devices=64), 64, "train.batch_size")
     with pytest.raises(ConfigError, match=r"parallel.num_devices: 64"):
-        own_devices(ParallelConfig(num_devices=64))
+        select_local_devices(ParallelConfig(num_devices=64))
 
 
 def test_batch_is_filled_up_for_devices_that_do_not_divide_it():
@@ -108,7 +108,7 @@ def test_batch_is_filled_up_for_devices_that_do_not_divide_it():
         size, local_devices = 8, range(4)  # two processes of four devices
 
     devices = Devices(Mesh())  # type: ignore[arg-type]
-    assert [devices.own_batch_size(n) for n in (1, 8, 9, 16)] == [4, 4, 8, 8]
+    assert [devices.batch_size_per_process(n) for n in (1, 8, 9, 16)] == [4, 4, 8, 8]
     assert devices.num_processes == 2
 
 
@@ -129,9 +129,9 @@ def test_largest_axis_that_divides_is_split():
 def test_one_process_has_all():
     counts = {"px": np.int64(2**40), "sums": np.ones(3)}
     assert all_gather(counts)[0] is counts and len(all_gather(counts)) == 1
-    jax.tree.map(np.testing.assert_array_equal, summed(counts), counts)
-    assert merged({3: "b", 1: "a"}) == ["a", "b"]
-    assert list(own_share(range(5))) == [0, 1, 2, 3, 4]
+    jax.tree.map(np.testing.assert_array_equal, sum_over_processes(counts), counts)
+    assert merge_rows({3: "b", 1: "a"}) == ["a", "b"]
+    assert list(take_own_share(range(5))) == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ def test_mtunet_is_a_segmentation_network_trained_on_with_graded_images(tmp_path
     ]  # fmt: skip
     capsys.readouterr()
     assert run(both) == 0
-    assert "left at their start, for they differ: head\n" in capsys.readouterr().out
+    assert "kept at their initial values, since they differ: head\n" in capsys.readouterr().out
     record = json.loads((tmp_path / "both" / "weights.json").read_text())
     assert record["init_from"] == str(tmp_path / "lesions")
     assert record["kept_at_start"] == ["head"]

@@ -25,10 +25,10 @@ SMALL = (
     "--config.data.size_px=32", "--config.train.max_rounds=1",
     "--config.model.encoder_filters=(4,8)", "--config.model.encoder_convs=(1,1)",
     "--config.model.decoder_filters=(8,4)", "--config.optim.optimizer=sgd", "--config.optim.schedule=constant",
-    "--config.meta.optimizer=sgd", "--config.train.same_batch=True", "--config.train.theta_units=3",
-    "--config.train.label_units=3", "--config.evaluation.batch_size=3",
+    "--config.meta.optimizer=sgd", "--config.train.theta_units=3", "--config.train.label_units=3",
+    "--config.evaluation.batch_size=3",
 )  # fmt: skip
-"""A step of both kinds under SGD, for Adam hides gradients of a wrong size; three images at a time do not divide by two."""
+"""Both kinds of step under SGD, because Adam hides gradients of a wrong size. Three images do not divide by two."""
 
 OVERRIDDEN = tuple(flag.split("=")[0] + "=" for flag in SMALL)
 FLAGS = [*(flag for flag in TINY if not flag.startswith(OVERRIDDEN)), *SMALL]

@@ -18,7 +18,7 @@ from pldmlt_jax.data.datasets.matching import (
 )
 from pldmlt_jax.data.datasets.records import Listing, RawRecord
 from pldmlt_jax.errors import DataError, UserError
-from pldmlt_jax.io.files import WINDOWS, read_text, visible
+from pldmlt_jax.io.files import WINDOWS_ENCODING, read_text, sort_visible_paths
 from pldmlt_jax.types import LESIONS
 
 LAYOUT = """the layout of DDR (https://github.com/nkicsl/DDR-dataset):
@@ -101,7 +101,7 @@ def list_segmentation(root: Path) -> Listing:
             errors += wrong
             if not wrong:
                 records[split].append(RawRecord(image.stem, image, masks, least_grade=LEAST_GRADE, mask_rule="two_levels"))
-        found = [path for lesion in LESIONS for path in visible((labels / lesion).glob("*.tif"))]
+        found = [path for lesion in LESIONS for path in sort_visible_paths((labels / lesion).glob("*.tif"))]
         errors += find_masks_without_image(((path, path.stem) for path in found), images)
     return Listing(records, tuple(errors))
 
@@ -153,7 +153,7 @@ def read_grade_list(path: Path) -> tuple[dict[str, int | None], list[UserError]]
         raise DataError(path, "no such file", LAYOUT, "get the list with its images")
     grades: dict[str, int | None] = {}
     errors: list[UserError] = []
-    for number, line in enumerate(read_text(path, otherwise=WINDOWS).splitlines(), start=1):
+    for number, line in enumerate(read_text(path, fallback_encoding=WINDOWS_ENCODING).splitlines(), start=1):
         if not line.strip():
             continue
         where = f"{path}, line {number}"

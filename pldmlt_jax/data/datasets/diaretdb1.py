@@ -10,7 +10,7 @@ from pldmlt_jax.config import DataConfig
 from pldmlt_jax.data.datasets.base import FundusBuilder, FundusConfig
 from pldmlt_jax.data.datasets.records import Listing, RawRecord
 from pldmlt_jax.errors import DataError, UserError
-from pldmlt_jax.io.files import WINDOWS, read_text
+from pldmlt_jax.io.files import WINDOWS_ENCODING, read_text
 
 LAYOUT = """the layout of DiaRetDB1 v2.1 (https://www.it.lut.fi/project/imageret/diaretdb1_v2_1/):
     DiaRetDB1/ddb1_v02_01_{train,test}.txt
@@ -71,7 +71,7 @@ def list_photographs(root: Path) -> Listing:
                 raise DataError(base / f"{name}.txt", "no such file", LAYOUT, "get the whole release")
             continue
         records[split] = []
-        for number, line in enumerate(read_text(table, otherwise=WINDOWS).splitlines(), start=1):
+        for number, line in enumerate(read_text(table, fallback_encoding=WINDOWS_ENCODING).splitlines(), start=1):
             if not line.strip():
                 continue
             where, parts = f"{table}, line {number}", line.split()

@@ -12,7 +12,7 @@ from pldmlt_jax.data.datasets.matching import GRADES, add_grade, no_images
 from pldmlt_jax.data.datasets.records import Listing, RawRecord
 from pldmlt_jax.data.preprocessing.geometry import IMAGE_SUFFIXES, PHOTOGRAPH_SUFFIXES
 from pldmlt_jax.errors import DataError, UserError
-from pldmlt_jax.io.files import read_cells, visible
+from pldmlt_jax.io.files import read_cells, sort_visible_paths
 from pldmlt_jax.types import UNKNOWN_GRADE
 
 LAYOUT = """a folder of your own photographs:
@@ -148,7 +148,7 @@ def read_folder(root: Path) -> Folder:
     """
     base = root / "images" if (root / "images").is_dir() else root
     recursive = base != root
-    found = visible(base.rglob("*") if recursive else base.glob("*")) if root.is_dir() else []
+    found = sort_visible_paths(base.rglob("*") if recursive else base.glob("*")) if root.is_dir() else []
     paths = [path for path in found if path.suffix.lower() in PHOTOGRAPH_SUFFIXES and path.is_file()]
     if not recursive:  # masks may then be in the same folder
         names = {_image_name(path) for path in paths}
@@ -190,9 +190,9 @@ def _match_lesion(text: str) -> str | None:
 
 def _find_masks(root: Path, images: dict[str, Path], errors: list[UserError], *, beside: bool) -> dict[str, dict[str, Path]]:
     base = root / "masks"
-    found = visible(base.rglob("*")) if base.is_dir() else []
+    found = sort_visible_paths(base.rglob("*")) if base.is_dir() else []
     if beside:
-        found += visible(
+        found += sort_visible_paths(
             path for path in root.glob("*") if (parts := _split_mask_name(_image_name(path))) and parts[0] in images
         )
     masks: dict[str, dict[str, Path]] = defaultdict(dict)
@@ -223,7 +223,7 @@ def _find_masks(root: Path, images: dict[str, Path], errors: list[UserError], *,
 
 
 def _read_grades(root: Path, images: dict[str, Path], errors: list[UserError]) -> dict[str, int]:
-    tables = [root / "grades.csv"] if (root / "grades.csv").is_file() else visible(root.glob("*.csv"))
+    tables = [root / "grades.csv"] if (root / "grades.csv").is_file() else sort_visible_paths(root.glob("*.csv"))
     if not tables:
         return {}
     if len(tables) > 1:

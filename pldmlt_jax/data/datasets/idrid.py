@@ -18,7 +18,7 @@ from pldmlt_jax.data.datasets.matching import (
 )
 from pldmlt_jax.data.datasets.records import Listing, RawRecord
 from pldmlt_jax.errors import DataError, UserError, raise_all
-from pldmlt_jax.io.files import read_rows, visible
+from pldmlt_jax.io.files import read_rows, sort_visible_paths
 from pldmlt_jax.types import UNKNOWN_GRADE
 
 LAYOUT = """the official layout of IDRiD (https://ieee-dataport.org/open-access/indian-diabetic-retinopathy-image-dataset-idrid):
@@ -102,7 +102,7 @@ def list_segmentation(root: Path) -> Listing:
             found = [
                 (path, path.stem.removesuffix(f"_{lesion}"))
                 for lesion, lesion_folder in LESION_FOLDERS.items()
-                for path in visible((masks / lesion_folder).glob(f"*_{lesion}.tif"))
+                for path in sort_visible_paths((masks / lesion_folder).glob(f"*_{lesion}.tif"))
             ]
             errors += find_masks_without_image(found, images)
             records[split] = [_segmentation_record(image, masks, given_grades, true_grades) for image in images]

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from pldmlt_jax.errors import DataError, UserError
-from pldmlt_jax.io.files import visible
+from pldmlt_jax.io.files import sort_visible_paths
 from pldmlt_jax.types import NUM_GRADES
 
 GRADES = tuple(map(str, range(NUM_GRADES)))
@@ -13,7 +13,7 @@ GRADES = tuple(map(str, range(NUM_GRADES)))
 
 def list_jpegs(folder: Path) -> list[Path]:
     """Lists the JPEG files of a folder by name; none where the folder does not exist."""
-    return visible(folder.glob("*.jpg")) if folder.is_dir() else []
+    return sort_visible_paths(folder.glob("*.jpg")) if folder.is_dir() else []
 
 
 def no_images(field: str, root: Path, folder: Path, layout: str, action: str) -> DataError:

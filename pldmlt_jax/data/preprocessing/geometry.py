@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, UInt8
 from pldmlt_jax.config import DataConfig
 from pldmlt_jax.data.preprocessing.image_headers import MAX_PIXELS, TooLargeError, declared_size
 from pldmlt_jax.errors import DataError
-from pldmlt_jax.io.files import read_bounded, writing
+from pldmlt_jax.io.files import atomic_write, read_bounded
 from pldmlt_jax.types import Geometry
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".jp2", ".avif")
@@ -90,7 +90,7 @@ def write_image(path: Path, pixels: np.ndarray, options: Sequence[int] = ()) -> 
         pixels: Grey [h, w] or BGR [h, w, 3].
         options: OpenCV's encoding flags and values.
     """
-    with writing(path, "wb") as file:
+    with atomic_write(path, "wb") as file:
         file.write(encode_image(pixels, path.suffix, options))
 
 

@@ -31,7 +31,8 @@ from pldmlt_jax.data.datasets.records import Listing
 from pldmlt_jax.data.preprocessing.geometry import encode_image
 from pldmlt_jax.data.synthetic.fundus import draw_disc, draw_vessels, new_canvas, render_photograph
 from pldmlt_jax.data.synthetic.lesions import DrawnSigns, draw_signs, grade_from_signs
-from pldmlt_jax.io.files import locked, naming, partial_path, remove_leftovers, sync_folder, sync_tree
+from pldmlt_jax.io.files import name_file_in_errors, partial_path, remove_leftovers, sync_folder, sync_tree
+from pldmlt_jax.io.locks import locked
 from pldmlt_jax.types import LESIONS, NUM_GRADES
 
 DRAWING_VERSION = 4
@@ -223,7 +224,7 @@ def _draw_one(job: _Job, height_px: int) -> None:
     if fundus.grade != job.grade:
         raise AssertionError(f"{job.image.name}: drew grade {fundus.grade} for {job.grade}")
     bgr = cv2.cvtColor(fundus.image, cv2.COLOR_RGB2BGR)
-    with naming(job.image):
+    with name_file_in_errors(job.image):
         job.image.write_bytes(encode_image(bgr, job.image.suffix, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]))
     if job.masks is None:
         return
@@ -236,5 +237,5 @@ def _draw_one(job: _Job, height_px: int) -> None:
 
 def _write_mask(path: Path, mask: Bool[np.ndarray, "h w"]) -> None:
     coloured = np.where(mask[..., None], np.array(MASK_COLOUR_BGR, np.uint8), np.uint8(0))
-    with naming(path):
+    with name_file_in_errors(path):
         path.write_bytes(encode_image(coloured, path.suffix))

@@ -1,6 +1,6 @@
 """The DeepLabv3+ decoder (Chen et al. 2018) of segmentation_models.pytorch: output stride 16, separable convolutions.
 
-The library drops half of the pyramid's features while training; here none are dropped, for the virtual step needs the same
+The library applies dropout to the pyramid during training. There is none here, because the virtual step needs the same
 function twice.
 """
 
@@ -16,13 +16,16 @@ from pldmlt_jax.models.layers import rematerialise
 
 
 class DeepLabV3Plus(Decoder):
-    """Dilated convolutions of several rates on the last feature, enlarged and joined with the feature at stride 4.
+    """Convolutions of several dilations on the last feature, upsampled and joined with the feature at stride 4.
 
     Attributes:
-        filters: Channels throughout; the feature at stride 4 is reduced to 3/16 of them.
+        filters: Channels throughout. The feature at stride 4 is reduced to 3/16 of them.
         rates: Dilations, in pixels of the last feature.
-        norm: A key of DECODER_NORMS.
-        rematerialisation: Of the pyramid and of what follows it, a key of `REMATERIALISATIONS`.
+        norm: A key of `DECODER_NORMS`.
+        norm_momentum: Decay of the running statistics.
+        norm_epsilon: Added to the variance.
+        rematerialisation: A key of `REMATERIALISATIONS`, applied to the pyramid and to the layers after it.
+        dtype: Of the activations. Parameters are float32.
     """
 
     filters: int = 256
@@ -38,7 +41,13 @@ class DeepLabV3Plus(Decoder):
 
     @nn.compact
     def __call__(self, features: Sequence[Float[Array, "b ..."]], train: bool) -> Float[Array, "b h w f"]:
-        """Decodes the last feature, at stride 16, and the one at stride 4, the fourth from the end, to stride 4."""
+        """Decodes features to stride 4.
+
+        Args:
+            features: The encoder's, finest first. The last, at stride 16, and the fourth from the end, at stride 4, are
+                used.
+            train: Whether batch normalisation uses the statistics of the batch and updates the running ones.
+        """
 
         def layer(name: str, x: Array, filters: int = self.filters, **form: Any) -> Array:
             norm = (self.norm, self.norm_momentum, self.norm_epsilon, self.dtype)
@@ -54,9 +63,9 @@ class DeepLabV3Plus(Decoder):
             x = layer("aspp_project", jnp.concatenate(branches, axis=-1), kernel_size=1)
             return layer("aspp", x, form="separable")
 
-        def joined(mdl: nn.Module, x: Array, fine: Array) -> Array:
+        def join(mdl: nn.Module, x: Array, fine: Array) -> Array:
             fine = layer("fine", fine, filters=3 * self.filters // 16, kernel_size=1)
             return layer("join", jnp.concatenate([upsample_bilinear(x, 4), fine], axis=-1), form="separable")
 
         x = rematerialise(pyramid, self.rematerialisation)(self, features[-1])
-        return rematerialise(joined, self.rematerialisation)(self, x, features[-4])
+        return rematerialise(join, self.rematerialisation)(self, x, features[-4])

@@ -1,8 +1,8 @@
 """The semantic FPN decoder (Kirillov et al. 2019) of segmentation_models.pytorch.
 
-It has group normalisation and adds the pyramid's levels up, as the paper does; the Keras library has batch normalisation and
-concatenates them. The PyTorch library drops features while training, the Keras one by default does not, nor does this: the
-virtual step needs the same function twice.
+It uses group normalisation and sums the levels of the pyramid, as in the paper. The Keras library uses batch normalisation
+and concatenates them. The PyTorch library applies dropout during training. There is none here, because the virtual step
+needs the same function twice.
 """
 
 from collections.abc import Sequence
@@ -16,15 +16,17 @@ from pldmlt_jax.models.decoders.layers import ConvNormReLU, Decoder, upsample_bi
 from pldmlt_jax.models.layers import rematerialise
 
 GROUPS = 32
-"""Of group normalisation."""
+"""Groups of group normalisation."""
 
 
 class FPN(Decoder):
-    """1x1 convolutions and nearest upsampling make a pyramid; each level is convolved, enlarged to stride 4, and added.
+    """A pyramid of 1x1 convolutions and nearest upsampling, whose levels are convolved, upsampled to stride 4 and summed.
 
     Attributes:
-        filters: Channels of the pyramid; half as many after it.
-        rematerialisation: Of each level, a key of `REMATERIALISATIONS`.
+        filters: Channels of the pyramid. The layers after it have half as many.
+        norm_epsilon: Added to the variance.
+        rematerialisation: A key of `REMATERIALISATIONS`, applied to each level.
+        dtype: Of the activations. Parameters are float32.
     """
 
     filters: int = 256
@@ -37,7 +39,12 @@ class FPN(Decoder):
 
     @nn.compact
     def __call__(self, features: Sequence[Float[Array, "b ..."]], train: bool) -> Float[Array, "b h w f"]:
-        """Decodes the last four of the features, at strides 4 to 32, finest first, to stride 4."""
+        """Decodes features to stride 4.
+
+        Args:
+            features: The encoder's, finest first. The last four, at strides 4 to 32, are used.
+            train: Has no effect: group normalisation has no running statistics.
+        """
         pyramid: list[Array] = []
         for level, feature in zip((5, 4, 3, 2), reversed(features[-4:]), strict=True):
             lateral = nn.Conv(self.filters, (1, 1), dtype=self.dtype, name=f"lateral{level}")(feature)

@@ -10,42 +10,48 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, DTypeLike, Float
 
-from pldmlt_jax.models.layers import BatchNorm, DepthwiseConv
+from pldmlt_jax.models.grouped_convolutions import DepthwiseConv
+from pldmlt_jax.models.layers import BatchNorm
 from pldmlt_jax.models.weight_gradients import select_convolution
 
 
 class Decoder(nn.Module):
-    """What the network has to know of a decoder: how its result becomes logits of the image's size."""
+    """Base class of the decoders: how the network turns a decoder's result into logits at the size of the image."""
 
     output_kernel: ClassVar[int] = 3
-    """Side of the last convolution's kernel."""
+    """Side of the kernel of the network's last convolution, in pixels."""
     output_stride: ClassVar[int] = 1
-    """Of the decoder's result; the logits are enlarged by as much."""
+    """Stride of the decoder's result. The logits are upsampled by this factor."""
 
 
 def upsample_nearest_2x(x: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w c"]:
-    """Repeats each pixel twice in height and width; broadcast and reshape, the form that ONNX export takes."""
+    """Repeats each pixel twice in height and width, by a broadcast and a reshape, which ONNX export supports."""
     b, h, w, c = x.shape
     return jnp.broadcast_to(x[:, :, None, :, None, :], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
 
 
 def _interpolation(size: int, factor: int) -> np.ndarray:
-    """Weights [factor * size, size] of linear interpolation between pixels, the outer ones on the outer ones."""
+    """Returns the weights [factor * size, size] of linear interpolation with aligned corners."""
     position = np.linspace(0.0, size - 1.0, factor * size)
     return np.maximum(1.0 - np.abs(position[:, None] - np.arange(size)), 0.0)
 
 
 def upsample_bilinear(x: Float[Array, "b h w c"], factor: int) -> Float[Array, "b h2 w2 c"]:
-    """Bilinear upsampling with aligned corners (PyTorch's `align_corners=True`), as two matrix products."""
+    """Upsamples bilinearly with aligned corners (PyTorch's `align_corners=True`), as two matrix products."""
     rows, columns = (jnp.asarray(_interpolation(size, factor), x.dtype) for size in x.shape[1:3])
     return jnp.einsum("ph,bhwc,qw->bpqc", rows, x, columns)
 
 
 class GroupNorm(nn.Module):
-    """What `flax.linen.GroupNorm` computes, from the same parameters, with means taken axis by axis (Wu and He 2018).
+    """Group normalisation (Wu and He 2018) as in `flax.linen.GroupNorm`, but averaged one axis at a time.
 
-    Over a large image ONNX Runtime adds up all pixels of a group one after the other: that loses four of float32's seven
-    digits, and probabilities of the shipped network were 1e-3 away from Flax'. Sums of one row at a time do not.
+    On a large image ONNX Runtime sums all pixels of a group one after the other, which loses four of the seven digits of
+    float32: probabilities of the bundled model were 1e-3 away from Flax's. Sums of one row at a time keep them.
+
+    Attributes:
+        num_groups: Number of groups, a divisor of the channels.
+        epsilon: Added to the variance.
+        dtype: Of the result. Statistics are computed in float32 or wider.
     """
 
     num_groups: int
@@ -71,7 +77,7 @@ def _mean_of_groups(x: Float[Array, "b h w g n"]) -> Float[Array, "b 1 1 g 1"]:
 
 
 NORM_GROUPS = 8
-"""Of group normalisation; fewer where these do not divide the channels."""
+"""Largest number of groups in group normalisation. The greatest common divisor with the channels is used."""
 
 
 def _batch_norm(layer: "ConvNormReLU", train: bool) -> Callable[[Array], Array]:
@@ -89,20 +95,25 @@ DECODER_NORMS: dict[str, Callable[["ConvNormReLU", bool], Callable[[Array], Arra
     "batch": _batch_norm,
     "group": _group_norm,
 }
-"""The paper's, and one that does not depend on the other images of a batch."""
+"""Normalisation by name. `batch` is the paper's. `group` does not depend on the other images of a batch."""
 
 
 class ConvNormReLU(nn.Module):
-    """Convolution, normalisation (a key of DECODER_NORMS), ReLU; He-normal start (the paper's).
+    """Convolution, normalisation and ReLU. Weights start He-normal, as in the paper.
+
+    Plain and separable convolutions have no bias. The transposed one has, as in segmentation_models.pytorch.
 
     Attributes:
-        kernel_size: Side of the kernel, odd.
-        form: "plain"; "separable": a depthwise convolution before one of 1x1; "transposed": 4x4, doubles the size.
-        dilation: Of the depthwise kernel.
-        groups: Of group normalisation, at most.
+        filters: Output channels.
+        norm: A key of `DECODER_NORMS`.
+        norm_momentum: Decay of the running statistics.
+        norm_epsilon: Added to the variance.
+        dtype: Of the activations. Parameters are float32.
+        kernel_size: Side of the kernel in pixels, odd.
+        form: "plain", "separable" (depthwise, then 1x1) or "transposed" (4x4, doubles the size).
+        dilation: Dilation of the depthwise kernel.
+        groups: Largest number of groups in group normalisation.
         weight_gradients: Of a plain convolution, one of `WEIGHT_GRADIENTS`.
-
-    Plain and separable convolutions have no bias; the transposed one has, as in segmentation_models.pytorch.
     """
 
     filters: int

@@ -1,6 +1,6 @@
 """The LinkNet decoder (Chaurasia and Culurciello 2017) of segmentation_models.pytorch.
 
-It enlarges by transposed convolutions, as LinkNet's paper does; the Keras library repeats pixels by default.
+It upsamples by transposed convolutions, as in the paper. The Keras library repeats pixels by default.
 """
 
 from collections.abc import Sequence
@@ -14,17 +14,20 @@ from pldmlt_jax.models.decoders.layers import ConvNormReLU, Decoder
 from pldmlt_jax.models.layers import rematerialise
 
 SQUEEZE = 4
-"""Channels that enter a block over those that are enlarged in it."""
+"""Ratio of a block's input channels to those that it upsamples."""
 
 
 class LinkNet(Decoder):
-    """Blocks of 1x1, transposed and 1x1 convolution, each followed by the addition of the encoder's skip.
+    """Blocks of 1x1, transposed and 1x1 convolution, each followed by the addition of the encoder's skip connection.
 
     Attributes:
-        blocks: As many as the encoder halves the image.
-        filters: Channels of the result; those of the other blocks are their skips'.
-        norm: A key of DECODER_NORMS.
-        rematerialisation: Of each block, a key of `REMATERIALISATIONS`.
+        blocks: Number of blocks: the number of times that the encoder halves the image.
+        filters: Channels of the last block. The other blocks have those of their skip connections.
+        norm: A key of `DECODER_NORMS`.
+        norm_momentum: Decay of the running statistics.
+        norm_epsilon: Added to the variance.
+        rematerialisation: A key of `REMATERIALISATIONS`, applied to each block.
+        dtype: Of the activations. Parameters are float32.
     """
 
     blocks: int = 5
@@ -39,7 +42,12 @@ class LinkNet(Decoder):
 
     @nn.compact
     def __call__(self, features: Sequence[Float[Array, "b ..."]], train: bool) -> Float[Array, "b h w f"]:
-        """Decodes features to full resolution; see `UNet`. A stride-1 feature is not used."""
+        """Decodes features to full resolution.
+
+        Args:
+            features: The encoder's, finest first, each half the size of the one before. A feature at stride 1 is not used.
+            train: Whether batch normalisation uses the statistics of the batch and updates the running ones.
+        """
 
         def block_of(mdl: nn.Module, x: Array, *skip: Array, name: str, filters: int) -> Array:
             layer = partial(ConvNormReLU, norm=self.norm, norm_momentum=self.norm_momentum, norm_epsilon=self.norm_epsilon)

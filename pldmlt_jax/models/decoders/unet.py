@@ -1,4 +1,4 @@
-"""The U-Net decoder of the library that the paper's baselines come from (segmentation_models, Keras and PyTorch alike)."""
+"""The U-Net decoder of segmentation_models (Keras and PyTorch), the library of the paper's baselines."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -12,15 +12,18 @@ from pldmlt_jax.models.layers import rematerialise
 
 
 class UNet(Decoder):
-    """Centre block, then stages of nearest upsampling, concatenation with the encoder's skip and two convolutions.
+    """A centre block, then stages of nearest upsampling, concatenation with a skip connection and two convolutions.
 
     Attributes:
-        filters: Channels of the stages, deepest first; each doubles the resolution.
-        centre_filters: Channels of the two convolutions on the deepest feature; 0 leaves the centre block out.
-        full_res_skip: Whether a stride-1 feature of the encoder is used; the reference U-Net leaves it out.
-        norm: A key of DECODER_NORMS.
-        rematerialisation: Of each stage, a key of `REMATERIALISATIONS`.
+        filters: Channels of the stages, deepest first. Each stage doubles the resolution.
+        centre_filters: Channels of the two convolutions on the deepest feature; 0 for no centre block.
+        full_res_skip: Whether to use the encoder's feature at stride 1, which the reference U-Net does not.
+        norm: A key of `DECODER_NORMS`.
+        norm_momentum: Decay of the running statistics.
+        norm_epsilon: Added to the variance.
+        rematerialisation: A key of `REMATERIALISATIONS`, applied to each stage.
         weight_gradients: One of `WEIGHT_GRADIENTS`.
+        dtype: Of the activations. Parameters are float32.
     """
 
     filters: tuple[int, ...] = (256, 128, 64, 32, 16)
@@ -38,8 +41,8 @@ class UNet(Decoder):
         """Decodes features to full resolution.
 
         Args:
-            features: The encoder's, finest first, each half the size of the one before; the last is decoded.
-            train: Whether batch normalisation uses the batch's statistics and updates the running ones.
+            features: The encoder's, finest first, each half the size of the one before.
+            train: Whether batch normalisation uses the statistics of the batch and updates the running ones.
         """
 
         def two_convolutions(mdl: nn.Module, x: Array, name: str, filters: int) -> Array:

@@ -1,27 +1,27 @@
-"""DenseNet-BC encoders as torchvision has them (Huang et al. 2017)."""
+"""DenseNet-BC encoders as in torchvision (Huang et al. 2017)."""
 
 from functools import partial
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float
 
-from pldmlt_jax.models.layers import BatchNorm, ConvNorm, GroupedConv, max_pool, rematerialise
+from pldmlt_jax.models.grouped_convolutions import GroupedConv
+from pldmlt_jax.models.layers import BatchNorm, ConvNorm, max_pool, rematerialise, stop_gradient_if
 
 BOTTLENECK = 4
-"""Channels of a layer's 1x1 convolution over those that the layer adds."""
+"""Ratio of the channels of a layer's 1x1 convolution to those that the layer adds."""
 
 DENSENETS: dict[str, tuple[int, ...]] = {
     "densenet121": (6, 12, 24, 16),
     "densenet201": (6, 12, 48, 32),
 }
-"""Name -> layers of each block."""
+"""Number of layers in each block, by name."""
 
 
 class NormConv(nn.Module):
-    """Batch normalisation, ReLU, convolution."""
+    """Batch normalisation, ReLU and convolution, in this order."""
 
     features: int
     kernel_size: int
@@ -35,16 +35,17 @@ class NormConv(nn.Module):
 
 
 class DenseNet(nn.Module):
-    """Stem and blocks whose layers each add channels to all that came before, with a transition between blocks.
+    """A stem and blocks whose layers add channels to all earlier ones, with a transition between blocks.
 
     Attributes:
         blocks: Number of layers in each block.
         base_filters: Channels of the stem, twice those that a layer adds.
-        frozen_stages: So many leading stages (the stem is the first) receive no gradient and keep their statistics.
-        final_relu: Whether the last feature passes a ReLU, as before torchvision's classifier. As an encoder,
-            segmentation_models.pytorch leaves it out; Keras' library has it.
-        rematerialisation: Of each layer, a key of `REMATERIALISATIONS`.
-        dtype: Of the activations; parameters are float32.
+        frozen_stages: Number of leading stages (the stem is the first) that receive no gradient and keep their running
+            statistics.
+        final_relu: Whether a ReLU follows the last normalisation, as in torchvision's classifier and in segmentation_models
+            for Keras. The encoder of segmentation_models.pytorch has none.
+        rematerialisation: A key of `REMATERIALISATIONS`, applied to each layer.
+        dtype: Of the activations. Parameters are float32.
     """
 
     blocks: tuple[int, ...]
@@ -59,12 +60,12 @@ class DenseNet(nn.Module):
         """Maps a normalised image to its features.
 
         Args:
-            image: Normalised as the weights expect it (`layers.normalise`); height and width divisible by 32.
-            train: Whether batch normalisation uses the batch's statistics and updates the running ones.
+            image: Normalised as the weights expect it (`normalise`). Height and width are multiples of 32.
+            train: Whether batch normalisation uses the statistics of the batch and updates the running ones.
 
         Returns:
-            The stem's output at stride 2, the first three blocks at strides 4, 8, 16 after their transition's ReLU, and
-            the last block at stride 32.
+            The stem's output at stride 2, the first three blocks' outputs at strides 4, 8, 16, taken after the ReLU of
+            the transition, and the last block's output at stride 32.
         """
         growth = self.base_filters // 2
 
@@ -75,7 +76,7 @@ class DenseNet(nn.Module):
 
         frozen = self.frozen_stages >= 1
         x = ConvNorm(self.base_filters, 7, 2, frozen=frozen, dtype=self.dtype, name="stem")(image.astype(self.dtype), train)
-        features = [jax.lax.stop_gradient(x) if frozen else x]
+        features = [stop_gradient_if(frozen, x)]
         x = max_pool(features[0], size=3, stride=2, padding=1)
         for block, layers in enumerate(self.blocks, start=1):
             frozen = self.frozen_stages >= block + 1
@@ -86,7 +87,7 @@ class DenseNet(nn.Module):
             norm = BatchNorm(dtype=self.dtype, name="norm5" if last else f"transition{block}_norm")
             x = norm(x, train and not frozen)
             x = nn.relu(x) if self.final_relu or not last else x
-            x = jax.lax.stop_gradient(x) if frozen else x
+            x = stop_gradient_if(frozen, x)
             features.append(x)
             if not last:
                 x = GroupedConv(x.shape[-1] // 2, 1, 1, dtype=self.dtype, name=f"transition{block}_conv")(x)
@@ -95,13 +96,13 @@ class DenseNet(nn.Module):
 
 
 def make_densenet(name: str, base_filters: int = 64, max_blocks: int = 0, **attributes: Any) -> DenseNet:
-    """A DenseNet by name.
+    """Makes a DenseNet by name.
 
     Args:
         name: A key of `DENSENETS`.
-        base_filters: Channels of the stem; 64 is the published network.
-        max_blocks: At most so many layers a block, 0 = the network's own depth.
-        attributes: Further ones of `DenseNet`.
+        base_filters: Channels of the stem; 64 in the published network.
+        max_blocks: Largest number of layers in a block; 0 for the network's own depth.
+        attributes: Further attributes of `DenseNet`.
     """
     blocks = tuple(min(count, max_blocks or count) for count in DENSENETS[name])
     return DenseNet(blocks, base_filters, **attributes)

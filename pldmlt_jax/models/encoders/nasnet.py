@@ -1,17 +1,17 @@
-"""NASNet-A Mobile (4 @ 1056) as Keras has it (Zoph et al. 2018), for graders. Modules bear the names of Keras' layers."""
+"""NASNet-A Mobile (4 @ 1056) as in Keras (Zoph et al. 2018), for graders. Modules have the names of Keras' layers."""
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float
 
-from pldmlt_jax.models.layers import BatchNorm, DepthwiseConv
+from pldmlt_jax.models.grouped_convolutions import DepthwiseConv
+from pldmlt_jax.models.layers import BatchNorm, stop_gradient_if
 
 PADDING = tuple[tuple[int, int], tuple[int, int]]
 
 
 def stride_padding(x: Float[Array, "b h w c"], kernel_size: int) -> PADDING:
-    """Keras' padding before a kernel at stride 2: one pixel less at the beginning where the size is even."""
+    """Returns Keras' padding ((top, bottom), (left, right)) for a kernel at stride 2: one pixel less before an even size."""
     half = kernel_size // 2
     top, left = (half - 1 + size % 2 for size in x.shape[1:3])
     return (top, half), (left, half)
@@ -22,7 +22,7 @@ def _average_3x3(x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
 
 
 class SeparableConv(nn.Module):
-    """Keras' SeparableConv2D without bias; parameters `depthwise/kernel` and `pointwise/kernel`."""
+    """Keras' SeparableConv2D without bias. Parameters are `depthwise/kernel` and `pointwise/kernel`."""
 
     features: int
     kernel_size: int
@@ -37,16 +37,16 @@ class SeparableConv(nn.Module):
 
 
 class NASNet(nn.Module):
-    """Stem, three groups of normal cells, and a reduction cell before each group but the first.
+    """A stem and three groups of normal cells, with a reduction cell before each group except the first.
 
     Attributes:
-        filters: Channels of a normal cell's branches in the first group; 44 is NASNet-Mobile.
+        filters: Channels of a normal cell's branches in the first group; 44 in NASNet-Mobile.
         stem_filters: Channels of the first convolution.
-        cells: Normal cells in a group.
-        frozen_stages: So many leading stages (those that end at strides 2, 4, 8, 16, 32) receive no gradient and keep their
-            statistics.
-        momentum: Of the running statistics. Keras' 0.9997 needs some ten thousand steps to follow.
-        dtype: Of the activations; parameters are float32.
+        cells: Number of normal cells in a group.
+        frozen_stages: Number of leading stages (which end at strides 2, 4, 8, 16, 32) that receive no gradient and keep
+            their running statistics.
+        momentum: Decay of the running statistics. Keras' 0.9997 needs about ten thousand steps to converge.
+        dtype: Of the activations. Parameters are float32.
     """
 
     filters: int = 44
@@ -61,19 +61,19 @@ class NASNet(nn.Module):
         """Maps an image in [-1, 1] to its features.
 
         Args:
-            image: Any size of at least 32 px; `layers.normalise` with "tf".
-            train: Whether batch normalisation uses the batch's statistics and updates the running ones.
+            image: Normalised by the scheme "tf" (`normalise`), of any size from 32 px.
+            train: Whether batch normalisation uses the statistics of the batch and updates the running ones.
 
         Returns:
-            The first convolution's output, the two stem cells' and each group's, at strides 2, 4, 8, 8, 16, 32.
+            The outputs of the first convolution, the two stem cells and the groups, at strides 2, 4, 8, 8, 16, 32.
         """
         trains = [train and stage > self.frozen_stages for stage in range(1, 6)]
         x = self._conv(image.astype(self.dtype), self.stem_filters, "stem_conv1", "stem_bn1", trains[0], stem=True)
-        x = self._stopped(x, 1)
+        x = self._freeze(x, 1)
         features, before = [x], None
         for i, divisor in ((1, 4), (2, 2)):
             x, before = self._reduction_cell(x, before, self.filters // divisor, f"stem_{i}", trains[i])
-            x, before = self._stopped(x, i + 1), self._stopped(before, i + 1)
+            x, before = self._freeze(x, i + 1), self._freeze(before, i + 1)
             features.append(x)
         for group in range(3):
             width, stage, first = self.filters * 2**group, group + 2, group * self.cells + min(group, 1)
@@ -81,12 +81,12 @@ class NASNet(nn.Module):
                 x, before = self._reduction_cell(x, before, width, f"reduce_{group * self.cells}", trains[stage])
             for cell in range(self.cells):
                 x, before = self._normal_cell(x, before, width, f"{first + cell}", trains[stage])
-            x, before = self._stopped(x, stage + 1), self._stopped(before, stage + 1)
+            x, before = self._freeze(x, stage + 1), self._freeze(before, stage + 1)
             features.append(x)
         return (*features[:-1], nn.relu(features[-1]))
 
-    def _stopped(self, x: Array, stage: int) -> Array:
-        return jax.lax.stop_gradient(x) if stage <= self.frozen_stages else x
+    def _freeze(self, x: Array, stage: int) -> Array:
+        return stop_gradient_if(stage <= self.frozen_stages, x)
 
     def _norm(self, x: Array, name: str, train: bool) -> Array:
         return BatchNorm(self.momentum, 1e-3, self.dtype, unbiased=False, name=name)(x, train)
@@ -107,8 +107,8 @@ class NASNet(nn.Module):
             x = self._norm(layer(nn.relu(x)), f"separable_conv_{i}_bn_{name}", train)
         return x
 
-    def _adjusted(self, before: Array | None, x: Array, features: int, name: str, train: bool) -> Array:
-        """The feature before `x` at the size of `x` and with the cell's channels."""
+    def _adjust(self, before: Array | None, x: Array, features: int, name: str, train: bool) -> Array:
+        """Returns the feature before `x`, at the size of `x` and with the cell's channels."""
         if before is None:
             return x
         if before.shape[2] != x.shape[2]:
@@ -124,7 +124,7 @@ class NASNet(nn.Module):
         return before
 
     def _normal_cell(self, x: Array, before: Array | None, features: int, name: str, train: bool) -> tuple[Array, Array]:
-        p = self._adjusted(before, x, features, name, train)
+        p = self._adjust(before, x, features, name, train)
         h = self._conv(nn.relu(x), features, f"normal_conv_1_{name}", f"normal_bn_1_{name}", train)
 
         def separable(source: Array, kernel_size: int, place: str) -> Array:
@@ -141,7 +141,7 @@ class NASNet(nn.Module):
         return jnp.concatenate(branches, axis=-1), x
 
     def _reduction_cell(self, x: Array, before: Array | None, features: int, name: str, train: bool) -> tuple[Array, Array]:
-        p = self._adjusted(before, x, features, name, train)
+        p = self._adjust(before, x, features, name, train)
         h = self._conv(nn.relu(x), features, f"reduction_conv_1_{name}", f"reduction_bn_1_{name}", train)
         padded = jnp.pad(h, ((0, 0), *stride_padding(h, 3), (0, 0)))
         largest = nn.max_pool(padded, (3, 3), strides=(2, 2))

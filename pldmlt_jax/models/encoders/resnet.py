@@ -1,28 +1,33 @@
-"""ResNet and ResNeXt encoders as torchvision has them (He et al. 2016; Xie et al. 2017)."""
+"""ResNet and ResNeXt encoders as in torchvision (He et al. 2016; Xie et al. 2017)."""
 
 from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float
 
 from pldmlt_jax.errors import ConfigError
-from pldmlt_jax.models.layers import ConvNorm, max_pool, rematerialise
+from pldmlt_jax.models.layers import ConvNorm, max_pool, rematerialise, stop_gradient_if
 
 EXPANSION = 4
-"""Output channels of a bottleneck block over its nominal `planes`."""
+"""Ratio of a bottleneck block's output channels to its nominal `planes`."""
 
 LAST_STAGE = 3
-"""The one that `dilate_last` is about."""
+"""Index of the stage that `dilate_last` dilates."""
 
 
 class Architecture(NamedTuple):
-    blocks: tuple[int, ...]  # of each stage
-    bottleneck: bool = True  # or basic blocks
-    cardinality: int = 1  # groups of the 3x3 convolution of a bottleneck
-    width_per_group: int = 64  # of a group at 64 planes
+    """What distinguishes the published ResNets."""
+
+    blocks: tuple[int, ...]
+    """Number of blocks in each stage."""
+    bottleneck: bool = True
+    """Whether the blocks are bottlenecks rather than basic blocks."""
+    cardinality: int = 1
+    """Groups of a bottleneck's 3x3 convolution."""
+    width_per_group: int = 64
+    """Channels of a group at 64 planes."""
 
 
 RESNETS: dict[str, Architecture] = {
@@ -36,7 +41,7 @@ RESNETS: dict[str, Architecture] = {
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions with a shortcut, which is projected where shapes differ; attributes as of `Bottleneck`."""
+    """Two 3x3 convolutions with a shortcut, which is projected if shapes differ. Attributes as in `Bottleneck`."""
 
     planes: int
     stride: int = 1
@@ -55,13 +60,17 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 (grouped, strided) and 1x1 convolution with a shortcut, which is projected where shapes differ.
+    """1x1, 3x3 (grouped, strided) and 1x1 convolution with a shortcut, which is projected if shapes differ.
 
     Attributes:
-        planes: Nominal width; the block gives `EXPANSION` times as many channels.
+        planes: Nominal width. The block outputs `EXPANSION` times as many channels.
         width: Channels of the 3x3 convolution.
-        cardinality: Its groups.
-        dilation: Of its kernel.
+        cardinality: Groups of the 3x3 convolution.
+        stride: Stride of the 3x3 convolution.
+        dilation: Dilation of the 3x3 convolution.
+        frozen: Whether batch normalisation uses the running statistics during training too.
+        implementation: Of the grouped convolution, see `GroupedConv`.
+        dtype: Of the activations.
     """
 
     planes: int
@@ -95,20 +104,21 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Stem and four stages of blocks.
+    """A stem and four stages of blocks.
 
     Attributes:
         blocks: Number of blocks in each stage.
         cardinality: Groups of the 3x3 convolutions.
         width_per_group: Channels of a group in the first stage at 64 base filters.
         base_filters: Channels of the stem.
-        frozen_stages: So many leading stages (the stem is the first) receive no gradient and keep their statistics.
-        implementation: Of the grouped convolutions, see `layers.GroupedConv`.
-        dtype: Of the activations; parameters are float32.
-        bottleneck: Whether the blocks are bottlenecks, or basic ones (ResNet-18 and -34).
-        dilate_last: Whether the last stage keeps stride 16 and its 3x3 kernels see every second pixel instead, all of
-            them, as in segmentation_models.pytorch's encoders of output stride 16.
-        rematerialisation: Of each block, a key of `REMATERIALISATIONS`.
+        frozen_stages: Number of leading stages (the stem is the first) that receive no gradient and keep their running
+            statistics.
+        implementation: Of the grouped convolutions, see `GroupedConv`.
+        dtype: Of the activations. Parameters are float32.
+        bottleneck: Whether the blocks are bottlenecks rather than basic blocks (ResNet-18 and -34).
+        dilate_last: Whether the last stage keeps stride 16 and dilates all its 3x3 kernels by 2 instead, as in encoders of
+            output stride 16 in segmentation_models.pytorch.
+        rematerialisation: A key of `REMATERIALISATIONS`, applied to each block.
     """
 
     blocks: tuple[int, ...]
@@ -127,11 +137,11 @@ class ResNet(nn.Module):
         """Maps a normalised image to its features.
 
         Args:
-            image: Normalised as the weights expect it (`layers.normalise`); height and width divisible by 32.
-            train: Whether batch normalisation uses the batch's statistics and updates the running ones.
+            image: Normalised as the weights expect it (`normalise`). Height and width are multiples of 32.
+            train: Whether batch normalisation uses the statistics of the batch and updates the running ones.
 
         Returns:
-            The stem's output at stride 2 and those of the four stages at strides 4, 8, 16, 32 (16 where dilated).
+            The stem's output at stride 2 and the stages' outputs at strides 4, 8, 16, 32 (16 if dilated).
         """
 
         def block_of(mdl: "ResNet", x: Array, stage: int, i: int) -> Array:
@@ -140,12 +150,12 @@ class ResNet(nn.Module):
         x = ConvNorm(self.base_filters, 7, 2, frozen=self.frozen_stages >= 1, dtype=self.dtype, name="stem")(
             image.astype(self.dtype), train
         )
-        features = [self._maybe_freeze(x, stage=1)]
+        features = [stop_gradient_if(self.frozen_stages >= 1, x)]
         x = max_pool(features[0], size=3, stride=2, padding=1)
         for stage, blocks in enumerate(self.blocks):
             for i in range(blocks):
                 x = rematerialise(partial(block_of, stage=stage, i=i), self.rematerialisation)(self, x)
-            x = self._maybe_freeze(x, stage=stage + 2)
+            x = stop_gradient_if(self.frozen_stages >= stage + 2, x)
             features.append(x)
         return tuple(features)
 
@@ -164,9 +174,6 @@ class ResNet(nn.Module):
         width = int(planes * self.width_per_group / 64) * self.cardinality
         return Bottleneck(planes, width, self.cardinality, implementation=self.implementation, **shared)
 
-    def _maybe_freeze(self, x: Array, stage: int) -> Array:
-        return jax.lax.stop_gradient(x) if stage <= self.frozen_stages else x
-
 
 def make_resnet(
     name: str,
@@ -176,14 +183,14 @@ def make_resnet(
     field: str = "grader.base_filters",
     **attributes: Any,
 ) -> ResNet:
-    """A ResNet or ResNeXt by name.
+    """Makes a ResNet or ResNeXt by name.
 
     Args:
         name: A key of `RESNETS`.
-        base_filters: Channels of the stem; 64 is the published network.
-        max_blocks: At most so many blocks a stage, 0 = the network's own depth.
-        field: Of the config, where `base_filters` comes from.
-        attributes: Further ones of `ResNet`.
+        base_filters: Channels of the stem; 64 in the published network.
+        max_blocks: Largest number of blocks in a stage; 0 for the network's own depth.
+        field: The config field that `base_filters` comes from, for the error.
+        attributes: Further attributes of `ResNet`.
 
     Raises:
         ConfigError: `base_filters` leaves less than one channel to a group.

@@ -1,13 +1,12 @@
-"""VGG's convolutional part (Simonyan and Zisserman, configuration D for VGG16), the encoder of the paper."""
+"""The convolutional part of VGG (Simonyan and Zisserman 2015; configuration D is VGG16), the encoder of the paper."""
 
 from functools import partial
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float
 
-from pldmlt_jax.models.layers import BatchNorm, rematerialise
+from pldmlt_jax.models.layers import BatchNorm, rematerialise, stop_gradient_if
 from pldmlt_jax.models.weight_gradients import select_convolution
 
 
@@ -16,14 +15,14 @@ class VGG(nn.Module):
 
     Attributes:
         filters: Channels of each block; (64, 128, 256, 512, 512) is VGG16.
-        convs: Convolutions in each block; (2, 2, 3, 3, 3) is VGG16, 14,714,688 parameters in all.
-        pool_last: Whether the last block is pooled as well (pool5). Graders go without, for a finer Grad-CAM.
-        frozen_stages: So many leading blocks receive no gradient and keep their statistics.
-        norm: Whether each convolution is followed by batch normalisation, as in torchvision's vgg16_bn; VGG16 itself,
-            and the paper, have none. A narrow network without pretrained weights learns much faster with it.
-        rematerialisation: Of each block, a key of `REMATERIALISATIONS`.
+        convs: Convolutions in each block; (2, 2, 3, 3, 3) is VGG16, with 14,714,688 parameters.
+        pool_last: Whether the last block is pooled too (pool5). Graders leave it out, which makes Grad-CAM finer.
+        frozen_stages: Number of leading blocks that receive no gradient and keep their running statistics.
+        norm: Whether batch normalisation follows each convolution, as in torchvision's vgg16_bn. VGG16 and the paper have
+            none. A narrow network without pretrained weights trains much faster with it.
+        rematerialisation: A key of `REMATERIALISATIONS`, applied to each block.
         weight_gradients: One of `WEIGHT_GRADIENTS`.
-        dtype: Of the activations.
+        dtype: Of the activations. Parameters are float32.
 
     Parameters are named `conv{block}_{i}`, both counted from 1.
     """
@@ -42,11 +41,11 @@ class VGG(nn.Module):
         """Maps a normalised image to its features.
 
         Args:
-            image: Normalised as the weights expect it (`layers.normalise`); height and width divisible by 2**blocks.
-            train: Whether normalisation, where there is any, uses the batch's statistics.
+            image: Normalised as the weights expect it (`normalise`). Height and width are multiples of 2**blocks.
+            train: Whether batch normalisation, if any, uses the statistics of the batch and updates the running ones.
 
         Returns:
-            The last convolution of each block at strides 1, 2, 4, 8, 16, then pool5 at stride 32 where `pool_last`.
+            The output of each block at strides 1, 2, 4, 8, 16, and pool5 at stride 32 if `pool_last` is set.
         """
 
         def convolutions(mdl: nn.Module, x: Array, block: int) -> Array:
@@ -64,8 +63,7 @@ class VGG(nn.Module):
         x = image.astype(self.dtype)
         for block in range(1, len(self.filters) + 1):
             x = rematerialise(partial(convolutions, block=block), self.rematerialisation)(self, x)
-            if block <= self.frozen_stages:
-                x = jax.lax.stop_gradient(x)
+            x = stop_gradient_if(block <= self.frozen_stages, x)
             features.append(x)
             if block < len(self.filters) or self.pool_last:
                 x = nn.max_pool(x, window_shape=(2, 2), strides=(2, 2))

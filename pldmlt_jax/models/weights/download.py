@@ -1,4 +1,4 @@
-"""Weight files by the names under which they are published: fetched once from there, checked against their hash, kept."""
+"""Published weight files: downloaded once by name, checked against their hash and cached."""
 
 import hashlib
 import http.client
@@ -12,33 +12,35 @@ from typing import NamedTuple
 from pldmlt_jax.errors import CheckpointError
 from pldmlt_jax.io.files import partial_path, remove_leftovers
 
-NO_WEIGHTS = ("", "none")
-"""How a config says that a network starts at random."""
+RANDOM_START = ("", "none")
+"""Values of `model.weights` for a random start."""
 
 TIMEOUT_S = 30.0
 CHUNK_BYTES = 1 << 20
 
 
-class Published(NamedTuple):
+class PublishedFile(NamedTuple):
+    """Where a weight file is published, and how to check it."""
+
     url: str
     algorithm: str
     digest: str
     """Beginning of the file's hash."""
 
 
-def _torchvision(*names: str) -> dict[str, Published]:
-    """Its names end with the first digits of the file's SHA-256."""
+def _torchvision(*names: str) -> dict[str, PublishedFile]:
+    """Returns files of torchvision, whose names end with the first digits of their SHA-256."""
     digests = {name: re.findall(r"-([0-9a-f]{8})\.pth$", name)[0] for name in names}
-    return {n: Published(f"https://download.pytorch.org/models/{n}", "sha256", digest) for n, digest in digests.items()}
+    return {n: PublishedFile(f"https://download.pytorch.org/models/{n}", "sha256", digest) for n, digest in digests.items()}
 
 
-def _keras(folder: str, digests: dict[str, str]) -> dict[str, Published]:
-    """Its names carry no hash; the MD5 is the one that Keras itself checks."""
+def _keras(folder: str, digests: dict[str, str]) -> dict[str, PublishedFile]:
+    """Returns files of Keras, whose names have no hash; the MD5 is the one that Keras itself checks."""
     base = f"https://storage.googleapis.com/tensorflow/keras-applications/{folder}"
-    return {name: Published(f"{base}/{name}", "md5", digest) for name, digest in digests.items()}
+    return {name: PublishedFile(f"{base}/{name}", "md5", digest) for name, digest in digests.items()}
 
 
-PUBLISHED: dict[str, Published] = {
+PUBLISHED_FILES: dict[str, PublishedFile] = {
     **_torchvision(
         "vgg16-397923af.pth",
         "resnet18-f37072fd.pth",
@@ -72,51 +74,66 @@ PUBLISHED: dict[str, Published] = {
 }
 
 
-def weights_path(name: str, cache_dir: str) -> str:
-    """Where a file of weights lies, or will: "" for none, a given path as it is, a published file in the cache."""
-    if name in NO_WEIGHTS:
+def resolve_weights_path(name: str, cache_dir: str) -> str:
+    """Returns the path of a weight file, which need not exist yet.
+
+    Args:
+        name: A path, the name of a published file, or "" or "none".
+        cache_dir: Published files are cached in its folder `weights`.
+
+    Returns:
+        The path: in the cache for a published file, as given for any other; "" for a random start.
+    """
+    if name in RANDOM_START:
         return ""
-    return str(Path(cache_dir) / "weights" / name) if name in PUBLISHED and not Path(name).is_file() else name
+    return str(Path(cache_dir) / "weights" / name) if name in PUBLISHED_FILES and not Path(name).is_file() else name
 
 
 def fetch_weights(name: str, cache_dir: str) -> str:
-    """The same, and it lies there: a published file is downloaded unless it is in the cache.
+    """Returns the path of a weight file, and downloads a published one unless it is in the cache.
+
+    Args:
+        name: A path, the name of a published file, or "" or "none".
+        cache_dir: Published files are cached in its folder `weights`.
+
+    Returns:
+        The path of the file; "" for a random start.
 
     Raises:
-        CheckpointError: There is no such file; or a published one can be had neither from the cache nor from its place, or
-            has another hash than it should have.
+        CheckpointError: There is no such file, or a published one cannot be downloaded or has the wrong hash.
     """
-    path = weights_path(name, cache_dir)
+    path = resolve_weights_path(name, cache_dir)
     if not path or Path(path).is_file():
         if path != name and path:
-            _require_hash(PUBLISHED[name], Path(path), Path(path))
+            _require_hash(PUBLISHED_FILES[name], Path(path), Path(path))
         return path
-    if name not in PUBLISHED:
+    if name not in PUBLISHED_FILES:
         raise CheckpointError(
             name,
             "no such file",
-            "a file of weights (.pth, .safetensors, Keras' .h5), or the name of a published one: " + ", ".join(PUBLISHED),
+            "a file of weights (.pth, .safetensors, Keras' .h5), or the name of a published one: "
+            + ", ".join(PUBLISHED_FILES),
             "check --config.model.weights and --config.grader.weights",
         )
-    _download(PUBLISHED[name], Path(path))
+    _download(PUBLISHED_FILES[name], Path(path))
     return path
 
 
-def _by_hand(published: Published, path: Path) -> str:
-    return f"fetch {published.url} where there is a network, and put it at {path}"
+def _manual_download(published: PublishedFile, path: Path) -> str:
+    return f"download {published.url} on a machine with a network, and put it at {path}"
 
 
-def _require_hash(published: Published, file: Path, path: Path) -> None:
-    """Checks a file that lies, or is to lie, at the path."""
+def _require_hash(published: PublishedFile, file: Path, path: Path) -> None:
+    """Raises CheckpointError unless a file, which is or will be at `path`, has the published hash."""
     with file.open("rb") as opened:
         digest = hashlib.file_digest(opened, published.algorithm).hexdigest()
     if not digest.startswith(published.digest):
         found = f"its {published.algorithm} begins with {digest[: len(published.digest)]}: not the published file"
-        raise CheckpointError(path, found, published.digest, _by_hand(published, path))
+        raise CheckpointError(path, found, published.digest, _manual_download(published, path))
 
 
-def _download(published: Published, path: Path) -> None:
-    """Through a partial file beside it, so that what stands in the cache is whole and right."""
+def _download(published: PublishedFile, path: Path) -> None:
+    """Downloads to a temporary file and renames it after the check, so the cache never has an incomplete file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(path.parent)
     partial = partial_path(path)
@@ -129,7 +146,7 @@ def _download(published: Published, path: Path) -> None:
     except (OSError, http.client.HTTPException) as error:
         if isinstance(error, urllib.error.HTTPError):
             error.close()  # it holds the connection
-        found, action = f"cannot be fetched: {error}", _by_hand(published, path)
+        found, action = f"cannot be fetched: {error}", _manual_download(published, path)
         raise CheckpointError(path.name, found, "a network, or the file in its place", action) from error
     finally:
         partial.unlink(missing_ok=True)

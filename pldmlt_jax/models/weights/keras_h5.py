@@ -1,4 +1,4 @@
-"""Reads the arrays of a Keras weight file (`.h5`) without Keras; nothing of it is run, and its model config is not read."""
+"""Reads the arrays of a Keras weight file (`.h5`) without Keras; its model config is neither read nor run."""
 
 from pathlib import Path
 from typing import Any
@@ -8,15 +8,15 @@ import numpy as np
 
 from pldmlt_jax.errors import CheckpointError
 
-MOST_COMPRESSED = 20
-"""Times that the arrays may be larger than the file: weights hardly can be compressed."""
+MAX_COMPRESSION = 20
+"""How many times larger than the file its arrays may be; weights can hardly be compressed."""
 
 _EXPECTED = "a Keras file as its applications are published: a group for each layer, named in the attribute layer_names"
 _ACTION = "fetch it again, or save it with model.save('FILE.h5')"
 
 
 def _names(group: Any, attribute: str) -> list[str]:
-    """An attribute that lists names; a long one is written in numbered parts."""
+    """Returns the names in an attribute; Keras writes a long list in numbered parts."""
     parts = [attribute] if attribute in group.attrs else []
     while parts != [attribute] and f"{attribute}{len(parts)}" in group.attrs:
         parts.append(f"{attribute}{len(parts)}")
@@ -52,11 +52,11 @@ def read_keras_file(path: Path) -> dict[str, np.ndarray]:
         "layer/position" -> array: a layer's arrays in the order in which Keras loads them, in Keras' layout.
 
     Raises:
-        CheckpointError: The file is damaged, or not of this form.
+        CheckpointError: The file is damaged, or has another layout.
     """
     try:
         with h5py.File(path, "r") as file:
-            return _arrays(file.get("model_weights", file), MOST_COMPRESSED * path.stat().st_size)
+            return _arrays(file.get("model_weights", file), MAX_COMPRESSION * path.stat().st_size)
     except (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError, OverflowError) as error:
         if isinstance(error, OSError) and error.errno:
             raise

@@ -1,4 +1,4 @@
-"""Weights of torchvision, timm and Keras -> Flax variables."""
+"""Loads weights of torchvision, timm and Keras into Flax variables."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -26,21 +26,23 @@ from pldmlt_jax.models.weights.names import (
 from pldmlt_jax.models.weights.torch_pickle import read_torch_file
 
 Convert = Callable[[TreePath, np.ndarray], np.ndarray]
-"""(path of a leaf, the file's array) -> the array in our layout."""
+"""(path of a leaf, array of the file) -> array in Flax's layout."""
 NameMap = Callable[[TreePath], str | None]
-"""From the path of a leaf to the tensor's name in the file, or None for a leaf that keeps its value."""
+"""Path of a leaf -> name of its tensor in the file; None for a leaf that keeps its value."""
 
 _MAX_LISTED = 8
 
 
 class LoadedWeights(NamedTuple):
+    """Variables that `load_weights` has filled, and what it took from the file."""
+
     variables: dict[str, Any]
     sha256: str
-    """Of the file."""
+    """SHA-256 of the file."""
     num_tensors: int
-    """Tensors taken from it."""
+    """Number of tensors taken from the file."""
     skipped: tuple[str, ...]
-    """Tensors of the file that the network has no use for: another task's head."""
+    """Tensors of the file that the network does not use, such as the head of another task."""
 
 
 KERAS_SUFFIX = ".h5"
@@ -61,7 +63,7 @@ READERS: dict[str, Callable[[Path], dict[str, np.ndarray]]] = {
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, np.ndarray], str]:
-    """Reads a weight file without running anything in it.
+    """Reads a weight file without running any code in it.
 
     Args:
         path: A `.safetensors`, `.pth`, `.pt` or Keras `.h5` file.
@@ -70,7 +72,7 @@ def read_tensors(path: str | Path) -> tuple[dict[str, np.ndarray], str]:
         Name -> array in the file's own layout; the file's SHA-256.
 
     Raises:
-        CheckpointError: The file is absent, damaged, or of another kind.
+        CheckpointError: The file is missing, damaged, or of another kind.
     """
     path = Path(path)
     if path.suffix not in READERS:
@@ -80,7 +82,7 @@ def read_tensors(path: str | Path) -> tuple[dict[str, np.ndarray], str]:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         return READERS[path.suffix](path), digest
     except OSError as error:
-        raise CheckpointError(path, error.strerror or str(error), "a file of weights", "check the path") from error
+        raise CheckpointError(path, error.strerror or str(error), "a weight file", "check the path") from error
     except (SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:  # the others: of unknown dtypes
         raise CheckpointError(path, str(error), "a .safetensors file", "fetch or write it again") from error
 
@@ -90,7 +92,7 @@ def _listed(title: str, entries: list[str]) -> str:
     return f"{len(entries)} {title}: {', '.join(sorted(entries)[:_MAX_LISTED])}{more}"
 
 
-def assign(
+def assign_tensors(
     tree: dict[str, Any],
     tensors: Mapping[str, np.ndarray],
     name_map: NameMap,
@@ -100,17 +102,17 @@ def assign(
     """Replaces the leaves of a tree by the tensors of a file.
 
     Args:
-        tree: Nested dictionaries of arrays (or of shapes), the network's own.
-        tensors: Name -> array in the file's layout.
-        name_map: Where each leaf stands in the file.
-        source: The file, for the message.
-        convert: From the file's layout to ours.
+        tree: Nested dictionaries of the network's arrays (or of their shapes).
+        tensors: Arrays by name, in the file's layout.
+        name_map: Returns the name of a leaf's tensor.
+        source: The file, for messages.
+        convert: Converts an array from the file's layout to Flax's.
 
     Returns:
         A tree of the same structure, shapes and dtypes.
 
     Raises:
-        CheckpointError: Lists every tensor that is missing, unexpected or of another shape.
+        CheckpointError: Tensors are missing, unexpected or of another shape; the error lists them.
     """
     leaves: dict[TreePath, Any] = traverse_util.flatten_dict(tree)
     names = {path: name for path in leaves if (name := name_map(path)) is not None}
@@ -135,17 +137,20 @@ def assign(
 
 
 def load_weights(path: str | Path, architecture: str, variables: dict[str, Any]) -> LoadedWeights:
-    """Loads a file of torchvision, timm or Keras into an encoder or a whole grader, running statistics included.
+    """Loads a file of torchvision, timm or Keras into an encoder or a whole grader, with the running statistics.
 
-    A grader's last layer is loaded where it has as many outputs as the file's, else left at its start.
+    A grader's last layer is loaded if it has as many outputs as the file's; otherwise it keeps its initial values.
 
     Args:
-        path: See `read_tensors`.
+        path: A file as in `read_tensors`.
         architecture: A key of `build.ENCODERS` or `build.GRADERS`.
-        variables: `params` and, where there are norms, `batch_stats` of an encoder, or of a `Classifier` with one.
+        variables: `params` and, if there are norms, `batch_stats` of an encoder, or of a `Classifier` with one.
+
+    Returns:
+        The new variables, and what was taken from the file.
 
     Raises:
-        CheckpointError: See `read_tensors` and `assign`; or the library has another network of this name.
+        CheckpointError: See `read_tensors` and `assign_tensors`; or the library's network of this name is a different one.
     """
     path = Path(path)
     layout, current_name, convert = _layout(path, architecture)
@@ -164,12 +169,16 @@ def load_weights(path: str | Path, architecture: str, variables: dict[str, Any])
             return None
         return layout.name_of(leaf)
 
-    loaded = assign(variables, used, name_map, path, convert)
+    loaded = assign_tensors(variables, used, name_map, path, convert)
     return LoadedWeights(loaded, sha256, len(used), tuple(sorted(skipped)))
 
 
-def with_encoder(variables: dict[str, Any], path: str | Path, encoder: str) -> tuple[dict[str, Any], LoadedWeights]:
-    """A whole network's `params` and `batch_stats` with its encoder's from a file; see `load_weights`."""
+def load_encoder_weights(variables: dict[str, Any], path: str | Path, encoder: str) -> tuple[dict[str, Any], LoadedWeights]:
+    """Loads a file into the encoder of a whole network; see `load_weights`.
+
+    Returns:
+        The network's `params` and `batch_stats`, and what was taken from the file.
+    """
     of_encoder = {collection: tree["encoder"] for collection, tree in variables.items() if "encoder" in tree}
     loaded = load_weights(path, encoder, of_encoder)
     return {c: tree | ({"encoder": loaded.variables[c]} if c in of_encoder else {}) for c, tree in variables.items()}, loaded
@@ -191,12 +200,12 @@ def _layout(path: Path, architecture: str) -> tuple[Layout, Callable[[str], str]
     return layouts[architecture], current_torch_name, from_torch_layout
 
 
-def preprocessing(architecture: str, weights: str) -> str:
-    """What the weights of a file expect, by who publishes them: a scheme of `layers.normalise`.
+def preprocessing_scheme(architecture: str, weights: str) -> str:
+    """Returns the preprocessing that published weights expect, as a scheme of `normalise`.
 
     Args:
         architecture: A key of `build.ENCODERS` or `build.GRADERS`.
-        weights: The file's name; "" for a random start, which takes what it is given.
+        weights: Name of the weight file; "" for a random start.
     """
     if architecture == "nasnet_mobile":
         return "tf"

@@ -1,7 +1,7 @@
-"""Where each array of an encoder or grader stands in the files of torchvision, timm and Keras, by architecture.
+"""Names of the arrays of encoders and graders in the files of torchvision, timm and Keras, by architecture.
 
 A leaf's path is ("params" or "batch_stats", ["encoder",] modules, leaf), or ("params", "head", leaf) for a grader's head.
-Keras' arrays are named "layer/position", as `keras_file` reads them.
+Keras' arrays are named "layer/position", as `keras_h5` reads them.
 """
 
 import re
@@ -33,18 +33,18 @@ _VGG16_FEATURES = {
     "conv5_2": 26,
     "conv5_3": 28,
 }
-"""Our convolutions -> torchvision's position in `features`, where ReLUs and poolings are counted as well."""
+"""Our convolutions -> torchvision's position in `features`, which counts ReLUs and poolings as well."""
 
 
 def modules_of(path: TreePath) -> tuple[str, ...]:
-    """The modules on the way to a leaf, inside the encoder."""
+    """Returns the modules on the path to a leaf, without the encoder itself."""
     return tuple(part for part in path[1:-1] if part != "encoder")
 
 
 def vgg16_name(path: TreePath) -> str:
     """("params", "conv1_2", "kernel") -> "features.2.weight"."""
     (conv,) = modules_of(path)
-    place = _VGG16_FEATURES.get(conv, f"({conv}, which VGG16 has not)")
+    place = _VGG16_FEATURES.get(conv, f"({conv}, which VGG16 lacks)")
     return f"features.{place}.{_LEAF_NAMES[path[-1]]}"
 
 
@@ -105,7 +105,7 @@ def densenet_keras_name(path: TreePath) -> str:
 
 
 def nasnet_keras_name(path: TreePath) -> str:
-    """("params", "stem_bn1", "scale") -> "stem_bn1/0"; our modules bear the names of Keras' layers."""
+    """("params", "stem_bn1", "scale") -> "stem_bn1/0"; our modules have the names of Keras' layers."""
     layer, *part = modules_of(path)
     if layer == "head":
         layer = "predictions"
@@ -113,13 +113,13 @@ def nasnet_keras_name(path: TreePath) -> str:
 
 
 def from_torch_layout(path: TreePath, array: np.ndarray) -> np.ndarray:
-    """OIHW -> HWIO for convolutions (grouped ones too), transposed for fully connected layers."""
+    """Converts OIHW to HWIO for convolutions, grouped ones too, and transposes fully connected layers."""
     del path
     return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
 
 
 def from_keras_layout(path: TreePath, array: np.ndarray) -> np.ndarray:
-    """Keras' own is ours, but for depthwise kernels: HWC1 -> HW1C."""
+    """Converts depthwise kernels from HWC1 to HW1C; all other arrays of Keras have Flax's layout."""
     return array.swapaxes(2, 3) if "depthwise" in path else array
 
 
@@ -128,24 +128,24 @@ _OLD_KERAS = {"fc1000": "predictions"}
 
 
 def current_torch_name(name: str) -> str:
-    """DenseNet's older spelling `denselayer1.norm.1` as the newer one, `denselayer1.norm1`."""
+    """Replaces DenseNet's older spelling `denselayer1.norm.1` by the newer one, `denselayer1.norm1`."""
     return _OLD_DENSENET.sub(r"\1", name)
 
 
 def current_keras_name(name: str) -> str:
-    """DenseNet's older layers `conv1/conv` and `fc1000` as the newer `conv1_conv` and `predictions`."""
+    """Replaces DenseNet's older layer names `conv1/conv` and `fc1000` by the newer `conv1_conv` and `predictions`."""
     layer, position = name.rsplit("/", 1)
     return f"{_OLD_KERAS.get(layer, layer.replace('/', '_'))}/{position}"
 
 
 class Layout(NamedTuple):
-    """How one library writes one architecture."""
+    """Names of one architecture's tensors in the files of one library."""
 
     name_of: Callable[[TreePath], str]
     head: str = "no head"
-    """Beginning of the names of the last layer."""
+    """Prefix of the names of the last layer."""
     foreign: tuple[str, ...] = ()
-    """Beginnings of the names of what a network without the library's own classifier has not."""
+    """Prefixes of tensors of the library's classifier, which our encoder does not have."""
 
 
 _RESNET = Layout(resnet_name, head="fc.")
@@ -163,4 +163,4 @@ KERAS_LAYOUTS: Mapping[str, Layout] = {
     **dict.fromkeys(DENSENETS, Layout(densenet_keras_name, head="predictions/")),
     "nasnet_mobile": Layout(nasnet_keras_name, head="predictions/"),
 }
-"""Architecture -> Keras' names. Its ResNets stride elsewhere and have biases: other networks; it has no ResNeXt."""
+"""Architecture -> Keras' names. Its ResNets differ (position of the stride, biases), and it has no ResNeXt."""

@@ -1,8 +1,8 @@
 """Reads the tensors of a PyTorch file (`torch.save` of a state dict) without PyTorch and without running its pickle.
 
-A pickle may name any function to be called. Here only those in `_ALLOWED` can be named, and each only notes where a
-tensor's numbers stand in the file; everything else is refused. Both of PyTorch's file formats are read: a zip archive
-(since 1.6), and before that one pickle after the other with the numbers behind them (torchvision's older files).
+A pickle may name any function to be called. Here only those in `_ALLOWED` can be named, and each only records where a
+tensor's numbers are in the file; everything else is refused. Both of PyTorch's file formats are read: the zip archive
+(since 1.6), and the older sequence of pickles followed by the numbers (torchvision's older files).
 """
 
 import collections
@@ -27,7 +27,7 @@ _DAMAGED = (
     *(pickle.UnpicklingError, zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, RecursionError),
     *(ValueError, TypeError, LookupError, AttributeError, OverflowError, AssertionError, ImportError),
 )
-"""What the standard library raises on the bytes of a file that is not what it claims to be."""
+"""Exceptions of the standard library for a damaged or disguised file."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,7 @@ class _Storage:
 
 @dataclasses.dataclass(frozen=True)
 class _TensorPlace:
-    """Where a tensor lies in its storage, in elements."""
+    """Position of a tensor in its storage, in elements."""
 
     storage: _Storage
     offset: int
@@ -48,9 +48,9 @@ class _TensorPlace:
 
 
 def _tensor(storage: _Storage, offset: int, shape: tuple, strides: tuple, *_: object) -> _TensorPlace:
-    """Whole numbers alone: a text times a number would be as long as the file likes."""
+    """Records a tensor. Only integers are accepted: a string times a number could be arbitrarily long."""
     if not isinstance(storage, _Storage) or not all(type(number) is int for number in (offset, *shape, *strides)):
-        raise pickle.UnpicklingError("it has a tensor whose place is not in whole numbers")
+        raise pickle.UnpicklingError("it has a tensor whose position is not in integers")
     return _TensorPlace(storage, offset, tuple(shape), tuple(strides))
 
 
@@ -65,9 +65,9 @@ def _ordered(items: Iterable[tuple[str, Any]] = ()) -> collections.OrderedDict[s
 
 
 def _require_names(keys: Sequence[object]) -> None:
-    """Keys of a state dict or of storages; a tuple that holds itself many times over would take for ever to be hashed."""
+    """Refuses keys other than strings and integers: hashing a tuple nested in itself many times would never end."""
     if not all(isinstance(key, str | int) for key in keys):
-        raise pickle.UnpicklingError("it has keys that are no names")
+        raise pickle.UnpicklingError("it has keys that are not names")
 
 
 _ALLOWED: dict[tuple[str, str], Any] = {
@@ -89,7 +89,7 @@ _REFUSED_OPCODES = (
     *(pickle.INST, pickle.OBJ, pickle.NEWOBJ, pickle.NEWOBJ_EX, pickle.PERSID, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER),
     pickle.BYTEARRAY8,
 )
-"""Of a pickle: what no state dict has, and what allocates as much as it claims to hold."""
+"""Opcodes that no state dict needs, and those that allocate as much memory as the file claims."""
 
 _SET_ITEM: Any = pickle._Unpickler.dispatch[pickle.SETITEM[0]]
 _SET_ITEMS: Any = pickle._Unpickler.dispatch[pickle.SETITEMS[0]]
@@ -98,17 +98,17 @@ _DTYPES = [value for value in _ALLOWED.values() if isinstance(value, str)]
 
 
 class _TensorUnpickler(pickle._Unpickler):
-    """The standard library's own in Python, whose memo is a dictionary: that in C allocates as much as a file names."""
+    """The standard library's unpickler in Python. The one in C allocates as much memory as a file claims to need."""
 
     dispatch: ClassVar[dict[int, Any]] = {
         code: load for code, load in pickle._Unpickler.dispatch.items() if bytes([code]) not in _REFUSED_OPCODES
     }
 
     def _load_build(self) -> None:
-        """Ignores what older files add to a tensor or a dictionary; nothing gets attributes."""
+        """Ignores attributes that older files add to a tensor or a dictionary."""
         self._stack.pop()
         if not isinstance(self._stack[-1], _TensorPlace | collections.OrderedDict):
-            raise pickle.UnpicklingError("it changes something else than a tensor")
+            raise pickle.UnpicklingError("it changes something other than a tensor")
 
     def _load_setitem(self) -> None:
         _require_names([self._stack[-2]])
@@ -152,7 +152,7 @@ def _read_zip(path: Path) -> tuple[Any, dict[str, bytes]]:
 
 
 def _require_plain(archive: zipfile.ZipFile, num_bytes: int) -> None:
-    """Raises ValueError unless the archive is as torch.save writes one: nothing compressed, nothing stored twice."""
+    """Raises ValueError unless the archive is like those of torch.save: nothing compressed, nothing stored twice."""
     members = archive.infolist()
     if climbing := [m.filename for m in members if ".." in m.filename.split("/") or m.filename[:1] in "/\\"]:
         raise ValueError(f"a path that leaves the archive: {climbing[0]!r}")
@@ -183,17 +183,17 @@ def _read_legacy_storage(file: mmap.mmap, itemsize: int) -> bytes:
 
 def _places(content: Any) -> dict[str, _TensorPlace]:
     if not isinstance(content, dict) or not all(isinstance(place, _TensorPlace) for place in content.values()):
-        raise ValueError("it holds something else than a state dict (names and tensors)")
+        raise ValueError("it holds something other than a state dict (names and tensors)")
     return content
 
 
-MOST_SHARED = 4
-"""Times that the tensors may be larger than the file: some share their numbers, as tied layers do, but not all of them."""
+MAX_SHARED = 4
+"""How many times larger than the file its tensors may be: tied layers share their numbers, but few layers are tied."""
 
 
 def _require_size(places: Iterable[_TensorPlace], num_bytes: int) -> None:
-    """Raises ValueError where tensors lie upon each other again and again: each is copied."""
-    if sum(math.prod(place.shape) * np.dtype(place.storage.dtype).itemsize for place in places) > MOST_SHARED * num_bytes:
+    """Raises ValueError if many tensors share the same numbers, since each would be copied."""
+    if sum(math.prod(place.shape) * np.dtype(place.storage.dtype).itemsize for place in places) > MAX_SHARED * num_bytes:
         raise ValueError("its tensors are far larger than itself")
 
 

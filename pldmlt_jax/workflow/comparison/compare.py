@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pldmlt_jax.errors import ConfigError, ErrorGroup, UserError, collect_errors, raise_all
-from pldmlt_jax.io.files import read_json, read_rows, write_json, write_rows, writing
+from pldmlt_jax.io.files import atomic_write, read_json, read_json_if_present, read_rows, write_json, write_rows
 from pldmlt_jax.reporting.comparison_page import write_comparison
 from pldmlt_jax.reporting.comparison_tables import METRIC_DEFINITIONS, baseline_of, to_markdown, to_rows
 from pldmlt_jax.table_config import PUBLISHED, Run, Table, list_runs
@@ -90,7 +90,7 @@ def write_table(options: RunOptions, every: list[Run], raw: RawSets) -> None:
     assert options.table is not None
     gathered_table = gather(options.table, every, raw, options)
     write_json(options.workdir / "table.json", gathered_table)
-    with writing(options.workdir / "table.md") as file:
+    with atomic_write(options.workdir / "table.md") as file:
         file.write(to_markdown(gathered_table))
     write_comparison(options.workdir / "compare.html", gathered_table)
     lines = to_rows(gathered_table)
@@ -185,7 +185,7 @@ def per_image(cell: Run) -> comparison.PerImageResults:
 
 def cost(cell: Run) -> dict[str, float]:
     """Seconds of training, all sessions together, and the peak of memory."""
-    found = dict(read_json(cell.workdir / COST)) if (cell.workdir / COST).is_file() else {}
+    found = read_json_if_present(cell.workdir / COST)
     graders = [trained_s(folder) for folder in sorted((cell.workdir / "graders").glob("*/checkpoints"))]
     seconds = {"training_s": [trained_s(cell.workdir / "checkpoints")], "graders_s": graders}
     return found | {name: sum(s for s in parts if s is not None) for name, parts in seconds.items() if any(parts)}

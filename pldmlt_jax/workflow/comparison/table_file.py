@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from pldmlt_jax.config import NO_SET, Config
-from pldmlt_jax.errors import ConfigError, UserError, nearest, raise_all
+from pldmlt_jax.errors import ConfigError, UserError, raise_all, suggest_nearest
+from pldmlt_jax.io.files import FOLDER_NAME, is_folder_name
 from pldmlt_jax.table_config import PARTS, PUBLISHED, Row, Table
 
 EXPECTED = "a file with get_table() -> Table"
@@ -68,7 +69,7 @@ def chosen(table: Table, rows: str, folds: str, seeds: str) -> tuple[Table, tupl
     wanted = [name.strip() for name in rows.split(",")] if rows else names
     for name in wanted:
         if name not in names:
-            action = nearest(name, names, "choose some of them")
+            action = suggest_nearest(name, names, "choose some of them")
             errors.append(ConfigError("--rows", f"no row {name!r}", "some of " + ", ".join(names), action))
     for flag, text in (("folds", folds), ("seeds", seeds)):
         if not re.fullmatch(r"(\d{1,9}(,\d{1,9})*)?", text):
@@ -122,10 +123,8 @@ def table_errors(
 def _name_errors(table: Table) -> Iterator[UserError]:
     names = [row.name.lower() for row in table.rows]
     for name in (table.name, *(row.name for row in table.rows)):
-        if not re.fullmatch(r"\w[\w.+ -]{0,99}", name):
-            yield ConfigError(
-                "name", repr(name), "a folder's name: letters, digits, and . + - _ behind the first", "mend it"
-            )
+        if not is_folder_name(name):
+            yield ConfigError("name", repr(name), FOLDER_NAME, "mend it")
     for name in sorted({name for name in names if names.count(name) > 1}):
         yield ConfigError("rows", f"{name!r} twice", "a name of its own for each row", "rename one")
     if table.reference and table.reference not in [row.name for row in table.rows]:

@@ -1,68 +1,78 @@
-"""The end of `train`: operating points and the grades' temperature, chosen on validation images and kept beside the
-checkpoints.
-"""
+"""The end of `train`: chooses operating points and the grades' temperature on validation images."""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from pldmlt_jax.data.splits.selection import Selection
+from pldmlt_jax.data.loader import given_labels
+from pldmlt_jax.data.preprocessing.store import PreparedSplit
 from pldmlt_jax.evaluation.operating_points import OperatingPoints, PointSearch, write_points
 from pldmlt_jax.evaluation.predictor import Predictor
-from pldmlt_jax.io.progress import Task, progress
+from pldmlt_jax.evaluation.temperature import fit_temperature
+from pldmlt_jax.io.progress import ProgressTask, show_progress
 from pldmlt_jax.workflow.context import Context
-from pldmlt_jax.workflow.stages.load_checkpoint import load_predictor
-from pldmlt_jax.workflow.stages.train_graders import fit_temperature, given_grades
+from pldmlt_jax.workflow.load_checkpoint import load_predictor
 
 
 def calibrate(context: Context) -> None:
-    """Asks the best checkpoint about the validation images, and writes `checkpoints/operating_points.json`."""
-    predictor = load_predictor(context)
+    """Predicts the validation images with the best checkpoint, and writes `checkpoints/operating_points.json`.
+
+    Operating points are chosen at the network's size. The temperature is fitted on truly graded images; with test-time
+    augmentation, on the mean of the views' probabilities.
+    """
+    predictor = dataclasses.replace(load_predictor(context), temperatures=(1.0,))
     (network,) = predictor.networks
-    validation = context.segmented["val"]
-    graded = context.graded_for_network.get("val")
-    with progress("operating points", len(validation) + (len(graded) if graded else 0)) as task:
-        lesions = choose_points(predictor, validation, task)
-        temperature = choose_temperature(predictor, graded, task) if graded else None
-    longer = [max(row.crop_height_px, row.crop_width_px) for row in _geometries(context.segmented["train"])]
-    inference = {name: getattr(context.config.inference, name) for name in ("mode", "tile_px", "overlap", "tta")}
-    points = OperatingPoints(
-        lesions, temperature, len(graded) if graded else 0, network.step, inference, (min(longer), max(longer))
-    )
-    write_points(network.directory, points)
-    print(f"  {summarise_points(points)}")
-
-
-def _geometries(selection: Selection) -> list:
-    return [selection.split.metadata[int(i)].geometry for i in selection.indices]
-
-
-def choose_points(predictor: Predictor, validation: Selection, task: Task) -> dict:
-    """Each lesion's point, by the Dice pooled over the validation images at the network's size."""
-    search, batch_size = PointSearch(predictor.target), predictor.config.evaluation.batch_size
-    for start in range(0, len(validation), batch_size):
-        samples = [validation.split[int(i)] for i in validation.indices[start : start + batch_size]]
-        probabilities = predictor(np.stack([sample.image for sample in samples]), batch_size).probabilities
-        for sample, p in zip(samples, probabilities, strict=True):
-            search.add(p, sample.mask_bits)
+    validation, graded = context.segmented["val"], context.graded_for_network.get("val")
+    search, num_graded = PointSearch(predictor.target), len(graded) if graded else 0
+    with show_progress("operating points", len(validation) + num_graded) as task:
+        grades: dict[int, np.ndarray] = {}
+        predictions = predictor.predict_prepared(validation.split, validation.indices)
+        for index, (sample, probabilities, grade_probabilities) in zip(validation.indices, predictions, strict=True):
+            search.add(probabilities, sample.mask_bits)
+            grades[int(index)] = grade_probabilities
             task.advance(sample.image_id)
-    return search.choose()
+        known = grades if graded and graded.split is validation.split else {}
+        temperature = None
+        if graded:
+            indices = [int(index) for index in graded.indices]
+            found = predict_grades(predictor, graded.split, indices, known, task)
+            logits = np.log(np.stack([found[index] for index in indices]) + 1e-12)
+            temperature = fit_temperature(logits, given_labels(graded.split).grade[indices])
+    geometries = [context.segmented["train"].split.metadata[int(i)].geometry for i in context.segmented["train"].indices]
+    longer_px = [max(geometry.crop_height_px, geometry.crop_width_px) for geometry in geometries]
+    inference = {name: getattr(context.config.inference, name) for name in ("mode", "tile_px", "overlap", "tta")}
+    field_px = (min(longer_px), max(longer_px))
+    points = OperatingPoints(search.choose(), temperature, num_graded, network.step, inference, field_px)
+    write_points(network.directory, points)
+    print(f"  {format_points(points)}")
 
 
-def choose_temperature(predictor: Predictor, graded: Selection, task: Task) -> float:
-    """The temperature of truly graded validation images; with views it is fitted on the mean of their probabilities."""
-    uncalibrated = dataclasses.replace(predictor, temperatures=(1.0,))
-    batch_size, probabilities = predictor.config.evaluation.batch_size, []
-    for start in range(0, len(graded), batch_size):
-        samples = [graded.split[int(i)] for i in graded.indices[start : start + batch_size]]
-        answer = uncalibrated(np.stack([sample.image for sample in samples]), batch_size)
-        probabilities.append(answer.grade_probabilities)
-        task.update(task.done + len(samples))
-    logits = np.log(np.concatenate(probabilities) + 1e-12)
-    return fit_temperature(logits, given_grades(graded))
+def predict_grades(
+    predictor: Predictor, split: PreparedSplit, indices: Sequence[int], known: Mapping[int, np.ndarray], task: ProgressTask
+) -> dict[int, np.ndarray]:
+    """Predicts the grades of prepared images, except those that have been predicted already.
+
+    Args:
+        predictor: The networks.
+        split: The prepared images.
+        indices: Positions in the split.
+        known: Grade probabilities [5] by position.
+        task: Shown progress.
+
+    Returns:
+        Grade probabilities [5] by position.
+    """
+    unknown = [index for index in indices if index not in known]
+    found = {index: known[index] for index in indices if index in known}
+    task.update(task.done + len(found))
+    for index, (_, _, probabilities) in zip(unknown, predictor.predict_prepared(split, unknown), strict=True):
+        found[index] = probabilities
+        task.update(task.done + 1)
+    return found
 
 
-def summarise_points(points: OperatingPoints) -> str:
+def format_points(points: OperatingPoints) -> str:
     """One line for the terminal."""
     parts = [
         f"{name} > {point.threshold:g}" + (f", from {point.min_area_px:g} px" if point.min_area_px else "")

@@ -1,8 +1,7 @@
 """Pictures of some scored images for the report: photograph, truth and prediction."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
@@ -11,49 +10,68 @@ from pldmlt_jax.data.datasets.records import RawRecord
 from pldmlt_jax.data.splits.selection import Selection
 from pldmlt_jax.evaluation.operating_points import lesion_masks
 from pldmlt_jax.evaluation.original_size import read_original, restore_original_size
-from pldmlt_jax.evaluation.predictor import Predictor
+from pldmlt_jax.io.processes import all_gather, is_first_process
 from pldmlt_jax.reporting.overlays import overlay_at_size, write_picture
 from pldmlt_jax.types import Sample
 from pldmlt_jax.workflow.context import Context
 
 PICTURE_PX = 960
-"""Longer side of the pictures that the report shows: sharp at half a page, also where a screen has two pixels to one."""
+"""Longer side of the pictures in the report: sharp at half a page, also on screens with two pixels per CSS pixel."""
 
 
-def chunks(items: Sequence, size: int) -> list[Sequence]:
-    return [items[start : start + size] for start in range(0, len(items), size)]
+def choose_examples(dices: Mapping[int, float], number: int) -> list[int]:
+    """The places of the images with the lowest and the highest Dice, half of the number each."""
+    ranked = sorted(dices, key=lambda place: (dices[place], place))
+    num_worst = (number + 1) // 2
+    return list(dict.fromkeys([*ranked[:num_worst], *ranked[::-1][: number - num_worst]]))
 
 
-def save_examples(context: Context, network: Predictor, selection: Selection, rows: list[dict[str, Any]]) -> None:
-    """Photograph, truth and prediction, both outlined, of the worst and the best images by Dice.
+class Examples:
+    """Keeps the predictions of the worst and the best images while a set is scored, and no others.
 
-    They are predicted once more: keeping every picture until the ranking is known would take all the memory of a big set.
+    Args:
+        number: Of images to keep.
     """
-    config, folder = context.config.evaluation, context.workdir / "examples"
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.iterdir():
-        old.unlink()
-    ranked = sorted((place for place, row in enumerate(rows) if row["dice"] != ""), key=lambda place: rows[place]["dice"])
-    half = (config.num_examples + 1) // 2
-    shown = dict.fromkeys([*ranked[:half], *ranked[::-1][: config.num_examples - half]])
-    for chunk in chunks(list(shown), config.batch_size):
-        indices = [int(selection.indices[place]) for place in chunk]
-        samples = [selection.split[index] for index in indices]
-        probabilities = network(np.stack([sample.image for sample in samples]), config.batch_size).probabilities
-        for index, sample, p in zip(indices, samples, probabilities, strict=True):
-            image, bits, p = _seen(context, selection.split.records[index], sample, p, network.target)
-            truth, predicted = lesion_masks(bits, p, network.target, config.threshold)
+
+    def __init__(self, number: int):
+        self.number = number
+        self.kept: dict[int, tuple[float, np.ndarray]] = {}
+
+    def add(self, place: int, dice: float | str, probabilities: Float[np.ndarray, "s s k"]) -> None:
+        """Keeps an image by its place in the selection, if it is among the worst or the best; "" is an undefined Dice."""
+        if isinstance(dice, str):
+            return
+        dices = {other: found for other, (found, _) in self.kept.items()} | {place: dice}
+        chosen = choose_examples(dices, self.number)
+        if place in chosen:
+            self.kept[place] = dice, np.array(probabilities)  # a copy: a view would hold its whole batch
+        self.kept = {other: found for other, found in self.kept.items() if other in chosen}
+
+    def save(self, context: Context, selection: Selection, target: str) -> None:
+        """Writes pictures of the worst and the best images of all processes to `examples/`."""
+        kept = {place: found for part in all_gather(self.kept) for place, found in part.items()}
+        if not is_first_process():
+            return
+        folder = context.workdir / "examples"
+        folder.mkdir(parents=True, exist_ok=True)
+        for old in folder.iterdir():
+            old.unlink()
+        for place in choose_examples({place: dice for place, (dice, _) in kept.items()}, self.number):
+            index = int(selection.indices[place])
+            sample, record = selection.split[index], selection.split.records[index]
+            image, mask_bits, p = _at_shown_size(context, record, sample, kept[place][1], target)
+            truth, predicted = lesion_masks(mask_bits, p, target, context.config.evaluation.threshold)
             save_example(folder, sample.image_id, image, truth, predicted)
 
 
-def _seen(
+def _at_shown_size(
     context: Context, record: RawRecord, sample: Sample, probabilities: Float[np.ndarray, "s s k"], target: str
 ) -> tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w"], Float[np.ndarray, "h w k"]]:
-    """Photograph, mask bits and prediction at the image's own size where the run scores that, else at the network's."""
+    """Photograph, mask bits and prediction at the image's own size if the run scores that, else at the network's."""
     if not context.config.evaluation.original_size:
         return sample.image, sample.mask_bits, probabilities
-    image, bits = read_original(record, context.config.data)
-    return image, bits, restore_original_size(probabilities, sample, target)
+    image, mask_bits = read_original(record, context.config.data)
+    return image, mask_bits, restore_original_size(probabilities, sample, target)
 
 
 def save_example(
@@ -63,6 +81,6 @@ def save_example(
     truth: Mapping[str, Bool[np.ndarray, "h w"]],
     predicted: Mapping[str, Bool[np.ndarray, "h w"]],
 ) -> None:
-    """One image's pictures: as it is, with the truth, and with the prediction."""
+    """Writes one image's pictures: as it is, with the true and with the predicted masks outlined."""
     for view, masks in {"image": {}, "truth": truth, "prediction": predicted}.items():
         write_picture(folder / f"{name}_{view}", overlay_at_size(image, masks, PICTURE_PX))

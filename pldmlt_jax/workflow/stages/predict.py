@@ -1,4 +1,4 @@
-"""`predict`: masks, overlay, grade and its map of any image files, at their own size."""
+"""`predict`: predicts image files at their own size; writes masks, overlays, grades and grade maps."""
 
 import contextlib
 import time
@@ -11,33 +11,39 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from pldmlt_jax.data.input_images import exclude_predictions, find_images, unique_names
+from pldmlt_jax.data.input_images import find_images, unique_names
 from pldmlt_jax.data.preprocessing.geometry import read_image
 from pldmlt_jax.data.preprocessing.prepare import NetworkView
 from pldmlt_jax.data.splits.selection import choose_splits
 from pldmlt_jax.errors import ConfigError, DataError
 from pldmlt_jax.evaluation.predictor import Predictor
 from pldmlt_jax.io.files import write_rows
-from pldmlt_jax.io.progress import Task, progress
+from pldmlt_jax.io.progress import ProgressTask, show_progress
 from pldmlt_jax.io.signals import Interrupted
+from pldmlt_jax.reporting.predictions_table import TABLE, exclude_predictions, write_prediction
 from pldmlt_jax.workflow.context import Context
+from pldmlt_jax.workflow.load_checkpoint import load_predictor
 from pldmlt_jax.workflow.options import RunOptions
-from pldmlt_jax.workflow.stages.load_checkpoint import load_predictor
-from pldmlt_jax.workflow.stages.predictions_table import TABLE, write_prediction
 
 EXAMPLES = "predictions/examples"
 
 SAVE_INTERVAL_S = 30.0
-"""The table is written anew this often, so that what is done is not lost with a run that is stopped."""
+"""The table is rewritten this often, so that a run that is killed keeps what it has done."""
 
 MAX_WARNINGS = 20
-"""Printed: a folder from another camera may have one for each photograph, and the table has them all."""
+"""Warnings to print: a folder from another camera may have one for each photograph. The table has all of them."""
 
 MAX_THREADS = 4
-"""Each holds a photograph and its probabilities at their own size: half a gigabyte for 12 megapixels."""
+"""Threads that read and write: each holds a photograph and its probabilities, 0.5 GB for 12 megapixels."""
 
 
 def main(options: RunOptions) -> None:
+    """Predicts the images of `--input`.
+
+    Raises:
+        ConfigError: There is no `--input`.
+        DataError: It names no image, or some images could not be read; the others are done.
+    """
     context = Context(options)
     if not options.input:
         expected = "image files, folders or patterns, with commas between them"
@@ -45,18 +51,18 @@ def main(options: RunOptions) -> None:
     found = find_images(options.input)
     paths = exclude_predictions(found)
     if len(paths) < len(found):
-        print(f"  {len(found) - len(paths)} pictures of an earlier prediction are passed over")
+        print(f"  {len(found) - len(paths)} pictures of an earlier prediction are skipped")
     if not paths:
-        raise DataError(options.input, f"only what {TABLE} lists", "photographs, not what was predicted", "check --input")
+        raise DataError(options.input, f"only pictures that {TABLE} lists", "photographs, not predictions", "check --input")
     output = Path(options.output or context.workdir / "predictions")
     predictor = load_predictor(context)
     num_threads = context.config.data.num_threads
-    with progress("predict", len(paths)) as task:
+    with show_progress("predict", len(paths)) as task:
         try:
             outcome = predict_files(predictor, paths, output, task, num_threads, options.probabilities)
         except Interrupted as stop:
             done = f"{task.done} of {len(paths)} images are done, see {output}"
-            raise Interrupted(stop.signum, done, "the same command begins with the first one") from stop
+            raise Interrupted(stop.signum, done, "the same command starts again with the first image") from stop
     print_outcome(outcome, output)
     if outcome.unreadable:
         raise DataError(options.input, f"{len(outcome.unreadable)} of {len(paths)} images not read", "whole images",
@@ -64,21 +70,21 @@ def main(options: RunOptions) -> None:
 
 
 def predict_examples(context: Context) -> None:
-    """The pipeline's stage: predicts raw photographs of the evaluated split, as a user would.
+    """Predicts raw photographs of the evaluated split as a user would: the pipeline's stage.
 
-    They have a folder of their own, for a user's predictions are in `predictions` unless the command line says where.
+    They have their own folder, since a user's predictions go to `predictions` by default.
     """
     sets = {"segmentation": context.segmented, "grading": context.graded_for_network}
     key, split = next(iter(choose_splits(sets, context.options.split).items()))
     selection = sets[key][split]
     paths = [selection.split.records[int(i)].image for i in selection.indices][: context.config.evaluation.num_examples]
-    with progress("predict", len(paths)) as task:
+    with show_progress("predict", len(paths)) as task:
         predict_files(load_predictor(context), paths, context.workdir / EXAMPLES, task, context.config.data.num_threads)
 
 
 @dataclass
 class Outcome:
-    """What came of some image files."""
+    """What was predicted of some image files."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)  # of the table
     unreadable: list[DataError] = field(default_factory=list)
@@ -92,11 +98,24 @@ class _Photograph(NamedTuple):
 
 
 def predict_files(
-    predictor: Predictor, paths: Sequence[Path], output: Path, task: Task, num_threads: int, probabilities: bool = False
+    predictor: Predictor,
+    paths: Sequence[Path],
+    output: Path,
+    task: ProgressTask,
+    num_threads: int,
+    probabilities: bool = False,
 ) -> Outcome:
-    """Predicts files batch by batch; what cannot be read is listed, and the rest is done.
+    """Predicts image files batch by batch; files that cannot be read are listed in the outcome.
 
-    Reading and writing are spread over threads, and the next batch is read while the network works on this one.
+    Reading and atomic_write use threads, and the next batch is read while the network computes.
+
+    Args:
+        predictor: The networks.
+        paths: The image files.
+        output: The folder for the results.
+        task: Shown progress.
+        num_threads: Threads that read and write, at most MAX_THREADS.
+        probabilities: Whether each lesion's probabilities are written as well.
     """
     output.mkdir(parents=True, exist_ok=True)
     cv2.setNumThreads(1)  # the threads work on one photograph each
@@ -120,11 +139,11 @@ def predict_files(
             outcome.unreadable += [each for each in found if isinstance(each, DataError)]
             photographs = [each for each in found if isinstance(each, _Photograph)]
             if photographs:
-                answer = predictor(np.stack([each.view.image for each in photographs]), batch_size)
+                batch = predictor(np.stack([each.view.image for each in photographs]), batch_size)
 
-                def write(row: int, photographs: list = photographs, answer: Any = answer) -> dict[str, Any]:
+                def write(row: int, photographs: list = photographs, batch: Any = batch) -> dict[str, Any]:
                     path, name, image, view = photographs[row]
-                    prediction = predictor.build_prediction(image, view, answer, row)
+                    prediction = predictor.build_prediction(image, view, batch, row)
                     return write_prediction(path, name, image, prediction, output, probabilities)
 
                 outcome.rows += pool.map(write, range(len(photographs)))
@@ -137,7 +156,7 @@ def predict_files(
 
 @contextlib.contextmanager
 def save_table_on_exit(outcome: Outcome, output: Path) -> Iterator[None]:
-    """Writes the table, of what is done, also where the block is stopped or fails."""
+    """Writes the table of what is done when the block ends, also if it is stopped or fails."""
     try:
         yield
     finally:
@@ -146,11 +165,11 @@ def save_table_on_exit(outcome: Outcome, output: Path) -> Iterator[None]:
 
 
 def print_outcome(outcome: Outcome, output: Path) -> None:
-    """Says where the results are, and lists what to look at and what was not read."""
+    """Prints where the results are, warnings, and files that were not read."""
     if outcome.rows:
         print(f"  {len(outcome.rows)} predicted, see {output / TABLE}")
         if "grade" in outcome.rows[0] and not outcome.rows[0]["calibrated"]:
-            print("  the grades' probabilities are not calibrated: there were no truly graded validation images")
+            print("  the grades' probabilities are not calibrated, since there were no truly graded validation images")
     odd = [row for row in outcome.rows if row["warning"]]
     for row in odd[:MAX_WARNINGS]:
         print(f"  warning: {row['image']}: {row['warning']}")

@@ -11,26 +11,27 @@ from pldmlt_jax.data.preprocessing.store import PreparedSplit
 from pldmlt_jax.data.splits.selection import Selection, official_splits
 from pldmlt_jax.errors import DataError, raise_all
 from pldmlt_jax.evaluation.metrics.grading import grading_metrics
+from pldmlt_jax.evaluation.temperature import softmax
 from pldmlt_jax.io.files import read_json, read_rows, write_rows
-from pldmlt_jax.io.progress import progress
+from pldmlt_jax.io.progress import show_progress
 from pldmlt_jax.method.gradcam import grad_cam
 from pldmlt_jax.method.pseudo_labels import ENSEMBLES, EnsembleChoice, admissible_grades, map_agreement, refine
 from pldmlt_jax.reporting.overlays import cam_strip, write_picture
 from pldmlt_jax.types import MASK_BITS, NUM_GRADES, Sample
 from pldmlt_jax.workflow.context import Context
-from pldmlt_jax.workflow.stages.train_graders import make_grader, restore_best, softmax
+from pldmlt_jax.workflow.stages.train_graders import make_grader, restore_best
 
 AGREEMENTS = ("share", "coverage", "disc_share")
 
 
 def pseudo_label(context: Context) -> None:
-    """Labels every pixel-labelled image, writes the table of changes and how right the labels are where that is known."""
+    """GradeLabels every pixel-labelled image; writes the labels, and their accuracy on images whose true grade is known."""
     images = _all_images(context.segmented_for_graders)
     graders = load_graders(context)
     folder = context.workdir / "cams"
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
-    with progress("pseudo-labels", len(images)) as task:
+    with show_progress("pseudo-labels", len(images)) as task:
         for split, index in images:
             row, strip = label_image(context, graders, split[index])
             true_grade = context.known_grades.get(split.records[index].image, "")
@@ -47,13 +48,13 @@ def _all_images(selections: dict[str, Selection]) -> list[tuple[PreparedSplit, i
 
 
 def load_graders(context: Context) -> list[tuple[str, Any, dict, float]]:
-    """Name, network, variables and temperature of each trained grader."""
+    """Loads the trained graders: name, network, variables and temperature of each."""
     config, loaded = context.config, []
     for name in config.grader.architectures:
         grader = make_grader(config, name, context.graded_for_graders["train"])
         state = restore_best(context, grader, name)
-        figures = read_json(context.workdir / "graders" / name / "metrics.json")
-        temperature = figures["temperature"] if config.pseudo.temperature else 1.0
+        metrics = read_json(context.workdir / "graders" / name / "metrics.json")
+        temperature = metrics["temperature"] if config.pseudo.temperature else 1.0
         variables = {"params": state.params, "batch_stats": state.batch_stats}
         loaded.append((name, grader.network, variables, temperature))
     return loaded
@@ -62,7 +63,7 @@ def load_graders(context: Context) -> list[tuple[str, Any, dict, float]]:
 def grade_with_graders(
     context: Context, graders: list, sample: Sample
 ) -> tuple[Float[np.ndarray, "g c"], EnsembleChoice, Float[np.ndarray, "c h w"]]:
-    """The graders' probabilities, the ensemble's choice, and the maps of the grader that it follows."""
+    """Grades an image: the graders' probabilities, the ensemble's choice, and the Grad-CAM of the grader that it follows."""
     cams = [grad_cam(variables, sample.image[None], classifier=network) for _, network, variables, _ in graders]
     temperatures = [temperature for *_, temperature in graders]
     probabilities = np.stack([softmax(np.asarray(cam.logits[0]), t) for cam, t in zip(cams, temperatures, strict=True)])
@@ -71,7 +72,7 @@ def grade_with_graders(
 
 
 def label_image(context: Context, graders: list, sample: Sample) -> tuple[dict[str, Any], np.ndarray]:
-    """One row of the table, and the strip of pictures that shows why."""
+    """GradeLabels one image: its row of the table, and the strip of pictures that shows the reason."""
     config = context.config.pseudo
     probabilities, choice, maps = grade_with_graders(context, graders, sample)
     masks = {name: (sample.mask_bits & bit) > 0 for name, bit in MASK_BITS.items()}
@@ -96,10 +97,10 @@ def label_image(context: Context, graders: list, sample: Sample) -> tuple[dict[s
 
 
 def read_label_table(path: Path) -> dict[str, dict[str, str]]:
-    """The rows of `pseudo_labels.csv` by image; the table may have been edited by hand.
+    """Reads the rows of `pseudo_labels.csv` by image; the table may have been edited by hand.
 
     Raises:
-        DataError: The stage has not run, or the table has lost a column or has a grade outside 0..4; all at once.
+        DataError: The stage has not run, a column is missing, or grades are outside 0..4; all errors at once.
     """
     if not path.is_file():
         raise DataError(path, "no pseudo-labels", "the table of stage 1", "run `python main.py pseudo-label` first")
@@ -120,19 +121,19 @@ def read_label_table(path: Path) -> dict[str, dict[str, str]]:
 def summarise_labels(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Accuracy and kappa of the pseudo-labels before and after refinement, where true grades are known."""
     known = [row for row in rows if row["true_grade"] != ""]
-    figures: dict[str, Any] = {
+    metrics: dict[str, Any] = {
         "pseudo/n": len(rows),
         "pseudo/n_known": len(known),
         "pseudo/changed": sum(str(row["before"]) != str(row["after"]) for row in rows),
     }
     if not known:
-        return figures
+        return metrics
     truth = np.array([int(row["true_grade"]) for row in known])
     majority = int(np.bincount(truth, minlength=NUM_GRADES).argmax())
     for when in ("before", "after"):
         one_hot = np.eye(NUM_GRADES)[[int(row[when]) for row in known]]
         measured = grading_metrics(one_hot, truth, majority)
-        figures[f"pseudo/accuracy_{when}"] = measured["grade/accuracy"]
-        figures[f"pseudo/kappa_{when}"] = measured["grade/kappa"]
-        figures["pseudo/majority"] = measured["grade/majority"]
-    return figures
+        metrics[f"pseudo/accuracy_{when}"] = measured["grade/accuracy"]
+        metrics[f"pseudo/kappa_{when}"] = measured["grade/kappa"]
+        metrics["pseudo/majority"] = measured["grade/majority"]
+    return metrics

@@ -1,27 +1,21 @@
-"""`evaluate --predictions=DIR`: any method's mask files against a set's own masks, at the photographs' own size."""
+"""`evaluate --predictions=DIR`: scores any method's mask files against a set's own masks, at the photographs' own size."""
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from pldmlt_jax.data.splits.selection import Selection, choose_splits, official_splits, select_split
 from pldmlt_jax.errors import DataError, UserError, raise_all
 from pldmlt_jax.evaluation.mask_files import MaskEncoding, MaskFiles, find_mask_files, read_probabilities, scan_mask_files
-from pldmlt_jax.evaluation.metrics.baselines import (
-    EMPTY_HISTOGRAMS,
-    best_threshold,
-    channel_histograms,
-    format_threshold,
-    pixel_histograms,
-    threshold_metrics,
-)
+from pldmlt_jax.evaluation.metrics.baselines import best_threshold, channel_histograms, format_threshold
 from pldmlt_jax.evaluation.metrics.curves import CURVES_FILE
-from pldmlt_jax.evaluation.metrics.segmentation import SegmentationCounts
-from pldmlt_jax.evaluation.original_size import ORIGINAL, compute_area_columns, count_image, read_original
+from pldmlt_jax.evaluation.original_size import ORIGINAL
+from pldmlt_jax.evaluation.scoring import SegmentationScores
 from pldmlt_jax.io.files import write_json, write_rows
-from pldmlt_jax.io.progress import Task, progress
+from pldmlt_jax.io.progress import ProgressTask, show_progress
 from pldmlt_jax.types import LESIONS
 from pldmlt_jax.workflow.context import Context
 from pldmlt_jax.workflow.options import RunOptions
@@ -33,12 +27,12 @@ SHOWN = (
 
 
 def output_folder(options: RunOptions) -> Path:
-    """Where the figures go."""
+    """The folder for the results."""
     return Path(options.output or options.workdir / "scored" / (Path(options.predictions).resolve().name or "masks"))
 
 
 def main(options: RunOptions) -> None:
-    """Writes `metrics.json`, `curves.json` and `per_image.csv`, as `evaluate` does, of what masks alone give."""
+    """Writes `metrics.json`, `curves.json` and `per_image.csv` as `evaluate` does, with what masks alone allow."""
     context, folder = Context(options), Path(options.predictions)
     if not folder.is_dir():
         raise DataError(folder, "no such folder", "a folder of mask files", "check --predictions")
@@ -47,78 +41,86 @@ def main(options: RunOptions) -> None:
     errors: list[UserError] = []
     files = find_mask_files(folder, selection.image_ids, other_images(context, selection), errors)
     paths = paths_of(files, selection)
-    with progress("read masks", len(paths)) as task:
+    with show_progress("read masks", len(paths)) as task:
         encoding = scan_mask_files(paths, errors, lambda path: task.advance(path.name))
     raise_all(errors)
-    with progress("score masks", len(selection)) as task:
-        figures, curves, rows = score(context, files, selection, encoding, task)
+    with show_progress("score masks", len(selection)) as task:
+        metrics, curves, rows = score(context, files, selection, encoding, task)
     output = output_folder(options)
     about = {"seg/split": split, "predictions": str(folder), "predictions/lesions": list(files.lesions)}
-    write_json(output / "metrics.json", about | figures)
+    write_json(output / "metrics.json", about | metrics)
     write_json(output / CURVES_FILE, {"network_size": {}, "original_size": curves})
     write_rows(output / "per_image.csv", rows)
     if encoding.probabilities and encoding.num_binary:
         print(
             f"  {encoding.num_binary} files hold only 0 and 1, read as near-zero probabilities: other files have more values"
         )
-    if files.others:
-        print(f"  {files.others} files are of images that are not in split {split!r}, and were left alone")
+    if files.num_others:
+        print(f"  {files.num_others} files are of images that are not in split {split!r}, and were not scored")
     for what, name, baseline in SHOWN:
-        shown = [figures.get(f"{each}{ORIGINAL}") for each in (name, baseline)]
+        shown = [metrics.get(f"{each}{ORIGINAL}") for each in (name, baseline)]
         values = ["undefined" if value is None else f"{value:.3f}" for value in shown]
         print(f"{what:<34}{values[0]}   (baseline {values[1]}), at the photographs' own size")
-    print(f"all figures: {output / 'metrics.json'}, {CURVES_FILE} and per_image.csv beside it")
+    print(f"all metrics: {output / 'metrics.json'}, {CURVES_FILE} and per_image.csv beside it")
 
 
 def other_images(context: Context, selection: Selection) -> set[str]:
-    """Images of the set that are not scored now."""
+    """Images of the set that are not in the selection."""
     every = {image_id for split in official_splits(context.segmented) for image_id in split.image_ids}
     return every - set(selection.image_ids)
 
 
 def originals(selection: Selection) -> Iterator[tuple[str, int, tuple[int, int]]]:
-    """Name, place in the split, height and width of each image."""
+    """Yields each image's name, its position in the split, and its height and width."""
     for index in map(int, selection.indices):
         geometry = selection.split.metadata[index].geometry
         yield selection.split.image_ids[index], index, (geometry.original_height_px, geometry.original_width_px)
 
 
 def paths_of(files: MaskFiles, selection: Selection) -> dict[Path, tuple[int, int]]:
-    """Every file of the images that are scored, with its photograph's height and width."""
+    """Every file of the selected images, with its photograph's height and width."""
     return {path: shape for name, _, shape in originals(selection) for path in files.files.get(name, {}).values()}
 
 
 def score(
-    context: Context, files: MaskFiles, selection: Selection, encoding: MaskEncoding, task: Task
+    context: Context, files: MaskFiles, selection: Selection, encoding: MaskEncoding, task: ProgressTask
 ) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
-    """The figures of all images, pooled, each named as at the original size, their curves, and a row for each image."""
-    config = context.config
-    baseline = best_threshold(channel_histograms(context.segmented["train"]))
-    counts, pixels, rows = SegmentationCounts.empty(files.target), EMPTY_HISTOGRAMS, []
+    """Scores the files of all images.
+
+    Returns:
+        The pooled metrics, named as at the original size; their curves; and a row for each image.
+    """
+    scores, rows = SegmentationScores(files.target, context.config), []
     for name, index, shape in originals(selection):
-        image, bits = read_original(selection.split.records[index], config.data)
-        found = {
-            lesion: read_probabilities(path, shape, has_probabilities=encoding.probabilities)
-            for lesion, path in files.files[name].items()
-        }
-        if files.target == "fused":
-            (p,) = found.values()
-            probabilities = np.stack([1.0 - p, p], axis=-1)
-        else:
-            nothing = np.zeros(shape, np.float32)
-            probabilities = np.stack([found.get(lesion, nothing) for lesion in LESIONS], axis=-1)
-        counted = count_image(probabilities, bits, files.target, config.evaluation.threshold)
-        counts, pixels = counts.merge(counted), pixels + pixel_histograms(image, bits)
-        rows.append({"image": name} | {f"{key}{ORIGINAL}": value for key, value in compute_area_columns(counted).items()})
+        probabilities = read_prediction(files, name, shape, encoding)
+        rows.append({"image": name} | scores.add_original(selection.split.records[index], probabilities))
         task.advance(name)
-    figures = {f"{key}{ORIGINAL}": value for key, value in counts.compute().items() if _is_predicted(key, files)}
-    figures |= {"seg/threshold": config.evaluation.threshold, "baseline/channel_threshold/rule": format_threshold(baseline)}
-    curves = {name: curve for name, curve in counts.curves().items() if name in ("lesion", *files.lesions)}
-    return figures | threshold_metrics(baseline, pixels, ORIGINAL), curves, rows
+    baseline = best_threshold(channel_histograms(context.segmented["train"]))
+    metrics = scores.original.compute(baseline, ORIGINAL)
+    metrics = {name: value for name, value in metrics.items() if _is_predicted(name, files)}
+    threshold = context.config.evaluation.threshold
+    metrics |= {"seg/threshold": threshold, "baseline/channel_threshold/rule": format_threshold(baseline)}
+    curves = {name: curve for name, curve in scores.original.counts.curves().items() if name in ("lesion", *files.lesions)}
+    return metrics, curves, rows
 
 
-def _is_predicted(figure: str, files: MaskFiles) -> bool:
-    """Whether a figure is of lesions that the files speak of; a mean over four lesions is, where they speak of all."""
-    lesion = figure.split("/")[1]
+def read_prediction(
+    files: MaskFiles, name: str, shape: tuple[int, int], encoding: MaskEncoding
+) -> Float[np.ndarray, "h w k"]:
+    """Reads the files of one image as probabilities of the segmentation channels."""
+    found = {
+        lesion: read_probabilities(path, shape, has_probabilities=encoding.probabilities)
+        for lesion, path in files.files[name].items()
+    }
+    if files.target == "fused":
+        (p,) = found.values()
+        return np.stack([1.0 - p, p], axis=-1)
+    nothing = np.zeros(shape, np.float32)
+    return np.stack([found.get(lesion, nothing) for lesion in LESIONS], axis=-1)
+
+
+def _is_predicted(metric: str, files: MaskFiles) -> bool:
+    """Whether a metric is of lesions that have files; a mean over the four lesions needs files of all."""
+    lesion = metric.split("/")[1]
     absent = [name for name in LESIONS if files.target == "lesions" and name not in files.lesions]
     return lesion not in absent and not (lesion == "mean" and absent)

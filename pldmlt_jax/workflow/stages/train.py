@@ -1,4 +1,4 @@
-"""`train`: Algorithm 1 on the pixel-labelled images with their pseudo-labels; goes on from its latest checkpoint."""
+"""`train`: Algorithm 1 on the pixel-labelled images with their pseudo-labels; resumes from its latest checkpoint."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from pldmlt_jax.config import Config, has_stage_1, to_dict
-from pldmlt_jax.config_text import config_text
+from pldmlt_jax.config import Config, has_stage_1
+from pldmlt_jax.config.listing import config_text
 from pldmlt_jax.data.augment import make_training_window
 from pldmlt_jax.data.loader import (
     GradeLabels,
@@ -23,38 +23,40 @@ from pldmlt_jax.data.loader import (
 from pldmlt_jax.data.preprocessing.store import PreparedSplit
 from pldmlt_jax.data.splits.selection import Selection
 from pldmlt_jax.errors import CheckpointError, DataError
-from pldmlt_jax.evaluation.inference import WEIGHTS, checkpoint_directory, read_variables, saved_config
+from pldmlt_jax.evaluation.inference import TrainedNetwork, checkpoint_directory, drop_optimizers, saved_config
 from pldmlt_jax.evaluation.metrics.segmentation import SegmentationCounts, segmentation_counts
-from pldmlt_jax.io.processes import on_first, summed
-from pldmlt_jax.io.progress import progress
-from pldmlt_jax.method.diagnostics import gradient_balance, meta_gradient_paths, round_diagnostics
+from pldmlt_jax.io.processes import run_on_first, sum_over_processes
+from pldmlt_jax.io.progress import show_progress
+from pldmlt_jax.method.diagnostics import gradient_balance, meta_gradient_paths
 from pldmlt_jax.method.pseudo_labels import admissible_grades
-from pldmlt_jax.method.setup import make_method
-from pldmlt_jax.method.state import Method, MethodState, init_method_state
-from pldmlt_jax.method.steps import eval_step, meta_step, round_step, train_step
+from pldmlt_jax.method.state import Method, MethodState, init_method_state, make_method
+from pldmlt_jax.method.steps import eval_step, meta_step, train_step
 from pldmlt_jax.method.virtual_step import uses_graded_images
+from pldmlt_jax.models.weights.checkpoint_io import WEIGHTS, read_variables
 from pldmlt_jax.models.weights.download import fetch_weights
-from pldmlt_jax.models.weights.load import preprocessing, with_encoder
+from pldmlt_jax.models.weights.load import load_encoder_weights, preprocessing_scheme
 from pldmlt_jax.reporting.validation_panel import NUM_IMAGES, validation_panel
-from pldmlt_jax.training.init_from import read_network, transplant
+from pldmlt_jax.training.init_from import read_best_network, transfer_weights
 from pldmlt_jax.training.log import open_log
-from pldmlt_jax.training.loop import Rounds, Stopping, Validated, algorithm_rounds, fit
-from pldmlt_jax.training.parallel import Devices, own_rows, training_devices
+from pldmlt_jax.training.loop import ValidationResult, fit
+from pldmlt_jax.training.parallel import Devices, local_rows, select_local_devices, select_training_devices
+from pldmlt_jax.training.parameters import write_parameter_table
+from pldmlt_jax.training.rounds import LoopOptions, RoundPlan, plan_rounds
 from pldmlt_jax.types import UNKNOWN_GRADE, Batch
 from pldmlt_jax.workflow.context import Context
 from pldmlt_jax.workflow.stages.calibrate import calibrate
 from pldmlt_jax.workflow.stages.pseudo_label import read_label_table
 
 MONITOR_THRESHOLD = 0.5
-"""Of the Dice that early stopping looks at: `evaluation.threshold` can change without another training."""
+"""Threshold of the Dice that early stopping monitors: `evaluation.threshold` may change without another training."""
 
-STEPS = {"theta": train_step, "label": meta_step, "both": round_step}
-DIAGNOSTICS = {"theta": gradient_balance, "label": meta_gradient_paths, "both": round_diagnostics}
-"""By phase of a round."""
+STEPS = {"theta": train_step, "label": meta_step}
+DIAGNOSTICS = {"theta": gradient_balance, "label": meta_gradient_paths}
+"""Phase of a round -> its step, and the diagnostics of a logged step."""
 
 
 def train(context: Context) -> None:
-    """Runs Algorithm 1; the best and the latest state go to `checkpoints/`, with the best one's operating points."""
+    """Runs Algorithm 1; saves the best and the latest state to `checkpoints/`, with the operating points of the best."""
     config, selections = context.config, context.segmented
     training, validation = selections["train"], selections["val"]
     table = context.workdir / "pseudo_labels.csv"
@@ -63,13 +65,13 @@ def train(context: Context) -> None:
         require_grades(labels, training)
     indices = oversample_grades(training.indices, labels.grade[training.indices], config.train.oversample)
     rounds = make_rounds(config, len(indices))
-    at_once = config.train.batch_size // config.train.microbatches
-    devices = training_devices(config.parallel, at_once, "train.batch_size")
+    microbatch_size = config.train.batch_size // config.train.microbatches
+    devices = select_training_devices(config.parallel, microbatch_size, "train.batch_size")
     method = make_method(config, rounds.theta_steps, devices.axis_name)
     window = make_training_window(config.train)
 
     def batches(step: int) -> Iterator[Batch]:
-        own = devices.own_batch_size(config.train.batch_size)
+        own = devices.batch_size_per_process(config.train.batch_size)
         shared: Any = {"batch_size": own, "config": config.data, "start_step": step, "shard": devices.shard}
         stream = train_batches(training.split, indices, labels, seed=config.seed, window=window, **shared)
         if uses_graded_images(config.meta, config.loss):
@@ -79,27 +81,31 @@ def train(context: Context) -> None:
         return map(devices.put_batch, stream)
 
     with (
-        progress("train", rounds.total_steps, config.train.batch_size) as task,
-        context.checkpoints(context.workdir / "checkpoints", to_dict(config)) as checkpoints,
+        show_progress("train", rounds.total_steps, config.train.batch_size) as task,
+        context.training_checkpoints(context.workdir / "checkpoints", drop_optimizers) as checkpoints,
     ):
         fit(
             devices.put_state(make_start_state(context, method)),
             rounds=rounds,
-            stopping=Stopping.of_training(config.train),
-            steps={phase: devices.training_step(step, method=method) for phase, step in STEPS.items()},
-            diagnostics={phase: devices.evaluation(diagnose, method=method) for phase, diagnose in DIAGNOSTICS.items()},
+            options=LoopOptions.from_train_config(config.train),
+            steps={phase: devices.make_training_step(step, method=method) for phase, step in STEPS.items()},
+            diagnostics={phase: devices.make_evaluation(diagnose, method=method) for phase, diagnose in DIAGNOSTICS.items()},
             batches=batches,
             validate=lambda state: validate(state, method, devices, validation, validation_labels, config),
-            names=lambda batch: batch_image_ids(batch, training, context),
+            image_names=lambda batch: batch_image_ids(batch, training, context),
             checkpoints=checkpoints,
             make_log=lambda step: open_log(context.workdir, step, config_text(config)),
             task=task,
         )
-    on_first(lambda: calibrate(context))
+        best = checkpoints.best_in_memory()
+    if best is not None:
+        own = select_local_devices(config.parallel)
+        context.trained = TrainedNetwork(config, own.put_state(best), int(best.step), checkpoints.directory, own)
+    run_on_first(lambda: calibrate(context))
 
 
 def training_labels(split: PreparedSplit, config: Config, table: Path) -> GradeLabels:
-    """The grades that pixel-labelled images are trained on, by `pseudo.source`."""
+    """The grades that pixel-labelled images are trained with, by `pseudo.source`."""
     if has_stage_1(config):
         return read_pseudo_labels(table, split)
     if config.pseudo.source == "none":
@@ -108,10 +114,10 @@ def training_labels(split: PreparedSplit, config: Config, table: Path) -> GradeL
 
 
 def require_grades(labels: GradeLabels, training: Selection) -> None:
-    """For the label network, which would make up grades of photographs that have none.
+    """Checks that every training image has a grade: the label network would invent grades for the others.
 
     Raises:
-        DataError: Some training images have none.
+        DataError: Some training images have no grade.
     """
     if without := [i for i in training.indices if labels.grade[i] == UNKNOWN_GRADE]:
         found = f"{len(without)} photographs without a grade, the first {training.split.image_ids[without[0]]}"
@@ -120,32 +126,35 @@ def require_grades(labels: GradeLabels, training: Selection) -> None:
 
 
 def batch_image_ids(batch: Batch, training: Selection, context: Context) -> list[str]:
-    """The images of a batch that this process has, and the truly graded ones beside them."""
-    names = [training.split.image_ids[i] for i in own_rows(batch.index).ravel()]
+    """The ids of a batch's images in this process, and of the truly graded images beside them."""
+    names = [training.split.image_ids[i] for i in local_rows(batch.index).ravel()]
     if batch.graded is None:
         return names
     graded = context.truly_graded["train"].split.image_ids
-    return names + [graded[i] for i in own_rows(batch.graded.index).ravel()]
+    return names + [graded[i] for i in local_rows(batch.graded.index).ravel()]
 
 
-def make_rounds(config: Config, num_images: int) -> Rounds:
+def make_rounds(config: Config, num_images: int) -> RoundPlan:
+    """The order of the steps for a number of images per epoch."""
     per_epoch = steps_per_epoch(num_images, config.train.batch_size)
-    return algorithm_rounds(config.train, per_epoch, label_update=config.meta.enabled)
+    return plan_rounds(config.train, per_epoch, label_update=config.meta.enabled)
 
 
 def make_start_state(context: Context, method: Method) -> MethodState:
-    """The state before step 0, with the weights that the config names; `weights.json` records them."""
+    """Makes the state before step 0 with the weights that the config names, and records these in `weights.json`."""
     config = context.config
     record: dict[str, Any] = {"encoder": "random start"}
     path = fetch_weights(config.model.weights, config.data.cache_dir)
 
     def pretrained(variables: dict[str, Any]) -> dict[str, Any]:
         if path:
-            variables, loaded = with_encoder(variables, path, config.model.encoder)
+            variables, loaded = load_encoder_weights(variables, path, config.model.encoder)
             record.update(encoder=path, encoder_sha256=loaded.sha256)
             print(f"  encoder weights: {path}, {loaded.num_tensors} tensors, sha256 {loaded.sha256[:16]}")
         if config.train.init_from:
-            taken = transplant(variables, read_initial_network(find_initial_directory(config)), config.train.init_parts)
+            taken = transfer_weights(
+                variables, read_initial_network(find_initial_directory(config)), config.train.init_parts
+            )
             variables = taken.variables
             record.update(init_from=config.train.init_from, init_parts=config.train.init_parts, kept_at_start=taken.kept)
             print(f"  {config.train.init_parts} from {config.train.init_from}: {taken.summary()}")
@@ -155,6 +164,7 @@ def make_start_state(context: Context, method: Method) -> MethodState:
         print("  encoder weights: none, a random start (the paper starts from ImageNet; see --config.model.weights)")
     state = init_method_state(method, pretrained)
     context.write_json("weights.json", record)
+    write_parameter_table(context.workdir, "network", state.network.params)
     return state
 
 
@@ -162,15 +172,15 @@ def find_initial_directory(config: Config) -> Path:
     """The folder of checkpoints, or of exported weights, that `train.init_from` names.
 
     Raises:
-        CheckpointError: There is none, or its network sees images prepared otherwise.
+        CheckpointError: There is none, or its network expects images that are prepared in another way.
     """
     directory = checkpoint_directory(Path(config.train.init_from))
     saved = saved_config(directory).model
-    theirs, ours = (preprocessing(model.encoder, model.weights) for model in (saved, config.model))
+    theirs, ours = (preprocessing_scheme(model.encoder, model.weights) for model in (saved, config.model))
     if theirs != ours:
         raise CheckpointError(
             directory,
-            f"a network for images prepared as {theirs!r}, by model.weights = {saved.weights!r}; this one's are {ours!r}",
+            f"a network for images prepared as {theirs!r} (model.weights = {saved.weights!r}); this config's are {ours!r}",
             "the same preparation",
             "name weights of the same library in --config.model.weights",
         )
@@ -178,12 +188,12 @@ def find_initial_directory(config: Config) -> Path:
 
 
 def read_initial_network(directory: Path) -> dict[str, Any]:
-    """`params` and `batch_stats` of a folder of checkpoints, or of exported weights."""
-    return read_variables(directory / WEIGHTS) if (directory / WEIGHTS).is_file() else read_network(directory)
+    """Reads `params` and `batch_stats` from a folder of checkpoints, or of exported weights."""
+    return read_variables(directory / WEIGHTS) if (directory / WEIGHTS).is_file() else read_best_network(directory)
 
 
 def list_initial_files(config: Config) -> list[Path]:
-    """Files that change whenever the network that `train.init_from` names does; none where it names none."""
+    """Lists the files that change whenever the network of `train.init_from` does; none if it is empty."""
     if not config.train.init_from:
         return []
     directory = find_initial_directory(config)
@@ -192,7 +202,7 @@ def list_initial_files(config: Config) -> list[Path]:
 
 
 def read_pseudo_labels(path: Path, split: PreparedSplit) -> GradeLabels:
-    """The refined pseudo-labels of stage 1's table and the admissible grades of one split, by position."""
+    """Reads the refined pseudo-labels of one split from stage 1's table, with the grades that the masks admit."""
     table = read_label_table(path)
     if missing := [image_id for image_id in split.image_ids if image_id not in table]:
         found = f"no row for {len(missing)} images, the first {missing[0]}"
@@ -208,14 +218,17 @@ def admissible(split: PreparedSplit) -> np.ndarray:
 
 def validate(
     state: MethodState, method: Method, devices: Devices, selection: Selection, labels: GradeLabels, config: Config
-) -> Validated:
-    """The score that early stopping maximises, figures of the validation images at the network's size, and some of them.
+) -> ValidationResult:
+    """Validates a state at the network's size: the score of early stopping, the metrics to log, and some pictures.
 
-    Of all processes' images together; a batch that the devices do not divide is filled up with rows of weight 0.
+    All processes' images count together. A batch that the devices do not divide is padded with rows of weight 0.
     """
     counts = SegmentationCounts.empty(method.loss.target)
     sums, images, pictures = np.zeros(4), 0.0, {}
-    evaluated, own = devices.evaluation(eval_step, method=method), devices.own_batch_size(config.evaluation.batch_size)
+    evaluated, own = (
+        devices.make_evaluation(eval_step, method=method),
+        devices.batch_size_per_process(config.evaluation.batch_size),
+    )
     for batch in eval_batches(selection.split, selection.indices, labels, batch_size=own, shard=devices.shard):
         output = evaluated(state, devices.put_batch(batch))
         counts = counts.merge(
@@ -235,9 +248,9 @@ def validate(
         count = float(batch.sample_mask.sum())
         sums += count * np.array([*map(float, output.losses), float(output.loss_updated)])
         images += count
-    counts, sums, images = summed((counts, sums, images))
+    counts, sums, images = sum_over_processes((counts, sums, images))
     names = ("val/loss", "val/seg_loss", "val/grade_loss", "val/loss_updated")
     values: dict[str, float] = dict(zip(names, sums / max(images, 1.0), strict=True))
     values["val/dice"] = counts.compute()["seg/foreground/dice"] or 0.0
     score = values["val/dice"] if config.train.monitor == "dice" else -values["val/loss"]
-    return Validated(score, values, pictures)
+    return ValidationResult(score, values, pictures)

@@ -19,7 +19,7 @@ from pldmlt_jax.models.encoders.densenet import DenseNet
 from pldmlt_jax.models.encoders.nasnet import NASNet
 from pldmlt_jax.models.encoders.resnet import ResNet
 from pldmlt_jax.models.encoders.vgg import VGG
-from pldmlt_jax.models.weights.load import load_weights, preprocessing
+from pldmlt_jax.models.weights.load import load_weights, preprocessing_scheme
 from pldmlt_jax.models.weights.names import KERAS_LAYOUTS, TORCH_LAYOUTS
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
@@ -56,7 +56,7 @@ def test_inference_and_training_equal_the_original_with_running_statistics(archi
         pytest.importorskip("h5py", reason="needs requirements.txt")
     file, encoder = GRADERS_AS_RECORDED[architecture]
     recorded = recorded_of(file)
-    grader = Classifier(encoder, preprocess=preprocessing(architecture, file))
+    grader = Classifier(encoder, preprocess=preprocessing_scheme(architecture, file))
     variables = loaded(grader, architecture, FIXTURES / file, recorded["image"])
 
     @jax.jit
@@ -85,10 +85,10 @@ def test_the_dilated_last_stage_equals_the_original() -> None:
         assert_close(feature, recorded["feature"])
 
 
-def test_kerass_vgg16_equals_keras_under_its_own_preprocessing() -> None:
+def test_vgg16_of_keras_equals_the_original_with_its_own_preprocessing() -> None:
     pytest.importorskip("h5py", reason="needs requirements.txt")
     recorded = recorded_of("vgg16_keras_narrow.h5")
-    grader = Classifier(VGG((4, 4, 8, 8, 8)), preprocess=preprocessing("vgg16", "vgg16_keras_narrow.h5"))
+    grader = Classifier(VGG((4, 4, 8, 8, 8)), preprocess=preprocessing_scheme("vgg16", "vgg16_keras_narrow.h5"))
     shapes = jax.eval_shape(lambda: grader.init(jax.random.key(0), jnp.asarray(recorded["image"]), False))
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), shapes)
     variables = load_weights(FIXTURES / "vgg16_keras_narrow.h5", "vgg16", zeros).variables

@@ -12,7 +12,7 @@ import pytest
 
 from pldmlt_jax.errors import CheckpointError
 from pldmlt_jax.models.weights import download as published
-from pldmlt_jax.models.weights.download import PUBLISHED, Published, fetch_weights, weights_path
+from pldmlt_jax.models.weights.download import PUBLISHED_FILES, PublishedFile, fetch_weights, resolve_weights_path
 
 CONTENT = b"weights" * 1000
 DIGEST = hashlib.sha256(CONTENT).hexdigest()[:8]
@@ -42,8 +42,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         monkeypatch.setenv("no_proxy", "127.0.0.1")
         base = f"http://127.0.0.1:{running.server_address[1]}"
         digests = {f"net-{DIGEST}.pth": DIGEST} | {f"{n}-12345678.pth": "12345678" for n in ("wrong", "absent", "short")}
-        table = {name: Published(f"{base}/{name}", "sha256", digest) for name, digest in digests.items()}
-        monkeypatch.setattr(published, "PUBLISHED", table)
+        table = {name: PublishedFile(f"{base}/{name}", "sha256", digest) for name, digest in digests.items()}
+        monkeypatch.setattr(published, "PUBLISHED_FILES", table)
         yield requests
         running.shutdown()
 
@@ -71,9 +71,9 @@ def test_what_is_not_the_published_file_is_not_kept(server: list[str], tmp_path:
 def test_without_a_network_it_says_what_to_fetch_and_where_to_put_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    nowhere = Published("http://127.0.0.1:9/net.pth", "sha256", DIGEST)
+    nowhere = PublishedFile("http://127.0.0.1:9/net.pth", "sha256", DIGEST)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(published, "PUBLISHED", {"net.pth": nowhere})
+    monkeypatch.setattr(published, "PUBLISHED_FILES", {"net.pth": nowhere})
     with pytest.raises(CheckpointError, match=r"(?s)cannot be fetched.*fetch http://127.0.0.1:9/net.pth .*put it at"):
         fetch_weights("net.pth", str(tmp_path))
     place = tmp_path / "weights" / "net.pth"
@@ -92,7 +92,7 @@ def test_a_path_is_taken_as_it_is_and_none_is_none(tmp_path: Path, monkeypatch: 
         fetch_weights("vgg16.pth", "cache")
     monkeypatch.chdir(tmp_path)
     Path("vgg16-397923af.pth").write_bytes(b"")  # the user's own, here
-    assert weights_path("vgg16-397923af.pth", "cache") == "vgg16-397923af.pth"
+    assert resolve_weights_path("vgg16-397923af.pth", "cache") == "vgg16-397923af.pth"
 
 
 def test_the_table_is_torchvisions_and_kerass_own() -> None:
@@ -105,7 +105,7 @@ def test_the_table_is_torchvisions_and_kerass_own() -> None:
             pytest.skip("needs requirements-oracle.txt")
         sources += (Path(found.origin).parent / folder).glob("*.py")
     text = re.sub(r'"\s+f?"', "", "".join(path.read_text() for path in sources))  # strings in parts are joined
-    for name, file in PUBLISHED.items():
+    for name, file in PUBLISHED_FILES.items():
         folder, _, own = file.url.rpartition("/")
         assert folder + "/" in text
         assert own in text, name

@@ -17,8 +17,8 @@ from pldmlt_jax.errors import CheckpointError
 from pldmlt_jax.models.classifier import Classifier
 from pldmlt_jax.models.encoders.resnet import ResNet
 from pldmlt_jax.models.encoders.vgg import VGG
-from pldmlt_jax.models.layers import normalise
-from pldmlt_jax.models.weights.load import assign, load_weights, read_tensors
+from pldmlt_jax.models.input_normalisation import normalise
+from pldmlt_jax.models.weights.load import assign_tensors, load_weights, read_tensors
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 RESNEXT = FIXTURES / "resnext_narrow.pth"
@@ -103,7 +103,7 @@ def test_a_tensor_beyond_its_numbers_is_refused(tmp_path: Path) -> None:
 
 def test_a_training_checkpoint_is_told_from_a_state_dict(tmp_path: Path) -> None:
     path = _write_zip(tmp_path / "checkpoint.pth", pickle.dumps({"epoch": 3, "state_dict": {}}))
-    with pytest.raises(CheckpointError, match="something else than a state dict"):
+    with pytest.raises(CheckpointError, match="something other than a state dict"):
         read_tensors(path)
 
 
@@ -193,7 +193,7 @@ def test_missing_unexpected_and_misshaped_tensors_are_listed_together(tmp_path: 
 def test_assign_keeps_unnamed_leaves_and_the_trees_own_dtype() -> None:
     tree = {"a": {"kernel": jnp.zeros((2, 3), jnp.bfloat16)}, "b": jnp.ones(2)}
     kernel = np.arange(6, dtype=np.float32).reshape(3, 2)
-    result = assign(tree, {"a.weight": kernel}, lambda path: "a.weight" if path[0] == "a" else None, Path("file"))
+    result = assign_tensors(tree, {"a.weight": kernel}, lambda path: "a.weight" if path[0] == "a" else None, Path("file"))
     assert result["a"]["kernel"].dtype == jnp.bfloat16
     np.testing.assert_array_equal(result["a"]["kernel"], kernel.T)
     np.testing.assert_array_equal(result["b"], tree["b"])

@@ -20,7 +20,7 @@ from configs.tables import rows as rows_of
 from pldmlt_jax.cli.app import LOCK, VERBS, run
 from pldmlt_jax.cli.flags import parse
 from pldmlt_jax.config_checks import config_errors
-from pldmlt_jax.io.files import locked
+from pldmlt_jax.io.locks import locked
 from pldmlt_jax.table_config import Table, list_runs
 from pldmlt_jax.workflow.comparison import compare
 from pldmlt_jax.workflow.comparison.table_file import table_errors
@@ -143,7 +143,7 @@ def test_a_signal_reaches_the_run_and_both_end_in_good_order(root: Path, tmp_pat
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM
-    assert "saved at step" in errors and errors.count("the same command goes on from there") == 2
+    assert "saved at step" in errors and errors.count("the same command resumes from there") == 2
     with locked(cell / LOCK, lambda holder: AssertionError(holder)):  # pyright: ignore[reportArgumentType]
         pass
 

@@ -14,14 +14,14 @@ from evaluation.tiny_network import photograph, tiny_config, write_tiny
 from PIL import Image
 
 from pldmlt_jax.cli.app import run
-from pldmlt_jax.data.input_images import exclude_predictions, find_images, unique_names
+from pldmlt_jax.data.input_images import find_images, unique_names
 from pldmlt_jax.errors import UserError
-from pldmlt_jax.evaluation.predictor import load
-from pldmlt_jax.io.progress import Task
+from pldmlt_jax.io.progress import ProgressTask
 from pldmlt_jax.io.signals import Interrupted
 from pldmlt_jax.reporting.overlays import LESION_COLOURS
+from pldmlt_jax.reporting.predictions_table import exclude_predictions, write_prediction
+from pldmlt_jax.workflow.load_checkpoint import load
 from pldmlt_jax.workflow.stages.predict import predict_files
-from pldmlt_jax.workflow.stages.predictions_table import write_prediction
 
 
 @pytest.fixture(scope="module")
@@ -149,9 +149,9 @@ def test_predicting_twice_into_the_folder_of_the_photographs_is_the_same(folder,
     for _ in range(2):
         assert run(command) == 0
         tables.append((tmp_path / "predictions.csv").read_text())
-    assert tables[0] == tables[1] and "3 pictures of an earlier prediction are passed over" in capsys.readouterr().out
+    assert tables[0] == tables[1] and "3 pictures of an earlier prediction are skipped" in capsys.readouterr().out
     assert run([*command[:3], f"--input={tmp_path}/*_mask.png", command[4]]) == 2
-    assert "photographs, not what was predicted" in capsys.readouterr().err
+    assert "photographs, not predictions" in capsys.readouterr().err
 
 
 def test_a_photograph_that_has_to_be_converted_is_told(folder, tmp_path, capsys):
@@ -193,7 +193,7 @@ def test_memory_does_not_grow_with_the_number_of_photographs(folder, tmp_path):
     for few in (paths[:4], paths[:8], paths):
         gc.collect()
         tracemalloc.start()
-        outcome = predict_files(predictor, few, tmp_path / "out", Task("", None, len(few)), num_threads=1)
+        outcome = predict_files(predictor, few, tmp_path / "out", ProgressTask("", None, len(few)), num_threads=1)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
         assert len(outcome.rows) == len(few)

@@ -9,8 +9,8 @@ from safetensors.numpy import load_file, save_file
 
 from pldmlt_jax.cli.app import run
 from pldmlt_jax.errors import CheckpointError
-from pldmlt_jax.evaluation.predictor import load
-from pldmlt_jax.export.quantisation import MAX_INT8, dequantise_kernels, quantise_kernel, quantise_kernels
+from pldmlt_jax.models.weights.quantisation import MAX_INT8, dequantise_kernels, quantise_kernel, quantise_kernels
+from pldmlt_jax.workflow.load_checkpoint import load
 
 
 @given(seed=st.integers(0, 2**31), magnitude=st.sampled_from([1e-6, 0.1, 1.0, 1e4]), kept=st.integers(0, 3))

@@ -11,7 +11,7 @@ from pldmlt_jax.data.loader import true_labels
 from pldmlt_jax.errors import ConfigError
 from pldmlt_jax.workflow.context import Context
 from pldmlt_jax.workflow.options import RunOptions
-from pldmlt_jax.workflow.stages.label_scores import score_labels
+from pldmlt_jax.workflow.stages.evaluate import score_labels
 from pldmlt_jax.workflow.stages.train import training_labels
 from tests.evaluation.tiny_network import tiny_config, tiny_network
 
