@@ -9,11 +9,11 @@ See `python main.py --help` for the verbs and flags.
 
 import sys
 
-from pldmlt_jax.errors import not_installed
+from pldmlt_jax.errors import explain_missing_package
 
 if __name__ == "__main__":
     try:
         from pldmlt_jax.cli.app import run
     except ModuleNotFoundError as error:
-        sys.exit(not_installed(error))
+        sys.exit(explain_missing_package(error))
     sys.exit(run(sys.argv))

@@ -1,10 +1,10 @@
-"""How fast samples come: images a second, by part, by threads and worker processes, and what a train step waits for them.
+"""Measures the input pipeline: time of each part, images per second by threads and processes, and what a train step waits.
 
-    python -m benchmarks.input_pipeline                                    drawn photographs at 512 and 1024 px
-    python -m benchmarks.input_pipeline --root=DIR                         IDRiD's, from DIR/IDRiD
+    python -m benchmarks.input_pipeline                                    synthetic images at 512 and 1024 px
+    python -m benchmarks.input_pipeline --root=DIR                         IDRiD's photographs, from DIR/IDRiD
     python -m benchmarks.input_pipeline --sizes=1024 --storage=jpeg --json=FILE
 
-Every sample is what training sees: RGB and all masks, decoded, warped by one random geometry, jittered.
+Each sample is what training sees: RGB and all masks, decoded, warped by one random geometry, with colour jitter.
 """
 
 import argparse
@@ -28,45 +28,43 @@ from pldmlt_jax.types import MASK_BITS
 
 BATCH_SIZE = 2
 AUGMENT = AugmentConfig(photometric=0.1)
-NUM_DRAWN = 24
+NUM_SYNTHETIC = 24
 WARM_UP_BATCHES = 4
 
 
 def main() -> None:
-    arguments = parse()
+    arguments = parse_arguments()
     flags.FLAGS.mark_as_parsed()  # grain's worker processes read absl's flags
     logging.set_verbosity(logging.ERROR)
     rows: list[dict[str, Any]] = []
     for size_px in arguments.sizes:
         for storage in arguments.storage:
-            split, data = prepared(arguments, size_px, storage)
+            split, data = open_split(arguments, size_px, storage)
             shared = {"size_px": size_px, "storage": storage}
-            found = [*parts(split), *pipelines(split, data, arguments)]
+            found = [*time_parts(split), *measure_pipelines(split, data, arguments)]
             if arguments.step:
-                found += [train_step_row(split, data, size_px)]
+                found += [time_train_step(split, data, size_px)]
             rows += [shared | row for row in found]
-            show(rows[-len(found) :])
+            print_rows(rows[-len(found) :])
     write_rows(arguments.json, rows)
 
 
-def parse() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=numbers, default=[512, 1024], help="sides of the square, px")
     parser.add_argument("--storage", type=lambda text: text.split(","), default=["png", "jpeg"])
     parser.add_argument("--threads", type=numbers, default=[1, 2, 4])
-    parser.add_argument("--workers", type=numbers, default=[2], help="processes, of two threads each")
-    parser.add_argument("--root", default="", help="holds IDRiD/; without it photographs are drawn")
+    parser.add_argument("--workers", type=numbers, default=[2], help="numbers of worker processes, of two threads each")
+    parser.add_argument("--root", default="", help="folder that contains IDRiD/; without it synthetic images are used")
     parser.add_argument("--cache", default="data_cache")
-    parser.add_argument("--seconds", type=float, default=4.0, help="that each figure is measured for")
-    parser.add_argument(
-        "--step", action="store_true", help="also time a train step of VGG16-UNet, which takes a while on a CPU"
-    )
-    parser.add_argument("--json", default="", help="file for the rows")
+    parser.add_argument("--seconds", type=float, default=4.0, help="duration of each measurement")
+    parser.add_argument("--step", action="store_true", help="also time a train step of VGG16-UNet, which is slow on a CPU")
+    parser.add_argument("--json", default="", help="file for the results")
     return parser.parse_args()
 
 
-def prepared(arguments: argparse.Namespace, size_px: int, storage: str) -> tuple[PreparedSplit, DataConfig]:
-    """Photographs of at least the square's size, so that nothing is enlarged."""
+def open_split(arguments: argparse.Namespace, size_px: int, storage: str) -> tuple[PreparedSplit, DataConfig]:
+    """Opens prepared images whose originals are at least as large as the square, so that none is enlarged."""
     data = DataConfig(
         segmentation="idrid_s" if arguments.root else "synthetic_s",
         root=arguments.root,
@@ -74,13 +72,17 @@ def prepared(arguments: argparse.Namespace, size_px: int, storage: str) -> tuple
         image_format=storage,
         augment=AUGMENT,
         synthetic=SyntheticConfig(
-            height_px=880, num_segmentation_train=NUM_DRAWN, num_segmentation_test=1, num_grading_train=5, num_grading_test=1
+            height_px=880,
+            num_segmentation_train=NUM_SYNTHETIC,
+            num_segmentation_test=1,
+            num_grading_train=5,
+            num_grading_test=1,
         ),
     )
     return open_prepared(data.segmentation, data, size_px)["train"], data
 
 
-def timed(function: Callable[[], Any], times: int = 30) -> dict[str, float]:
+def time_call(function: Callable[[], Any], times: int = 30) -> dict[str, float]:
     function()
     seconds = []
     for _ in range(times):
@@ -90,8 +92,8 @@ def timed(function: Callable[[], Any], times: int = 30) -> dict[str, float]:
     return time_columns(seconds)
 
 
-def parts(split: PreparedSplit) -> Iterator[dict[str, Any]]:
-    """One sample on one thread, part by part."""
+def time_parts(split: PreparedSplit) -> Iterator[dict[str, Any]]:
+    """Times the parts of one sample on one thread."""
     cv2.setNumThreads(1)
     rng = np.random.default_rng(0)
     stored, sample = split.source[0], split[0]
@@ -107,15 +109,15 @@ def parts(split: PreparedSplit) -> Iterator[dict[str, Any]]:
         "warp masks": lambda: cv2.warpAffine(sample.mask_bits, affine, size, flags=cv2.INTER_NEAREST),
         "jitter": lambda: jitter_colours(sample.image, valid, 0.1, rng),
     }
-    rows: list[dict[str, Any]] = [{"what": what} | timed(job) for what, job in jobs.items()]
-    whole = timed(lambda: augment((fresh := split[0]).image, fresh.mask_bits, AUGMENT, rng))
+    rows: list[dict[str, Any]] = [{"what": what} | time_call(job) for what, job in jobs.items()]
+    whole = time_call(lambda: augment((fresh := split[0]).image, fresh.mask_bits, AUGMENT, rng))
     for row in rows:
         yield row | {"share": row["seconds_median"] / whole["seconds_median"]}
     yield {"what": "a sample, one thread", "images_per_s": 1 / whole["seconds_median"]} | whole
 
 
-def pipelines(split: PreparedSplit, data: DataConfig, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Batches as training takes them, and what ten epochs add to the memory."""
+def measure_pipelines(split: PreparedSplit, data: DataConfig, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Measures batches as training uses them, and the growth of memory over ten epochs."""
     labels, indices = true_labels(split), np.arange(len(split))
     for threads in arguments.threads:
         data.num_threads = threads
@@ -123,22 +125,22 @@ def pipelines(split: PreparedSplit, data: DataConfig, arguments: argparse.Namesp
         stream = train_batches(split, indices, labels, batch_size=BATCH_SIZE, config=data, seed=0)
         next(stream)
         first = time.perf_counter() - start
-        yield {"what": f"pipeline, {threads} threads", "first_batch_s": first} | rate(stream, arguments.seconds)
+        yield {"what": f"pipeline, {threads} threads", "first_batch_s": first} | measure_rate(stream, arguments.seconds)
     for workers in arguments.workers:
         samples = train_samples(split, indices, config=data, seed=0)
         dataset = samples.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)).batch(
             BATCH_SIZE, batch_fn=partial(stack_batch, labels=labels, batch_size=BATCH_SIZE)
         )
         stream = iter(dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers)))
-        yield {"what": f"pipeline, {workers} processes of 2 threads"} | rate(stream, arguments.seconds)
+        yield {"what": f"pipeline, {workers} processes of 2 threads"} | measure_rate(stream, arguments.seconds)
         del stream
     data.num_threads = arguments.threads[-1]
     stream = train_batches(split, indices, labels, batch_size=BATCH_SIZE, config=data, seed=0)
-    memory = [resident_after(stream, len(split) * epochs // BATCH_SIZE) for epochs in (2, 10)]
+    memory = [memory_after(stream, len(split) * epochs // BATCH_SIZE) for epochs in (2, 10)]
     yield {"what": "memory, ten epochs after the second", "rss_bytes": memory, "growth_bytes": memory[1] - memory[0]}
 
 
-def rate(stream: Iterator, seconds: float) -> dict[str, float]:
+def measure_rate(stream: Iterator, seconds: float) -> dict[str, float]:
     for _ in range(WARM_UP_BATCHES):
         next(stream)
     num, start = 0, time.perf_counter()
@@ -148,14 +150,14 @@ def rate(stream: Iterator, seconds: float) -> dict[str, float]:
     return {"images_per_s": num * BATCH_SIZE / passed, "batch": BATCH_SIZE}
 
 
-def resident_after(stream: Iterator, num_batches: int) -> int:
+def memory_after(stream: Iterator, num_batches: int) -> int:
     for _ in range(num_batches):
         next(stream)
     return resident_bytes()
 
 
-def train_step_row(split: PreparedSplit, data: DataConfig, size_px: int) -> dict[str, Any]:
-    """A train step of the recommended VGG16-UNet, and the share of it that a loop waits for its batch."""
+def time_train_step(split: PreparedSplit, data: DataConfig, size_px: int) -> dict[str, Any]:
+    """Times a train step of the recommended VGG16-UNet, and the share of it that waits for the batch."""
     import jax
 
     from configs.idrid_laptop import get_config
@@ -181,7 +183,7 @@ def train_step_row(split: PreparedSplit, data: DataConfig, size_px: int) -> dict
     }  # fmt: skip
 
 
-def show(rows: list[dict[str, Any]]) -> None:
+def print_rows(rows: list[dict[str, Any]]) -> None:
     print(f"\n{rows[0]['size_px']} px, images stored as {rows[0]['storage']}")
     for row in rows:
         cells = [f"  {row['what']:<36}"]

@@ -1,253 +1,265 @@
-"""Checks a config as a whole: every error at once, each with its field's path."""
+"""Checks a config as a whole and reports every error at once, each with the path of its field.
+
+What a single field allows is declared with the field, in `pldmlt_jax.config`. Here are the checks against that, and the
+relations between fields: values that are fine on their own and contradict each other.
+"""
 
 import dataclasses
 import math
 import reprlib
-from collections.abc import Collection, Iterator
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, get_args, get_origin
 
-from pldmlt_jax.config import NO_SET, Config, fields
-from pldmlt_jax.config_relations import relation_errors
-from pldmlt_jax.data.datasets.registry import SetNames, parse_set_names
-from pldmlt_jax.data.preprocessing.contrast import ENHANCEMENTS
-from pldmlt_jax.data.preprocessing.masks import REDUCTIONS
-from pldmlt_jax.errors import ConfigError, UserError, nearest, raise_all
-from pldmlt_jax.evaluation.tta import VIEWS
-from pldmlt_jax.io.files import FOLDER_NAME, is_folder_name
-from pldmlt_jax.method.losses import BINARY_ALPHAS, SEGMENTATION_LOSSES, TARGETS
-from pldmlt_jax.method.pseudo_labels import ENSEMBLES
-from pldmlt_jax.method.virtual_step import META_GRADIENTS, META_LOSSES
-from pldmlt_jax.models.build import DECODERS, ENCODERS, GRADERS
-from pldmlt_jax.models.checks import network_errors
-from pldmlt_jax.models.decoders.layers import DECODER_NORMS
-from pldmlt_jax.models.grade_heads import GRADE_HEADS
-from pldmlt_jax.models.label_update import HIERARCHIES, SOFTMAXES
-from pldmlt_jax.models.layers import REMATERIALISATIONS
-from pldmlt_jax.models.weight_gradients import WEIGHT_GRADIENTS
-
-CHOICES: dict[str, Collection[str]] = {
-    "data.segmentation": SetNames(lambda spec: spec.has_masks),
-    "data.grading": SetNames(lambda spec: spec.has_grades),
-    "data.on_bad_file": ("stop", "skip"),
-    "data.resize": ("pad", "stretch"),
-    "data.enhance": ENHANCEMENTS,
-    "data.mask_reduction": REDUCTIONS,
-    "data.fusion": ("close", "dilate", "none"),
-    "data.image_format": ("png", "jpeg"),
-    "data.split": ("official", "folds", "all_folds"),
-    "data.grading_split": ("official", "folds", "all_folds"),
-    "data.leakage": ("exclude", "as_paper"),
-    "model.encoder": ENCODERS,
-    "model.decoder": DECODERS,
-    "model.decoder_norm": DECODER_NORMS,
-    "model.grade_head": GRADE_HEADS,
-    "model.dtype": ("float32", "bfloat16", "float64"),
-    "model.rematerialisation": REMATERIALISATIONS,
-    "model.weight_gradients": WEIGHT_GRADIENTS,
-    "grader.architectures": GRADERS,
-    "pseudo.source": ("graders", "given", "none"),
-    "pseudo.ensemble": ENSEMBLES,
-    "loss.target": TARGETS,
-    "loss.segmentation": SEGMENTATION_LOSSES,
-    "loss.reduction": ("keras", "pixel_mean"),
-    "loss.binary_alpha": BINARY_ALPHAS,
-    "meta.loss": META_LOSSES,
-    "meta.gradient": META_GRADIENTS,
-    "meta.inner_optimizer": ("sgd", "adam"),
-    "meta.optimizer": ("sgd", "adam"),
-    "meta.label_init": ("pseudo_label", "random"),
-    "meta.hierarchy": HIERARCHIES,
-    "meta.softmax": SOFTMAXES,
-    "optim.optimizer": ("adam", "sgd"),
-    "optim.schedule": ("constant", "cosine"),
-    "train.init_parts": ("encoder", "all"),
-    "train.unit": ("epoch", "step"),
-    "train.monitor": ("loss", "dice"),
-    "train.on_nonfinite": ("stop", "skip"),
-    "parallel.mode": ("mesh", "pmap"),
-    "inference.mode": ("whole", "tiles"),
-    "inference.tta": VIEWS,
-    "inference.engine_dtype": ("float32", "bfloat16"),
-}
-"""Fields that take one of some names (or, for a tuple, several). The tables themselves, for they can be added to."""
-
-NAME = "name"
-"""The field that names a run, and so a folder."""
-
-PATHS = (
-    *("workdir", "data.root", "data.idrid_root", "data.diaretdb1_root", "data.folder_root", "data.ddr_root"),
-    *("data.cache_dir", "data.folds_file", "model.weights", "grader.weights", "train.init_from", "parallel.coordinator"),
+from pldmlt_jax.config import (
+    NO_SET,
+    RETIRED_FIELDS,
+    Config,
+    ConfigSection,
+    FieldInfo,
+    LossConfig,
+    field_infos,
+    fields,
 )
-"""Fields that name a file, a folder or a machine (or, for a tuple, several); "" where none is meant."""
+from pldmlt_jax.errors import ConfigError, UserError, raise_all, suggest_nearest
+from pldmlt_jax.evaluation.tta import TILE_STEP_PX
+from pldmlt_jax.io.files import FOLDER_NAME, is_folder_name
+from pldmlt_jax.method.losses import OVERLAP_LOSSES
+from pldmlt_jax.method.virtual_step import META_LOSSES_WITHOUT_DIRECT_PATH, uses_graded_images
+from pldmlt_jax.models.build import TARGET_CHANNELS, encoder_depth
+from pldmlt_jax.models.checks import network_errors
+from pldmlt_jax.models.weights.download import RANDOM_START
 
-MAX_PATH_CHARACTERS = 4000
-
-RANGES: dict[str, tuple[float, float]] = {
-    "seed": (0, 2**31 - 1),
-    "data.size_px": (32, 8192),
-    "data.fusion_px": (1, 99),
-    "data.agreement": (0, 1),
-    "data.num_folds": (2, 100),
-    "data.fold": (0, 99),
-    "data.val_share": (0.01, 0.5),
-    "data.split_seed": (0, 2**31 - 1),
-    "data.leakage_distance": (0, 575),
-    "data.num_threads": (1, 256),
-    "data.augment.rotation_deg": (0, 180),
-    "data.augment.min_scale": (0.1, 1),
-    "data.augment.photometric": (0, 1),
-    "data.augment.blur_px": (0, 20),
-    "data.augment.elastic": (0, 0.05),
-    "data.synthetic.height_px": (64, 4096),
-    "data.synthetic.num_segmentation_train": (2, 10**6),
-    "data.synthetic.num_segmentation_test": (1, 10**6),
-    "data.synthetic.num_grading_train": (5, 10**6),
-    "data.synthetic.num_grading_test": (1, 10**6),
-    "data.synthetic.corrupt_share": (0, 1),
-    "data.synthetic.seed": (0, 2**31 - 1),
-    "model.encoder_filters": (1, 8192),
-    "model.encoder_convs": (1, 16),
-    "model.encoder_base_filters": (4, 1024),
-    "model.encoder_max_blocks": (0, 100),
-    "model.frozen_stages": (0, 16),
-    "model.decoder_filters": (1, 8192),
-    "model.decoder_base_filters": (16, 8192),
-    "model.atrous_rates": (1, 1024),
-    "model.centre_filters": (0, 8192),
-    "model.norm_momentum": (0, 0.99999),
-    "model.norm_epsilon": (1e-8, 1),
-    "grader.base_filters": (16, 1024),
-    "grader.max_blocks": (0, 100),
-    "grader.nasnet_momentum": (0, 0.99999),
-    "grader.frozen_stages": (0, 5),
-    "grader.size_px": (32, 8192),
-    "grader.batch_size": (1, 4096),
-    "grader.epochs": (1, 10**5),
-    "grader.patience_epochs": (1, 10**5),
-    "grader.oversample": (0, 1),
-    "grader.learning_rate": (0, 10),
-    "grader.weight_decay": (0, 10),
-    "grader.focal_alpha": (1e-6, 1),
-    "grader.focal_gamma": (0, 10),
-    "pseudo.dilation_share": (0, 0.5),
-    "pseudo.candidate_ratio": (0, 1),
-    "pseudo.coverage_top": (0.001, 1),
-    "loss.beta": (0, 1000),
-    "loss.graded_weight": (0, 1000),
-    "loss.self_training": (0, 1000),
-    "loss.class_weights": (0, 1000),
-    "loss.missed_weight": (0, 1),
-    "loss.tversky_gamma": (0.1, 10),
-    "loss.alpha": (1e-6, 1),
-    "loss.gamma": (0, 10),
-    "meta.inner_learning_rate": (0, 100),
-    "meta.learning_rate": (0, 100),
-    "meta.hidden": (1, 65536),
-    "meta.kappa": (0, 100),
-    "meta.entropy_weight": (0, 1000),
-    "meta.mean_decay": (0, 0.99999),
-    "optim.learning_rate": (0, 10),
-    "optim.decoder_factor": (0, 1000),
-    "optim.warmup_steps": (0, 10**7),
-    "optim.clip_norm": (0, 10**6),
-    "optim.ema_decay": (0, 0.99999),
-    "train.batch_size": (1, 4096),
-    "train.microbatches": (1, 4096),
-    "train.crop_px": (0, 8192),
-    "train.crop_lesion_share": (0, 1),
-    "train.oversample": (0, 1),
-    "train.theta_units": (1, 10**6),
-    "train.label_units": (1, 10**6),
-    "train.max_rounds": (1, 10**6),
-    "train.max_minutes": (0, 10**6),
-    "train.patience_rounds": (1, 10**6),
-    "train.min_delta": (0, 10),
-    "train.eval_every_rounds": (1, 10**6),
-    "train.log_every_steps": (1, 10**6),
-    "train.save_every_minutes": (0, 10**6),
-    "parallel.num_devices": (0, 65536),
-    "parallel.num_processes": (1, 65536),
-    "parallel.process_id": (0, 65535),
-    "evaluation.batch_size": (1, 4096),
-    "evaluation.threshold": (0, 1),
-    "evaluation.num_examples": (0, 1000),
-    "inference.tile_px": (32, 8192),
-    "inference.overlap": (0, 0.9),
-    "inference.threshold": (0, 1),
-}
-"""Least and greatest value, both allowed; of each item where the field is a tuple. Every number of the config is here."""
-
-
-def _fits(value: Any, default: Any) -> bool:
-    """Whether a value has the type of a field's default; a whole number is a float too, a bool is no number."""
-    if isinstance(default, tuple):
-        return isinstance(value, tuple) and all(_fits(item, default[0] if default else 0.0) for item in value)
-    if isinstance(default, float):
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    return type(value) is type(default)
-
-
-def _type_errors(config: Any, default: Any, prefix: str = "") -> Iterator[UserError]:
-    """Fields that do not exist, which a config file can assign all the same, and values of a wrong type."""
-    known = [field.name for field in dataclasses.fields(default)]
-    for name, value in vars(config).items():
-        path = prefix + name
-        if name not in known:
-            action = nearest(path, [prefix + other for other in known], "see docs/configs.md")
-            yield ConfigError(path, "no such config field", "a known config field", action)
-        elif not _fits(value, getattr(default, name)):
-            expected = type(getattr(default, name)).__name__
-            yield ConfigError(path, f"{value!r}", f"a value of type {expected}", "correct the value")
-        elif dataclasses.is_dataclass(value):
-            yield from _type_errors(value, getattr(default, name), f"{path}.")
-
-
-def _items(value: Any) -> tuple[Any, ...]:
-    return tuple(value) if isinstance(value, tuple | list) else (value,)
-
-
-def _choice_errors(values: dict[str, Any]) -> Iterator[UserError]:
-    for path, known in CHOICES.items():
-        if path == "data.grading" and values[path] == NO_SET:
-            continue
-        named = parse_set_names(values[path]) if path in ("data.segmentation", "data.grading") else _items(values[path])
-        for item in named:
-            if item not in known:
-                yield ConfigError(
-                    path,
-                    f"unknown name {reprlib.repr(item)}",
-                    "one of " + ", ".join(known),
-                    nearest(item, tuple(known), "choose one of them"),
-                )
-
-
-def _range_errors(values: dict[str, Any]) -> Iterator[UserError]:
-    for path, (low, high) in RANGES.items():
-        for item in _items(values[path]):
-            if not (math.isfinite(item) and low <= item <= high):
-                yield ConfigError(path, f"{item}", f"a number from {low:g} to {high:g}", "set it inside this range")
-
-
-def _text_errors(values: dict[str, Any]) -> Iterator[UserError]:
-    if not is_folder_name(values[NAME]):
-        yield ConfigError(NAME, repr(values[NAME]), FOLDER_NAME, "shorten it, or leave out what is something else")
-    for path in PATHS:
-        for text in _items(values[path]):
-            if len(text) > MAX_PATH_CHARACTERS or any(ord(character) < 32 for character in text):
-                expected = f"at most {MAX_PATH_CHARACTERS} characters, none of them a line break or the like"
-                yield ConfigError(path, reprlib.repr(text), expected, "name a file or a folder")
-
-
-def config_errors(config: Config) -> list[UserError]:
-    """Every unknown name, number outside its range and contradiction between fields; wrong types before all of these."""
-    if wrong := list(_type_errors(config, Config())):
-        return wrong
-    values = dict(fields(config))
-    alone = [*_choice_errors(values), *_range_errors(values), *_text_errors(values)]
-    network = [] if any(error.where.startswith("model.") for error in alone) else network_errors(config.model)
-    return [*alone, *network, *relation_errors(config)]
+MAX_TEXT_CHARACTERS = 4000
 
 
 def validate_config(config: Config) -> None:
-    """Raises every error of the config at once, as one `ConfigError` or an `ErrorGroup`."""
+    """Checks types, choices, ranges and relations of all fields.
+
+    Raises:
+        ConfigError: The one error of the config.
+        ErrorGroup: All errors, if there are several.
+    """
     raise_all(config_errors(config))
+
+
+def config_errors(config: Config) -> list[UserError]:
+    """Every error of the config. While types are wrong, only those are reported."""
+    if errors := list(_type_errors(config)):
+        return errors
+    infos = field_infos(Config)
+    errors = [error for path, value in fields(config) for error in _value_errors(path, value, infos[path])]
+    if not any(error.where.startswith("model.") for error in errors):
+        errors += network_errors(config.model)
+    return errors + [error for relation in RELATIONS for error in relation(config)]
+
+
+# ---- one field
+
+
+def _type_errors(section: ConfigSection, prefix: str = "") -> Iterator[UserError]:
+    """Values of another type, and attributes that are no fields, which Python lets a config file set."""
+    kinds: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(section)}
+    for name, value in vars(section).items():
+        path = prefix + name
+        if name not in kinds:
+            similar = suggest_nearest(path, [prefix + known for known in kinds], "see docs/configs.md")
+            action = RETIRED_FIELDS[path].action if path in RETIRED_FIELDS else similar
+            yield ConfigError(path, "no such config field", "a known config field", action)
+        elif not _has_type(value, kinds[name]):
+            expected = kinds[name].__name__ if isinstance(kinds[name], type) else str(kinds[name])
+            yield ConfigError(path, f"{value!r}", f"a value of type {expected}", "correct the value")
+        elif isinstance(value, ConfigSection):
+            yield from _type_errors(value, f"{path}.")
+
+
+def _has_type(value: Any, kind: Any) -> bool:
+    """Whether a value has the type of a field. An int counts as a float; a bool is no number."""
+    if get_origin(kind) is tuple:
+        return isinstance(value, tuple) and all(_has_type(item, get_args(kind)[0]) for item in value)
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return type(value) is kind
+
+
+def _value_errors(path: str, value: Any, info: FieldInfo) -> Iterator[UserError]:
+    items = value if isinstance(value, tuple) else (value,)
+    if info.choices:
+        yield from _choice_errors(path, items, info)
+    elif info.min is not None and info.max is not None:
+        for item in items:
+            if not (math.isfinite(item) and info.min <= item <= info.max):
+                yield ConfigError(path, f"{item}", f"a number from {info.range_text()}", "set it inside this range")
+    elif path == "name" and not is_folder_name(str(value)):
+        yield ConfigError(path, reprlib.repr(value), FOLDER_NAME, "shorten it, or leave out the other characters")
+    else:
+        for text in (item for item in items if isinstance(item, str)):
+            if len(text) > MAX_TEXT_CHARACTERS or any(ord(character) < 32 for character in text):
+                expected = f"at most {MAX_TEXT_CHARACTERS} characters, without line breaks or other control characters"
+                yield ConfigError(path, reprlib.repr(text), expected, "correct the path or name")
+
+
+def _choice_errors(path: str, items: tuple[str, ...], info: FieldInfo) -> Iterator[UserError]:
+    if info.or_none and items == (NO_SET,):
+        return
+    choices = info.load_choices()
+    for item in (name for text in items for name in (text.split(info.separator) if info.separator else [text])):
+        if item not in choices:
+            expected = "one of " + ", ".join((*choices, NO_SET) if info.or_none else choices)
+            action = suggest_nearest(item, choices, "choose one of them")
+            yield ConfigError(path, f"unknown name {reprlib.repr(item)}", expected, action)
+
+
+# ---- relations between fields
+
+
+def _size_errors(config: Config) -> Iterator[UserError]:
+    size_px, crop_px, times = config.data.size_px, config.train.crop_px, encoder_depth(config.model)
+    multiple = 2**times
+    if size_px % multiple:
+        expected = f"a multiple of {multiple}, because the network halves it {times} times"
+        yield ConfigError("data.size_px", f"{size_px}", expected, f"use {max(round(size_px / multiple), 1) * multiple}")
+    if crop_px % multiple or crop_px > size_px:
+        expected = f"0, or a multiple of {multiple} up to data.size_px = {size_px}"
+        yield ConfigError("train.crop_px", f"{crop_px}", expected, "windows are cut from the prepared image")
+
+
+def _cost_errors(config: Config) -> Iterator[UserError]:
+    """Options that make training cheaper."""
+    model, train = config.model, config.train
+    if model.frozen_stages and model.weights in RANDOM_START and not train.init_from:
+        found = f"{model.frozen_stages} with model.weights = {model.weights!r}"
+        expected = "pretrained weights: these stages would stay frozen at random values"
+        yield ConfigError("model.frozen_stages", found, expected, "name a file in model.weights, or set train.init_from")
+    if train.batch_size % max(train.microbatches, 1):
+        found = f"{train.microbatches} with train.batch_size = {train.batch_size}"
+        yield ConfigError("train.microbatches", found, "a divisor of the batch size", "microbatches are equally large")
+
+
+def _grader_errors(config: Config) -> Iterator[UserError]:
+    grader = config.grader
+    if grader.size_px % 32:
+        yield ConfigError("grader.size_px", f"{grader.size_px}", "a multiple of 32", "round it")
+    if not grader.architectures or len(grader.weights) != len(grader.architectures):
+        found = f"{len(grader.weights)} entries for {len(grader.architectures)} architectures"
+        expected = "at least one grader, and one entry for each: a file, or '' for random initial weights"
+        yield ConfigError("grader.weights", found, expected, "make grader.architectures and grader.weights equally long")
+    if len(set(grader.architectures)) != len(grader.architectures):
+        yield ConfigError("grader.architectures", "the same name twice", "different graders", "name each one once")
+
+
+def _fold_errors(config: Config) -> Iterator[UserError]:
+    if config.data.fold >= config.data.num_folds:
+        expected = f"less than data.num_folds = {config.data.num_folds}"
+        yield ConfigError("data.fold", f"{config.data.fold}", expected, "folds are counted from 0")
+
+
+def _grade_errors(config: Config) -> Iterator[UserError]:
+    """Where grades come from, and what needs them."""
+    loss, meta, grading, source = config.loss, config.meta, config.data.grading, config.pseudo.source
+    if source == "given" and not loss.grading:
+        expected = "a grading loss on the given grades"
+        yield ConfigError("pseudo.source", "'given' with loss.grading = False", expected, "set loss.grading to True")
+    if source == "given" and grading == NO_SET and uses_graded_images(meta, loss):
+        yield ConfigError(
+            "data.grading",
+            f"{NO_SET!r} with meta.loss = {meta.loss!r} and loss.graded_weight = {loss.graded_weight:g}",
+            "a graded set, because these two train on truly graded images",
+            "name a graded set, or choose another meta loss and set graded_weight to 0",
+        )
+    if source != "given" and grading == NO_SET and (loss.grading or meta.enabled):
+        yield ConfigError(
+            "data.grading",
+            f"{NO_SET!r} with loss.grading = {loss.grading} and meta.enabled = {meta.enabled}",
+            "a graded set, or training on lesions only",
+            "for lesions only, add --config.loss.grading=False --config.meta.enabled=False; if the pixel-labelled images "
+            "have grades, add --config.pseudo.source=given --config.meta.enabled=False",
+        )
+    elif meta.enabled and not loss.grading:
+        action = "set meta.enabled to False for the ablation row with L_S only"
+        yield ConfigError("meta.enabled", "True without a grading loss", "loss.grading = True", action)
+    if source == "none" and (meta.enabled or not loss.grading or not loss.graded_weight):
+        yield ConfigError(
+            "pseudo.source",
+            f"'none' with loss.grading = {loss.grading}, loss.graded_weight = {loss.graded_weight:g} and "
+            f"meta.enabled = {meta.enabled}",
+            "a grading loss on truly graded images, and no label update",
+            "add --config.loss.graded_weight=1 --config.meta.enabled=False",
+        )
+    if loss.self_training and (grading == NO_SET or source == "given" or not loss.grading):
+        yield ConfigError(
+            "loss.self_training",
+            f"{loss.self_training:g} with data.grading = {grading!r}, pseudo.source = {source!r} and "
+            f"loss.grading = {loss.grading}",
+            "a graded set whose images are also trained on",
+            "name a graded set, set pseudo.source to 'none' or 'graders', and loss.grading to True",
+        )
+
+
+def _loss_errors(config: Config) -> Iterator[UserError]:
+    loss = config.loss
+    for path, gamma in (("loss.gamma", loss.gamma), ("grader.focal_gamma", config.grader.focal_gamma)):
+        if 0 < gamma < 1:
+            yield ConfigError(path, f"{gamma}", "0, or at least 1", "the slope at p = 1 is infinite in between")
+    if loss.class_weights:
+        yield from _class_weight_errors(loss)
+    if loss.graded_weight and not loss.grading:
+        found = f"{loss.graded_weight} with loss.grading = False"
+        yield ConfigError("loss.graded_weight", found, "0, or a grading loss", "change one of the two")
+
+
+def _class_weight_errors(loss: LossConfig) -> Iterator[UserError]:
+    channels = TARGET_CHANNELS.get(loss.target, 0)
+    found = f"{len(loss.class_weights)} weights"
+    if len(loss.class_weights) != channels:
+        expected = f"none, or one for each of the {channels} channels of loss.target = {loss.target!r}"
+        yield ConfigError("loss.class_weights", found, expected, "give as many weights as channels")
+    elif loss.segmentation in OVERLAP_LOSSES and loss.target == "fused":
+        found += f" with loss.segmentation = {loss.segmentation!r}"
+        expected = "several lesion channels, because the weights are those of their overlaps"
+        yield ConfigError("loss.class_weights", found, expected, "remove the weights, or choose another target")
+    elif not any(loss.class_weights[0 if loss.target == "lesions" else 1 :]):
+        found, expected = f"{loss.class_weights}", "a weight above 0 for at least one lesion"
+        yield ConfigError("loss.class_weights", found, expected, "raise one of the weights")
+
+
+def _meta_errors(config: Config) -> Iterator[UserError]:
+    meta = config.meta
+    indirect = meta.enabled and meta.loss in META_LOSSES_WITHOUT_DIRECT_PATH
+    if indirect and meta.gradient != "none" and not meta.inner_learning_rate:
+        found = f"0 with meta.loss = {meta.loss!r}"
+        expected = "above 0, because without a virtual step the gradient of this loss is zero"
+        yield ConfigError("meta.inner_learning_rate", found, expected, "raise it, for example to 1e-2")
+    if meta.enabled and not config.loss.beta:
+        found, expected = "0 with meta.enabled = True", "above 0, because updated labels act only through the grading loss"
+        yield ConfigError("loss.beta", found, expected, "raise it, or add --config.meta.enabled=False")
+    if meta.inner_optimizer == "adam" and config.optim.optimizer != "adam":
+        found = f"'adam' with optim.optimizer = {config.optim.optimizer!r}"
+        expected = "the same optimiser as the network's"
+        action = "set it to 'sgd': the virtual step with Adam starts from the network's Adam state"
+        yield ConfigError("meta.inner_optimizer", found, expected, action)
+
+
+def _parallel_errors(config: Config) -> Iterator[UserError]:
+    parallel = config.parallel
+    if parallel.mode == "pmap" and (parallel.num_processes > 1 or parallel.shard_params):
+        found = f"'pmap' with num_processes = {parallel.num_processes} and shard_params = {parallel.shard_params}"
+        yield ConfigError("parallel.mode", found, "one process, with all parameters on every device", "set it to 'mesh'")
+    if parallel.process_id >= parallel.num_processes or bool(parallel.coordinator) != (parallel.num_processes > 1):
+        found = f"{parallel.coordinator!r} with process {parallel.process_id} of {parallel.num_processes}"
+        expected = "HOST:PORT of the first process, and a process_id for each from 0; with one process, none of these"
+        yield ConfigError("parallel.coordinator", found, expected, "see docs/parallel.md")
+
+
+def _inference_errors(config: Config) -> Iterator[UserError]:
+    tile_px = config.inference.tile_px
+    if config.inference.mode == "tiles" and tile_px % TILE_STEP_PX:
+        expected = f"a multiple of {TILE_STEP_PX}, so that the network halves tiles where it halves the whole image"
+        action = f"use {max(round(tile_px / TILE_STEP_PX), 1) * TILE_STEP_PX}"
+        yield ConfigError("inference.tile_px", f"{tile_px}", expected, action)
+
+
+RELATIONS = (
+    *(_size_errors, _cost_errors, _grader_errors, _fold_errors, _grade_errors, _loss_errors, _meta_errors),
+    *(_parallel_errors, _inference_errors),
+)
+"""One check for each group of related fields."""

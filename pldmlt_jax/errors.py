@@ -1,7 +1,7 @@
-"""Errors that a user can cause, each with one message that says what to do about it.
+"""Errors that a user can cause, each with one message that says what to do.
 
-The command line turns them into exit status 2 and prints the message alone; everything else that is raised is a defect
-of this program (exit status 1).
+The command line prints the message without a traceback and exits with status 2. Any other exception is a defect of this
+program (exit status 1).
 """
 
 import contextlib
@@ -11,13 +11,13 @@ from collections.abc import Iterator, Sequence
 
 
 class UserError(Exception):
-    """A file, a field or a flag is not as the program needs it.
+    """A file, a config field or a flag is wrong.
 
     Args:
-        where: The file or the config field, for example `data.root` or a path.
+        where: The file, field or flag, for example `data.root`.
         found: What was found there.
         expected: What was expected.
-        action: What the user can do.
+        action: What the user can do about it.
     """
 
     def __init__(self, where: object, found: str, expected: str, action: str):
@@ -29,11 +29,11 @@ class UserError(Exception):
 
 
 class ConfigError(UserError):
-    """A config field has a value outside its range, or two fields contradict each other."""
+    """A config field has a value that is not allowed, or two fields contradict each other."""
 
 
 class DataError(UserError):
-    """A raw data file is missing, unreadable or not of the expected form."""
+    """A raw data file is missing, unreadable or has unexpected content."""
 
 
 class CheckpointError(UserError):
@@ -41,7 +41,11 @@ class CheckpointError(UserError):
 
 
 class ErrorGroup(UserError):
-    """Several user errors, reported at once so that they can be mended at once."""
+    """Several user errors that are reported together.
+
+    Args:
+        errors: The errors. None of them is a group.
+    """
 
     def __init__(self, errors: Sequence[UserError]):
         super().__init__("", "", "", "")
@@ -51,21 +55,35 @@ class ErrorGroup(UserError):
         return "\n".join(str(error) for error in self.errors)
 
 
-def not_installed(error: ModuleNotFoundError) -> str:
-    """What is told where this Python lacks a package: mostly it is not the one that was installed into."""
-    action = ".venv/bin/python main.py, where `make` has made that; else pip install -r requirements.txt"
+def explain_missing_package(error: ModuleNotFoundError) -> str:
+    """Returns the message for a package that cannot be imported, most often because another Python is running.
+
+    Args:
+        error: The failed import.
+    """
+    action = "run .venv/bin/python main.py if `make` has created that, else pip install -r requirements.txt"
     return f"failed: {sys.executable}: {error}\n  expected: the packages of requirements.txt\n  to do:    {action}"
 
 
-def nearest(name: str, known: Sequence[str], otherwise: str) -> str:
-    """What to do about a name that is not known: take the one that it resembles, or else something."""
+def suggest_nearest(name: str, known: Sequence[str], otherwise: str) -> str:
+    """Returns what to do about an unknown name.
+
+    Args:
+        name: The unknown name.
+        known: The known names. The most similar one is suggested.
+        otherwise: What to do if none is similar.
+    """
     close = difflib.get_close_matches(name, known, n=1)
     return f"did you mean {close[0]}?" if close else otherwise
 
 
 @contextlib.contextmanager
 def collect_errors(errors: list[UserError]) -> Iterator[None]:
-    """Adds a user error raised inside to the list, so that what else is wrong is found too; `raise_all` ends that."""
+    """Catches a user error and adds it to a list, so that further errors are found too. `raise_all` raises them at the end.
+
+    Args:
+        errors: The list; a caught error is appended to it.
+    """
     try:
         yield
     except UserError as error:
@@ -73,7 +91,15 @@ def collect_errors(errors: list[UserError]) -> Iterator[None]:
 
 
 def raise_all(errors: Sequence[UserError]) -> None:
-    """Raises the errors, each once, if there are any: one alone, several as an `ErrorGroup`."""
+    """Raises the errors that were found, if there are any. Equal messages are reported once.
+
+    Args:
+        errors: The errors; groups count as the errors in them.
+
+    Raises:
+        UserError: The only error, as it is.
+        ErrorGroup: Several errors.
+    """
     single = (one for error in errors for one in (error.errors if isinstance(error, ErrorGroup) else (error,)))
     different = list({str(error): error for error in single}.values())
     if len(different) == 1:

@@ -1,8 +1,8 @@
-"""Says whether runs of a table, made again, give what results/ has: python scripts/check_table.py RESULTS TABLE_JSON.
+"""Checks that repeated runs of a table reproduce results/: python scripts/check_table.py RESULTS TABLE_JSON
 
-Compares each run that both have, figure by figure. Exit status 1 where one differs by more than the tolerance, or none is
-in both. Floating-point rounding differs from one processor to the next, and training makes more of it: the tolerance is
-what a run of some hundred steps may differ by, not what a method may.
+Compares every run that is in both files, metric by metric. The exit status is 1 if a metric differs by more than its
+tolerance, or if no run is in both. Floating-point rounding differs between processors and training amplifies it; the
+tolerances allow for that over some hundred steps, not for a difference between methods.
 """
 
 import json
@@ -16,7 +16,7 @@ TOLERANCES = {
     "baseline/channel_threshold/dice_original_size": 0.001,
 }
 
-kept, again = (
+recorded, repeated = (
     {
         (row["name"], cell["fold"], cell["seed"]): cell["metrics"]
         for row in json.loads(Path(path).read_text())["rows"]
@@ -26,12 +26,12 @@ kept, again = (
     for path in sys.argv[1:3]
 )
 compared = missed = 0
-for run in sorted(kept.keys() & again.keys()):
-    for name, most in TOLERANCES.items():
-        if name in kept[run]:
-            difference = abs(again[run][name] - kept[run][name])
-            shown = f"{again[run][name]:.4f}, kept {kept[run][name]:.4f}, tolerance {most}"
-            print(f"{run}: {name}: {shown}{'' if difference <= most else '   MISSED'}")
-            compared, missed = compared + 1, missed + (difference > most)
-print(f"{compared} figures compared, {missed} missed")
+for run in sorted(recorded.keys() & repeated.keys()):
+    for name, tolerance in TOLERANCES.items():
+        if name in recorded[run]:
+            difference = abs(repeated[run][name] - recorded[run][name])
+            values = f"{repeated[run][name]:.4f}, recorded {recorded[run][name]:.4f}, tolerance {tolerance}"
+            print(f"{run}: {name}: {values}{'' if difference <= tolerance else '   MISSED'}")
+            compared, missed = compared + 1, missed + (difference > tolerance)
+print(f"{compared} metrics compared, {missed} missed")
 sys.exit(missed > 0 or compared == 0)

@@ -1,29 +1,28 @@
-"""Writes docs/configs.md, every field of a config, from the code: python scripts/config_reference.py, or make docs."""
+"""Writes docs/configs.md, the reference of all config fields: python scripts/config_reference.py, or make docs."""
 
 import dataclasses
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from pldmlt_jax.config import Config, Part  # noqa: E402
-from pldmlt_jax.config_checks import CHOICES, RANGES  # noqa: E402
-from pldmlt_jax.config_text import field_comments  # noqa: E402  (after the path)
+from pldmlt_jax.config import NO_SET, Config, ConfigSection, FieldInfo  # noqa: E402  (after the path)
 
 PAGE = ROOT / "docs" / "configs.md"
 
-HEAD = """# Every field of a config
+HEAD = """# Config fields
 
-Made by `make docs` from `pldmlt_jax/config.py` and `pldmlt_jax/config_checks.py`; a test holds it to them.
+`make docs` writes this page from the declarations in `pldmlt_jax/config/`. A test checks that it is up to date.
 
-A file under `configs/` defines `get_config() -> Config` and sets values; the command line sets them on top:
-`--config.train.batch_size=4 --config.meta.hidden='(64,32)'`. `python main.py --config=FILE --print_config` shows what comes
-of both, with these meanings, and marks what differs from the defaults below. Defaults are the paper's own setting where it
-gives one. Wrong names, values and pairs of values are all told at once, with the nearest name.
+A file under `configs/` defines `get_config() -> Config` and sets values. The command line overrides them:
+`--config.train.batch_size=4 --config.meta.hidden='(64,32)'`. `python main.py --config=FILE --print_config` prints the
+result with the meaning of each field, and marks the values that differ from the defaults. Defaults are the paper's setting
+where the paper gives one. All wrong names, values and combinations are reported at once, each with the nearest name.
 
-"Values" are the least and the greatest that are allowed, or the names; of each item where the field is a tuple.
+The column "values" has the smallest and largest allowed number, or the allowed names. For a tuple they hold for each item.
 """
 
 
@@ -32,33 +31,28 @@ def page() -> str:
     return HEAD + "".join(f"\n{section}" for section in sections(Config(), ""))
 
 
-def sections(part: Part, prefix: str) -> Iterator[str]:
-    """A heading and a table for a part of the config, then those of its own parts."""
-    types = {field.name: field.type for field in dataclasses.fields(type(part))}  # pyright: ignore[reportArgumentType]
-    own = {name: value for name, value in vars(part).items() if not isinstance(value, Part)}
-    lines = [f"## {prefix.rstrip('.') or 'The run'}", ""]
-    said = (type(part).__doc__ or "").strip()
-    if said and not said.startswith(type(part).__name__ + "("):  # which is what dataclass writes where nothing is said
-        lines += [said, ""]
+def sections(config: ConfigSection, prefix: str) -> Iterator[str]:
+    """Yields a heading and a table for a section of the config, then those of the sections in it."""
+    lines = [f"## {prefix.rstrip('.') or 'The run'}", "", type(config).__doc__ or "", ""]
     lines += ["| field | type | default | values | meaning |", "| --- | --- | --- | --- | --- |"]
-    for name, value in own.items():
-        path = prefix + name
-        kind = types[name].__name__ if isinstance(types[name], type) else str(types[name])
-        cells = [f"`{path}`", kind, f"`{value!r}`", values_of(path, value), field_comments()[path]]
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    own = [field for field in dataclasses.fields(config) if "info" in field.metadata]
+    for field in own:
+        kind = field.type.__name__ if isinstance(field.type, type) else str(field.type)
+        info = field.metadata["info"]
+        columns = [f"`{prefix}{field.name}`", kind, f"`{field.default!r}`", allowed_values(info, field.default), info.doc]
+        lines.append("| " + " | ".join(column.replace("|", "\\|") for column in columns) + " |")
     yield "\n".join(lines) + "\n"
-    for name, value in vars(part).items():
-        if isinstance(value, Part):
+    for name, value in vars(config).items():
+        if isinstance(value, ConfigSection):
             yield from sections(value, f"{prefix}{name}.")
 
 
-def values_of(path: str, value: object) -> str:
-    """What a field may be, as `validation.py` knows it."""
-    if path in CHOICES:
-        return ", ".join(f"`{name}`" for name in CHOICES[path])
-    if path in RANGES:
-        return " to ".join(f"{end:g}" if isinstance(end, float) else str(end) for end in RANGES[path])
-    return "`True`, `False`" if isinstance(value, bool) else "text"
+def allowed_values(info: FieldInfo, default: Any) -> str:
+    """The allowed values as text."""
+    if info.choices:
+        names = [*info.load_choices(), *([NO_SET] if info.or_none else [])]
+        return ", ".join(f"`{name}`" for name in names)
+    return info.range_text() or ("`True`, `False`" if isinstance(default, bool) else "text")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""What the paper's printed figures say of themselves: `python -m scripts.published_figures` prints the tables of
-docs/reproduction.md. Only the paper's own rows go in.
+"""Checks the paper's printed numbers against each other: `python -m scripts.published_figures` prints the tables of
+docs/reproduction.md, from the rows of the paper only.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,25 +10,25 @@ from pldmlt_jax.config import Config
 from pldmlt_jax.table_config import Row
 
 TOLERANCE = 2.0
-"""A row fits up to so many times what rounding explains: two rows of Table 2 miss by 1.3 times that."""
+"""A row fits if it is off by at most this multiple of the rounding error; two rows of Table 2 are off by 1.3 times."""
 
 LARGEST_SET = 2000
-"""Test sets up to this size are tried for an accuracy."""
+"""Largest test set tried for an accuracy."""
 
 
 def iou_of_dice(dice_percent: float) -> float:
-    """The IoU that belongs to a Dice where both are ratios of the same counts: D / (2 - D), in %."""
+    """Returns the IoU in % that follows from a Dice if both are ratios of the same counts: D / (2 - D)."""
     return 100.0 * dice_percent / (200.0 - dice_percent)
 
 
 def rounding(dice_percent: float, digits: int) -> float:
-    """How far a printed IoU may be from `iou_of_dice` because both were rounded to so many digits."""
+    """Returns how far a printed IoU may be from `iou_of_dice` if both were rounded to this number of digits."""
     half = 0.5 * 10.0**-digits
     return half + half * 20000.0 / (200.0 - dice_percent) ** 2
 
 
 def set_sizes(accuracy: str, largest: int = LARGEST_SET) -> set[int]:
-    """Every n up to the largest for which some k / n is printed as this accuracy (in %, as a string of its digits)."""
+    """Returns every n up to `largest` for which some k / n rounds to this accuracy (in %, with its printed digits)."""
     value, digits = float(accuracy), max(-int(Decimal(accuracy).as_tuple().exponent), 0)
     return {
         n
@@ -38,11 +38,11 @@ def set_sizes(accuracy: str, largest: int = LARGEST_SET) -> set[int]:
 
 
 def dice_lines(rows: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
-    """A Markdown line for each segmentation row: printed, expected, difference, and whether it fits."""
-    for name, figures in rows.items():
-        if "mIOU" not in figures:
+    """Makes a Markdown line for each segmentation row: printed and expected IoU, difference, and whether it fits."""
+    for name, printed in rows.items():
+        if "mIOU" not in printed:
             continue
-        dice, iou = figures["mDice"], figures["mIOU"]
+        dice, iou = printed["mDice"], printed["mIOU"]
         digits = 3 if round(dice, 2) != dice or round(iou, 2) != iou else 2
         gap = iou - iou_of_dice(dice)
         fits = "yes" if abs(gap) <= TOLERANCE * rounding(dice, digits) else "no, below" if gap < 0 else "no, above"
@@ -50,7 +50,7 @@ def dice_lines(rows: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
 
 
 def ablation_rows(rows: Sequence[Row]) -> dict[str, Mapping[str, float]]:
-    """Table 3."""
+    """Returns the printed numbers of Table 3 by row."""
     return {row.name: row.published for row in rows if row.published}
 
 
@@ -62,7 +62,7 @@ def main() -> None:
             print(line.replace("| ", f"| Table {table}, ", 1))
     print()
     for table, rows in (("1", IDRID_DIARETDB1), ("2", DDR)):
-        accuracies = {name: f"{figures['Accuracy']:.2f}" for name, figures in rows.items() if "Accuracy" in figures}
+        accuracies = {name: f"{printed['Accuracy']:.2f}" for name, printed in rows.items() if "Accuracy" in printed}
         sizes = {name: set_sizes(accuracy) for name, accuracy in accuracies.items()}
         for name, accuracy in accuracies.items():
             print(

@@ -207,7 +207,7 @@ MESSAGES: dict[str, Callable[[User], str]] = {
     "no such verb": lambda user: user.command("evalute"),
     "unknown name": lambda user: user.command("--config.meta.loss=papr"),
     "a number from": lambda user: user.command("--config.loss.beta=-1"),
-    "a multiple of 32, for the network halves it 5 times": lambda user: user.command(IDRID, "--config.data.size_px=100"),
+    "a multiple of 32, because the network halves it 5 times": lambda user: user.command(IDRID, "--config.data.size_px=100"),
     "no effect on": lambda user: user.command("--checkpoint=runs/demo"),
     "more than one word": lambda user: user.command("predict", "--input", "a.jpg", "b.jpg"),
     "the packages of requirements.txt": lambda user: user.meets(ModuleNotFoundError("No module named 'jax'"), 1),
@@ -250,7 +250,7 @@ MESSAGES: dict[str, Callable[[User], str]] = {
     "stopped by SIGTERM": lambda user: user.meets(Interrupted(15), 143),
     "much smaller than the": lambda user: odd((200, 90, 40)),
     "not red or orange as a fundus is": lambda user: odd((40, 90, 200)),
-    "the package no_such_package is not there": lambda user: told(
+    "the package no_such_package is not installed": lambda user: told(
         lambda: import_optional("no_such_package", "--engine=onnx")
     ),
 }

@@ -15,7 +15,7 @@ from types import TracebackType
 
 from pldmlt_jax.cli.flags import COMPARE, VERBS_OF, parse
 from pldmlt_jax.config import Config, frozen
-from pldmlt_jax.errors import ConfigError, UserError, nearest, not_installed, raise_all
+from pldmlt_jax.errors import ConfigError, UserError, explain_missing_package, raise_all, suggest_nearest
 from pldmlt_jax.io.files import find_disk_error
 from pldmlt_jax.io.locks import locked
 from pldmlt_jax.io.signals import Interrupted, stop_on_signals
@@ -95,7 +95,7 @@ def _failure(error: Exception) -> tuple[int, str]:
     if isinstance(error, UserError):
         return 2, f"error: {error}"
     if isinstance(error, ModuleNotFoundError):
-        return 1, not_installed(error)
+        return 1, explain_missing_package(error)
     if disk := find_disk_error(error):
         where = f"{disk.filename}: " if disk.filename else ""
         kept = "what was written before is whole; make room, and the same command goes on from its last checkpoint"
@@ -134,9 +134,8 @@ def run_config(config: Config, verb: str = "run", *, workdir: str | Path = "") -
         UserError: The config, a file of a data set or the verb is wrong; several such errors at once.
     """
     if verb not in VERBS:
-        raise ConfigError(
-            repr(verb), "no such verb", "one of " + ", ".join(VERBS), nearest(verb, tuple(VERBS), "choose one of them")
-        )
+        action = suggest_nearest(verb, tuple(VERBS), "choose one of them")
+        raise ConfigError(repr(verb), "no such verb", "one of " + ", ".join(VERBS), action)
     folder = Path(workdir or config.workdir or f"runs/{config.name}")
     with stop_on_signals():
         _run_verb(RunOptions(config, folder, verb, workdir_given=bool(workdir)))

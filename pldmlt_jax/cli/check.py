@@ -12,8 +12,9 @@ import jax
 import numpy as np
 
 from pldmlt_jax.config import NO_SET, Config
-from pldmlt_jax.data.check import SEVERITIES, DatasetReport, Finding, check_dataset, find_leakage
+from pldmlt_jax.data.check import DatasetReport, check_dataset, find_leakage
 from pldmlt_jax.data.datasets.registry import DATASETS, parse_set_names
+from pldmlt_jax.data.findings import SEVERITIES, Finding
 from pldmlt_jax.data.plan import suggest_size, summarise_lesion_sizes
 from pldmlt_jax.errors import DataError
 from pldmlt_jax.io.files import write_json

@@ -1,4 +1,4 @@
-"""`--print_config`: a config on the terminal."""
+"""`--print_config`: prints a config and exits."""
 
 import os
 import shutil
@@ -6,19 +6,19 @@ import sys
 import textwrap
 
 from pldmlt_jax.config import Config
-from pldmlt_jax.config_text import DIFFERS, config_lines
+from pldmlt_jax.config.listing import DIFFERS, config_lines
 
-CONTINUED = " " * 8
+INDENT = " " * 8
 """Before the further lines of a field that is wider than the terminal."""
 
 
 def print_config(config: Config) -> None:
-    """Prints the lines, wrapped where they go to a terminal; a reader like `head` may have had enough of them."""
+    """Prints every field, wrapped to the width of a terminal. The reader may close the pipe early, as `head` does."""
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
     try:
-        print(f"{DIFFERS} differs from the default in pldmlt_jax/config.py")
+        print(f"{DIFFERS} differs from the default")
         for line in config_lines(config):
-            print(textwrap.fill(line, width, subsequent_indent=CONTINUED, break_on_hyphens=False))
+            print(textwrap.fill(line, width, subsequent_indent=INDENT, break_on_hyphens=False))
         sys.stdout.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains again when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python reports the closed pipe at exit

@@ -2,13 +2,12 @@
 
 import contextlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from pldmlt_jax.data.preprocessing.geometry import read_image
 from pldmlt_jax.data.preprocessing.prepare import prepare_image
-from pldmlt_jax.errors import CheckpointError, ConfigError, DataError, UserError, collect_errors, nearest, raise_all
+from pldmlt_jax.errors import CheckpointError, ConfigError, DataError, UserError, collect_errors, raise_all, suggest_nearest
 from pldmlt_jax.evaluation.operating_points import read_points
 from pldmlt_jax.export.export import FORMATS, OPT_IN_FORMATS, Export
 from pldmlt_jax.export.model_card import model_card
@@ -42,7 +41,7 @@ def main(options: RunOptions) -> None:
         for name in formats:
             files.append(FORMATS[name](export))
             task.advance(name)
-    card = model_card(export, figures_of(context), files)
+    card = model_card(export, read_json_if_present(context.workdir / "metrics.json"), files)
     with atomic_write(output / CARD) as file:
         file.write(card)
     for line in (*files, CARD):
@@ -60,7 +59,7 @@ def chosen_formats(text: str) -> list[str]:
     errors: list[UserError] = []
     for name in names:
         if name not in FORMATS:
-            action = nearest(name, list(FORMATS), "choose one of them")
+            action = suggest_nearest(name, list(FORMATS), "choose one of them")
             errors.append(ConfigError("--format", f"{name!r}", "one of " + ", ".join(FORMATS), action))
     with collect_errors(errors):
         if {"folder", "int8"} <= set(names):
@@ -75,7 +74,7 @@ def chosen_formats(text: str) -> list[str]:
     try:
         import_optional("jax2onnx", "--format=onnx")
     except ConfigError:
-        print(f"  ONNX is left out, for jax2onnx is not installed: {INSTALL}")
+        print(f"  ONNX is left out because jax2onnx is not installed: {INSTALL}")
         usual.remove("onnx")
     return usual
 
@@ -91,8 +90,3 @@ def images_to_compare(context: Context) -> np.ndarray:
     if not images:
         images = list(np.random.default_rng(0).integers(0, 256, (2, data.size_px, data.size_px, 3), np.uint8))
     return np.stack(images)
-
-
-def figures_of(context: Context) -> dict[str, Any]:
-    """Of `metrics.json` in the workdir, empty where there is none."""
-    return read_json_if_present(context.workdir / "metrics.json")

@@ -13,7 +13,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from pldmlt_jax.config import Config
-from pldmlt_jax.errors import ConfigError, UserError, nearest, raise_all
+from pldmlt_jax.errors import ConfigError, UserError, raise_all, suggest_nearest
 from pldmlt_jax.table_config import Table
 from pldmlt_jax.workflow.comparison.table_file import chosen, load_table, table_errors
 from pldmlt_jax.workflow.options import RunOptions
@@ -133,7 +133,7 @@ def _config_file(arguments: list[str]) -> tuple[str, bool, list[str]]:
 def _require_config_file(path: str) -> None:
     if not Path(path.split(":")[0]).is_file():
         known = sorted(str(p) for p in Path("configs").glob("*.py"))
-        action = nearest(path, known, "check the path")
+        action = suggest_nearest(path, known, "check the path")
         raise ConfigError(
             "--config", f"no file {path!r}", f"a config file: {', '.join(known) or 'none under configs/ here'}", action
         )
@@ -156,7 +156,7 @@ def _mended(message: str) -> str:
     otherwise = "mend the file; --debug shows where"
     match = re.search(r"unexpected keyword argument '(\w+)'", message)
     known = {path.rpartition(".")[-1] for path in _field_paths(Config())}
-    return nearest(match[1], sorted(known), otherwise) if match else otherwise
+    return suggest_nearest(match[1], sorted(known), otherwise) if match else otherwise
 
 
 def _field_paths(config: Any, prefix: str = "config.") -> Iterator[str]:
@@ -175,7 +175,7 @@ def _explain(argument: str, error: Exception, config: Config) -> UserError:
         return ConfigError(f"--{name}", detail, "a value of the field's type", "correct the value")
     what = "config field" if name.startswith("config.") else "flag"
     same_field = [path for path in paths if path.rpartition(".")[-1] == name.rpartition(".")[-1]]
-    action = nearest(
+    action = suggest_nearest(
         f"--{name}", [f"--{other}" for other in same_field or known], "see python main.py --help, and docs/configs.md"
     )
     return ConfigError(f"--{name}", f"no such {what}", f"a known {what}", action)
@@ -222,7 +222,7 @@ def parse(argv: list[str], verbs: tuple[str, ...]) -> RunOptions | None:
         errors.append(ConfigError(where, "more than one word", "at most one verb", action))
     verb = positional[0] if positional else "run"
     if positional and verb not in verbs:
-        action = nearest(verb, verbs, "see python main.py --help")
+        action = suggest_nearest(verb, verbs, "see python main.py --help")
         errors.append(ConfigError(verb, "no such verb", "one of " + ", ".join(verbs), action))
     for word in (argument.lstrip("-").split("=", 1)[0] for argument in readable):
         if verb not in VERBS_OF.get(word, (verb,)):

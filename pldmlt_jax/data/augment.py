@@ -1,6 +1,6 @@
-"""The paper's augmentation: flips, rotation, crop and rescale, in one warp of image and masks by one geometry.
+"""Augments an image and its masks with the paper's flips, rotation, crop and rescaling, in one warp.
 
-Options beyond it: elastic deformation, photometric jitter, blur, and windows that hold lesions.
+Options beyond the paper: elastic deformation, colour jitter, blur, and training on crops with lesions.
 """
 
 from dataclasses import dataclass
@@ -13,19 +13,19 @@ from pldmlt_jax.config import AugmentConfig, TrainConfig
 from pldmlt_jax.types import LESIONS, MASK_BITS
 
 ELASTIC_CELLS = 6
-"""The deformation is random at a grid of this many points a side, and smooth in between."""
+"""Points per side of the coarse grid on which the elastic deformation is random; it is smooth in between."""
 
 
 @dataclass(frozen=True)
 class Window:
-    """Training on parts of an image."""
+    """A square crop that training takes from each image."""
 
-    size_px: int  # side
-    lesion_share: float  # share of the windows that are chosen to hold a lesion, of images that have one
+    size_px: int  # side of the crop
+    lesion_share: float  # share of crops placed on a lesion, among images that have one
 
 
 def make_training_window(config: TrainConfig) -> Window | None:
-    """The windows that the config trains on; None: whole images."""
+    """Returns the crop that the config trains on, or None for whole images."""
     return Window(config.crop_px, config.crop_lesion_share) if config.crop_px else None
 
 
@@ -36,20 +36,26 @@ def augment(
     rng: np.random.Generator,
     window: Window | None = None,
 ) -> tuple[UInt8[np.ndarray, "t t 3"], UInt8[np.ndarray, "t t"]]:
-    """Warps an image and its masks by one random geometry; what comes from outside is black and not valid.
+    """Warps an image and its masks by one random geometry. Pixels from outside the image are black and not valid.
 
-    The mask bits are taken from the nearest pixel: a lesion of a single pixel may vanish or double, and keeps its area
-    on average (times the enlargement by the crop).
+    Masks take the nearest pixel: a lesion of one pixel may vanish or double, but keeps its area on average (apart from the
+    enlargement by the crop).
 
     Args:
-        image: RGB, 0..255.
-        mask_bits: See MASK_BITS.
-        config: Ranges of the random geometry, the photometric jitter and the blur.
+        image: uint8 RGB [s, s, 3].
+        mask_bits: uint8 [s, s]; see MASK_BITS.
+        config: Ranges of the random geometry, colour jitter and blur.
         rng: Source of all randomness.
-        window: None: the whole image.
+        window: The crop to take; None for the whole image.
 
     Returns:
-        New arrays, of the window's size or the image's; the inputs stay as they are.
+        New arrays uint8 [t, t, 3] and [t, t], where t is the side of the window or of the image.
+
+    Example:
+        >>> image, mask_bits = np.full((64, 64, 3), 90, np.uint8), np.full((64, 64), MASK_BITS["valid"], np.uint8)
+        >>> warped, warped_bits = augment(image, mask_bits, AugmentConfig(), np.random.default_rng(0), Window(32, 0.5))
+        >>> warped.shape, warped_bits.shape
+        ((32, 32, 3), (32, 32))
     """
     source_px = image.shape[0]
     target_px = window.size_px if window else source_px
@@ -73,9 +79,17 @@ def augment(
 def choose_window_centre(
     mask_bits: UInt8[np.ndarray, "s s"], window: Window, rng: np.random.Generator
 ) -> Float[np.ndarray, "2"]:
-    """Where a window's centre (x, y) lies: a random pixel of the field of view, or of a lesion, near which it then lies.
+    """Chooses the centre of a crop: a random pixel of the field of view, or a point near a random lesion pixel.
 
-    Of the lesions that the image has each kind is as likely; the window stays inside the image.
+    Each kind of lesion in the image is equally likely. The crop stays inside the image.
+
+    Args:
+        mask_bits: uint8 [s, s]; see MASK_BITS.
+        window: The crop; its `lesion_share` is the probability of a lesion.
+        rng: Source of all randomness.
+
+    Returns:
+        float64 (x, y) in pixels.
     """
     kinds = [bit for name in LESIONS if (mask_bits & (bit := MASK_BITS[name])).any()]
     kinds = kinds or ([MASK_BITS["fused"]] if (mask_bits & MASK_BITS["fused"]).any() else [])
@@ -98,14 +112,17 @@ def random_affine(
     target_px: int | None = None,
     focus: Float[np.ndarray, "2"] | None = None,
 ) -> Float[np.ndarray, "2 3"]:
-    """A random map from source to target pixels (x, y): crop and rescale, then rotation about the centre, then flips.
+    """Samples an affine map: crop and rescale, then rotation about the centre, then flips.
 
     Args:
         source_px: Side of the image.
-        config: Ranges.
+        config: Ranges of scale, rotation and flips.
         rng: Source of all randomness.
-        target_px: Side of the result; None: the same.
-        focus: Source pixel (x, y) that becomes the target's centre; None: such that the crop lies inside the image.
+        target_px: Side of the result; None for the image's.
+        focus: Source pixel (x, y) that becomes the centre of the result; None for a random one with the crop in the image.
+
+    Returns:
+        float64 [2, 3], from source to target pixels (x, y).
     """
     side = rng.uniform(config.min_scale, 1.0)  # of the crop, relative to the target
     angle = np.deg2rad(rng.uniform(-config.rotation_deg, config.rotation_deg))
@@ -120,13 +137,16 @@ def random_affine(
 def make_elastic_maps(
     affine: Float[np.ndarray, "2 3"], target_px: int, sigma_px: float, rng: np.random.Generator
 ) -> tuple[Float[np.ndarray, "t t"], Float[np.ndarray, "t t"]]:
-    """For each target pixel the source's x and y: the inverse of the affine map, and a smooth random displacement.
+    """Adds a smooth random displacement to an affine map, for `cv2.remap`.
 
     Args:
-        affine: From source to target pixels.
+        affine: [2, 3], from source to target pixels.
         target_px: Side of the result.
-        sigma_px: Standard deviation of the displacement at the grid's points, in source pixels.
+        sigma_px: Standard deviation of the displacement at the points of the coarse grid, in source pixels.
         rng: Source of the displacement.
+
+    Returns:
+        float32 [t, t] twice: the source's x and y for each target pixel.
     """
     inverse = cv2.invertAffineTransform(affine)
     coarse = rng.normal(0.0, sigma_px, (ELASTIC_CELLS, ELASTIC_CELLS, 2)).astype(np.float32)
@@ -140,18 +160,21 @@ def make_elastic_maps(
 def jitter_colours(
     image: UInt8[np.ndarray, "s s 3"], valid: Bool[np.ndarray, "s s"], strength: float, rng: np.random.Generator
 ) -> UInt8[np.ndarray, "s s 3"]:
-    """Saturation, contrast about the mean and brightness of the valid pixels; the others stay as they are.
+    """Changes saturation, contrast and brightness of the valid pixels by random factors.
 
     Args:
-        image: RGB, 0..255.
-        valid: Inside the field of view.
+        image: uint8 RGB [s, s, 3].
+        valid: bool [s, s], True inside the field of view. Other pixels stay unchanged.
         strength: Each factor is uniform in [1 - strength, 1 + strength].
         rng: Source of the three factors.
+
+    Returns:
+        A new array uint8 [s, s, 3].
     """
     brightness, contrast, saturation = rng.uniform(1.0 - strength, 1.0 + strength, size=3)
     inside = valid.astype(np.uint8)
     mean = float(np.mean(cv2.mean(image, inside)[:3]))
-    # The three operations compose to one affine map of a pixel's RGB, since none of the first two moves the mean.
+    # One affine map of a pixel's RGB does all three, because saturation and contrast do not change the mean.
     matrix = brightness * contrast * (saturation * np.eye(3) + (1.0 - saturation) / 3.0)
     offset = np.full((3, 1), brightness * (1.0 - contrast) * mean)
     return cv2.copyTo(cv2.transform(image, np.hstack([matrix, offset])), inside, image.copy())

@@ -1,10 +1,8 @@
-"""Reads every raw file of a set once and says what is wrong with it, file by file, in memory that does not grow.
+"""Reads every raw file of a data set once and collects what is wrong with it, in memory that does not grow with the images.
 
-An error is what `prepare` would stop at; a warning is what somebody should look at; a note says how a file is read that
-others read wrongly. Of each photograph only its hash, its grade and some counters stay.
+Only the hash, the grade and some counters of each photograph are kept.
 """
 
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -15,53 +13,29 @@ import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
 from pldmlt_jax.config import DataConfig
-from pldmlt_jax.data.datasets.records import RawRecord
+from pldmlt_jax.data.datasets.records import Listing, RawRecord
 from pldmlt_jax.data.datasets.registry import dataset_spec
-from pldmlt_jax.data.preprocessing.field_of_view import MIN_SHARE, field_of_view
+from pldmlt_jax.data.findings import Finding, disc_findings, error_findings, image_findings, mask_findings
+from pldmlt_jax.data.preprocessing.field_of_view import field_of_view
 from pldmlt_jax.data.preprocessing.geometry import read_image
 from pldmlt_jax.data.preprocessing.hash_cache import hash_files
-from pldmlt_jax.data.preprocessing.masks import (
-    apply_mask_rule,
-    brightest_channel,
-    mask_levels,
-    read_annotation,
-    read_mask_pixels,
-)
+from pldmlt_jax.data.preprocessing.masks import apply_mask_rule, brightest_channel, read_annotation, read_mask_pixels
 from pldmlt_jax.data.splits.near_duplicates import SAME_IMAGE_BITS, difference_hash, find_near_duplicates
-from pldmlt_jax.errors import ErrorGroup, UserError
+from pldmlt_jax.errors import UserError
 from pldmlt_jax.io.progress import OnProgress
 from pldmlt_jax.types import EVIDENCE
 
-SEVERITIES = ("error", "warning", "note")
-
 DIAMETER_BINS = np.linspace(-14.0, 0.0, 14 * 8 + 1)
-"""Edges of the histogram of lesions' diameters: log2 of their share of the field of view's longer side."""
-
-DARK = 20
-"""A photograph whose field of view is darker than this on average, of 255, has hardly anything to see."""
-
-MOST_OF_THE_FIELD = 0.5
-"""A lesion mask that covers more of the field of view than this is probably black where it should be white."""
-
-MUCH_OUTSIDE = 0.02
-"""Share of a mask that may lie outside the field of view, for outlines are drawn coarsely."""
+"""Edges of the histogram of lesion diameters: log2 of the diameter divided by the field of view's longer side."""
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One thing about one file."""
-
-    file: str
-    kind: str
-    severity: str  # one of SEVERITIES
-    found: str
-    expected: str
-    action: str
+def _empty_histograms() -> Int[np.ndarray, "5 112"]:
+    return np.zeros((len(EVIDENCE), len(DIAMETER_BINS) - 1), np.int64)
 
 
 @dataclass
 class CheckedPhotograph:
-    """What stays of a photograph."""
+    """What is kept of a photograph after its files were checked."""
 
     record: RawRecord
     split: str
@@ -70,125 +44,118 @@ class CheckedPhotograph:
 
 @dataclass
 class DatasetReport:
-    """One set: what was found, and what its lesions measure."""
+    """The findings of one data set, and the sizes of its lesions."""
 
     name: str  # a key of DATASETS
     findings: list[Finding] = field(default_factory=list)
     photographs: list[CheckedPhotograph] = field(default_factory=list)
-    ungradable: Mapping[str, int] = field(default_factory=dict)
-    diameters: Int[np.ndarray, "5 112"] = field(
-        default_factory=lambda: np.zeros((len(EVIDENCE), len(DIAMETER_BINS) - 1), np.int64)
-    )  # connected components by EVIDENCE and DIAMETER_BINS
+    ungradable: Mapping[str, int] = field(default_factory=dict)  # by split
+    diameters: Int[np.ndarray, "5 112"] = field(default_factory=_empty_histograms)  # of components, by EVIDENCE
     longer_sides_px: list[int] = field(default_factory=list)  # of the fields of view
 
 
-def check_dataset(name: str, data: DataConfig, on_progress: OnProgress | None = None) -> DatasetReport:
-    """Reads every file of a set.
-
-    Args:
-        name: A key of DATASETS.
-        data: Where the files are.
-        on_progress: Called with the number done, the number in all and the image's name.
-    """
-    report = DatasetReport(name)
-    try:
-        listing = dataset_spec(name).listing(data)
-    except UserError as error:
-        report.findings += _as_findings(error, "layout")
-        return report
-    report.ungradable = listing.dropped
-    for error in listing.errors:
-        report.findings += _as_findings(error, "listing")
-    records = [(split, record) for split, found in listing.records.items() for record in found]
-    report.findings += list(_count_findings(name, listing.records, listing.dropped, data))
-    cv2.setNumThreads(1)
-    with ThreadPoolExecutor(data.num_threads) as pool:
-        for done, ((split, record), one) in enumerate(
-            zip(records, pool.map(lambda pair: _check_one(pair[1], data), records), strict=True), start=1
-        ):
-            report.findings += one.findings
-            report.diameters += one.diameters
-            if one.dhash is not None:
-                report.photographs.append(CheckedPhotograph(record, split, one.dhash))
-                report.longer_sides_px.append(one.longer_side_px)
-            if on_progress:
-                on_progress(done, len(records), record.image_id)
-    if dataset_spec(name).has_masks and report.photographs and not report.diameters.any():
-        where, expected = str(dataset_spec(name).builder.raw_folder(data)), "lesions in some of them"
-        action = "look at the masks: were they saved as black?"
-        report.findings.append(Finding(where, "no_lesions", "warning", "no lesion in any mask", expected, action))
-    hashes = hash_files((p.record.image for p in report.photographs), data.cache_dir, data.num_threads)
-    report.findings += list(_repeated(report.photographs, hashes, data.leakage_distance))
-    return report
-
-
-def find_leakage(segmented: DatasetReport, graded: DatasetReport, distance: int) -> Iterator[Finding]:
-    """Photographs of the pixel-labelled set that stand in the graded set as well: no grader may see them."""
-    hashes, others = ([p.dhash for p in report.photographs] for report in (segmented, graded))
-    for i, j, bits in find_near_duplicates(hashes, others, distance):
-        first, second = segmented.photographs[i].record, graded.photographs[j].record
-        if first.image == second.image:
-            yield Finding(
-                str(first.image), "masks_and_grade", "note", "masks and a grade", "either",
-                "nothing: its grade evaluates pseudo-labels, no grader is trained on it",
-            )  # fmt: skip
-            continue
-        yield Finding(
-            str(second.image), "leakage", "warning", f"{_alike(bits)} {first.image}, {bits} bits differ",
-            "graders that have not seen the pixel-labelled photographs",
-            "nothing: it is kept out of the graders' training (data.leakage)",
-        )  # fmt: skip
-
-
 @dataclass
-class _One:
+class _ImageCheck:
     findings: list[Finding] = field(default_factory=list)
-    diameters: np.ndarray = field(default_factory=lambda: np.zeros((len(EVIDENCE), len(DIAMETER_BINS) - 1), np.int64))
-    dhash: np.ndarray | None = None
+    diameters: Int[np.ndarray, "5 112"] = field(default_factory=_empty_histograms)
+    dhash: UInt8[np.ndarray, "72"] | None = None  # None: the image cannot be read
     longer_side_px: int = 0
 
 
-def _as_findings(error: UserError, kind: str) -> list[Finding]:
-    errors = error.errors if isinstance(error, ErrorGroup) else (error,)
-    return [Finding(e.where, kind, "error", e.found, e.expected, e.action) for e in errors]
+def check_dataset(name: str, data: DataConfig, on_progress: OnProgress | None = None) -> DatasetReport:
+    """Reads every file of a data set and reports what is wrong with it.
+
+    Args:
+        name: A key of DATASETS.
+        data: Where the files are, and how they are read.
+        on_progress: Called with the number of images done, the number of all images, and the image's name.
+
+    Returns:
+        The report. Errors in files are among its findings; none is raised.
+    """
+    report, spec = DatasetReport(name), dataset_spec(name)
+    try:
+        listing = spec.listing(data)
+    except UserError as error:
+        report.findings += error_findings(error, "layout")
+        return report
+    report.ungradable = listing.dropped
+    for error in listing.errors:
+        report.findings += error_findings(error, "listing")
+    report.findings += _count_findings(spec.released, listing, spec.builder.raw_folder(data))
+    records = [(split, record) for split, found in listing.records.items() for record in found]
+    cv2.setNumThreads(1)
+    with ThreadPoolExecutor(data.num_threads) as pool:
+        checks = pool.map(lambda pair: _check_image(pair[1], data), records)
+        for done, ((split, record), check) in enumerate(zip(records, checks, strict=True), start=1):
+            report.findings += check.findings
+            report.diameters += check.diameters
+            if check.dhash is not None:
+                report.photographs.append(CheckedPhotograph(record, split, check.dhash))
+                report.longer_sides_px.append(check.longer_side_px)
+            if on_progress:
+                on_progress(done, len(records), record.image_id)
+    if spec.has_masks and report.photographs and not report.diameters.any():
+        where, expected = str(spec.builder.raw_folder(data)), "lesions in some of them"
+        action = "look at the masks: they may have been saved all black"
+        report.findings.append(Finding(where, "no_lesions", "warning", "no lesion in any mask", expected, action))
+    hashes = hash_files((p.record.image for p in report.photographs), data.cache_dir, data.num_threads)
+    report.findings += _duplicate_findings(report.photographs, hashes, data.leakage_distance)
+    return report
 
 
-def _check_one(record: RawRecord, data: DataConfig) -> _One:
-    one = _One()
+def _check_image(record: RawRecord, data: DataConfig) -> _ImageCheck:
+    check = _ImageCheck()
     try:
         image = read_image(record.image)
     except UserError as error:
-        one.findings += _as_findings(error, "image")
-        return one
+        check.findings += error_findings(error, "image")
+        return check
     fov = field_of_view(image)
     rows, columns = np.flatnonzero(fov.any(axis=1)), np.flatnonzero(fov.any(axis=0))
-    one.longer_side_px = int(max(rows[-1] - rows[0], columns[-1] - columns[0])) + 1
-    one.dhash = difference_hash(image, fov)
-    one.findings += list(_image_findings(record, image, fov))
+    check.longer_side_px = int(max(rows[-1] - rows[0], columns[-1] - columns[0])) + 1
+    check.dhash = difference_hash(image, fov)
+    check.findings += image_findings(record.image, image, fov)
+    masks = _check_masks(record, image, fov, data, check.findings)
+    for i, name in enumerate(EVIDENCE):
+        if name in masks:
+            check.diameters[i] = diameter_histogram(masks[name], check.longer_side_px)
+    return check
+
+
+def _check_masks(
+    record: RawRecord, image: np.ndarray, fov: np.ndarray, data: DataConfig, findings: list[Finding]
+) -> dict[str, Bool[np.ndarray, "h w"]]:
+    """Returns the masks that can be read, by name, and appends what is wrong with them to the findings."""
     masks: dict[str, np.ndarray] = {}
     try:
         if record.markings:
             annotation = read_annotation(record, image.shape[:2], data)
             masks |= annotation.masks
             if annotation.disc is not None:
-                one.findings += list(_disc_findings(record, image, fov, annotation.disc))
+                findings += disc_findings(record.image, image, fov, annotation.disc)
     except UserError as error:
-        one.findings += _as_findings(error, "markings")
+        findings += error_findings(error, "markings")
     for name, path in [*(record.masks or {}).items(), *([("OD", record.disc)] if record.disc else [])]:
         try:
             pixels = read_mask_pixels(path)
             masks[name] = apply_mask_rule(brightest_channel(pixels), path, image.shape[:2], record.mask_rule)
-            one.findings += list(_mask_findings(path, pixels, masks[name], fov, record.mask_rule))
+            findings += mask_findings(path, pixels, masks[name], fov, record.mask_rule)
         except UserError as error:
-            one.findings += _as_findings(error, "mask")
-    for i, name in enumerate(EVIDENCE):
-        if name in masks:
-            one.diameters[i] = diameter_histogram(masks[name], one.longer_side_px)
-    return one
+            findings += error_findings(error, "mask")
+    return masks
 
 
 def diameter_histogram(mask: Bool[np.ndarray, "h w"], longer_side_px: int) -> Int[np.ndarray, "112"]:
-    """Connected components by DIAMETER_BINS; a diameter is that of the circle of the same area."""
+    """Counts the connected components of a mask by diameter.
+
+    Args:
+        mask: At the original size.
+        longer_side_px: Longer side of the field of view.
+
+    Returns:
+        int64 counts by DIAMETER_BINS. A diameter is that of the circle with the component's area.
+    """
     count, _, statistics, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     if count < 2:
         return np.zeros(len(DIAMETER_BINS) - 1, np.int64)
@@ -196,90 +163,62 @@ def diameter_histogram(mask: Bool[np.ndarray, "h w"], longer_side_px: int) -> In
     return np.histogram(np.log2(diameters).clip(DIAMETER_BINS[0], DIAMETER_BINS[-1]), DIAMETER_BINS)[0].astype(np.int64)
 
 
-def _image_findings(record: RawRecord, image: np.ndarray, fov: np.ndarray) -> Iterator[Finding]:
-    brightness = float(image.max(axis=-1)[fov].mean())
-    if brightness < DARK:
-        found = f"mean brightness {brightness:.0f} of 255"
-        yield Finding(str(record.image), "dark", "warning", found, "a lit photograph", "look at it")
-    if fov.mean() < 2 * MIN_SHARE:
-        found = f"a field of view of {100 * fov.mean():.0f} % of the picture"
-        yield Finding(str(record.image), "field_of_view", "warning", found, "a fundus photograph", "look at it")
+def _count_findings(released: Mapping[str, int], listing: Listing, folder: Path) -> Iterator[Finding]:
+    for split, expected in released.items():
+        found = len(listing.records.get(split, ())) + listing.dropped.get(split, 0)
+        if found != expected:
+            text, action = f"{found} photographs in the {split} part", "get the missing photographs if you need them"
+            yield Finding(str(folder), "count", "warning", text, f"{expected}, as released", action)
 
 
-def _mask_findings(path: Path, pixels: np.ndarray, mask: np.ndarray, fov: np.ndarray, rule: str) -> Iterator[Finding]:
-    """What somebody should look at in a mask, and what others read wrongly in it."""
-    levels = mask_levels(brightest_channel(pixels))
-    if len(levels) > 2:
-        how = {"upper_half": "half of the brightest and more is set", "not_black": "all but black is set"}[rule]
-        found = f"{len(levels)} grey levels, {levels[0]} to {levels[-1]}"
-        yield Finding(str(path), "mask_levels", "warning", found, "black and one other", f"look at it: {how}")
-    if not mask.any() and rule == "not_black":
-        yield Finding(str(path), "mask_black", "warning", "all black", "no file where there is no lesion", "look at it")
-    if not mask.any() and rule == "upper_half":
-        yield Finding(str(path), "mask_black", "note", "all black", "either", "nothing: read as none of that lesion")
-    if mask[fov].mean() > MOST_OF_THE_FIELD:
-        found = f"{100 * mask[fov].mean():.0f} % of the field of view is set"
-        yield Finding(str(path), "mask_inverted", "warning", found, "lesions white, background black", "invert it")
-    elif (outside := np.count_nonzero(mask & ~fov)) > MUCH_OUTSIDE * max(np.count_nonzero(mask), 1):
-        found = f"{outside} of {np.count_nonzero(mask)} marked pixels lie outside the field of view"
-        yield Finding(str(path), "mask_outside", "warning", found, "lesions inside", "is it the mask of this photograph?")
-    if pixels.ndim == 3 and pixels.shape[2] == 4:
-        found = f"alpha from {pixels[..., 3].min()} to {pixels[..., 3].max()}"
-        yield Finding(str(path), "mask_alpha", "note", found, "no alpha", "nothing: it is ignored")
-    if pixels.dtype == np.uint8 and len(levels) > 1:
-        grey = cv2.cvtColor(pixels[..., :3], cv2.COLOR_BGR2GRAY) if pixels.ndim == 3 else pixels
-        if (bright := int(grey.max())) < 128:
-            found = f"{bright} at most when read in grey"
-            yield Finding(str(path), "mask_dark", "note", found, "255", "nothing: any colour is read as set")
+def find_leakage(segmented: DatasetReport, graded: DatasetReport, distance: int) -> Iterator[Finding]:
+    """Yields a finding for each pixel-labelled photograph that is in the graded data set too: no grader may see it.
+
+    Args:
+        segmented: Report of the pixel-labelled data set.
+        graded: Report of the graded data set.
+        distance: Most bits by which the hashes of two photographs of one eye differ (`data.leakage_distance`).
+    """
+    hashes, others = ([p.dhash for p in report.photographs] for report in (segmented, graded))
+    for i, j, bits in find_near_duplicates(hashes, others, distance):
+        first, second = segmented.photographs[i].record, graded.photographs[j].record
+        if first.image == second.image:
+            yield Finding(
+                str(first.image), "masks_and_grade", "note", "masks and a grade", "one of the two",
+                "nothing: its grade evaluates pseudo-labels, and no grader is trained on it",
+            )  # fmt: skip
+            continue
+        yield Finding(
+            str(second.image), "leakage", "warning", f"{_relation(bits)} {first.image}, {bits} bits differ",
+            "graders that have not seen the pixel-labelled photographs",
+            "nothing: it is kept out of the graders' training (data.leakage)",
+        )  # fmt: skip
 
 
-def _disc_findings(record: RawRecord, image: np.ndarray, fov: np.ndarray, disc: np.ndarray) -> Iterator[Finding]:
-    """The optic disc is the brightest large spot: marks that are elsewhere belong to another photograph."""
-    grey = image[..., 1]  # green: lesions and vessels are dark in it, the disc is bright
-    inside, field_mean = float(grey[disc].mean()), float(grey[fov].mean())
-    if inside < field_mean:
-        found = f"disc marks where green is {inside:.0f}, {field_mean:.0f} in the whole field"
-        expected, action = "disc marks on the bright disc", "are images and markings renumbered? Compare with the release"
-        yield Finding(str(record.image), "disc_marks", "warning", found, expected, action)
-
-
-def _count_findings(
-    name: str, records: Mapping[str, list[RawRecord]], dropped: Mapping[str, int], data: DataConfig
-) -> Iterator[Finding]:
-    spec = dataset_spec(name)
-    for split, released in spec.released.items():
-        found = len(records.get(split, ())) + dropped.get(split, 0)
-        if found != released:
-            where = str(spec.builder.raw_folder(data))
-            text = f"{found} photographs of the {split} part"
-            yield Finding(where, "count", "warning", text, f"{released}, as released", "get the rest, if you want it")
-
-
-def _alike(bits: int) -> str:
+def _relation(bits: int) -> str:
     return "the same photograph as" if bits <= SAME_IMAGE_BITS else "the same eye as"
 
 
-def _repeated(photographs: list[CheckedPhotograph], hashes: Mapping[Path, str], distance: int) -> Iterator[Finding]:
-    """The same photograph or eye more than once in one set: by content, or by what it shows."""
-    by_content: dict[str, list[CheckedPhotograph]] = defaultdict(list)
-    for p in photographs:
-        by_content[hashes[p.record.image]].append(p)
-    seen = [p.dhash for p in photographs]
-    for i, j, bits in find_near_duplicates(seen, seen, distance):
+def _duplicate_findings(
+    photographs: list[CheckedPhotograph], hashes: Mapping[Path, str], distance: int
+) -> Iterator[Finding]:
+    """Yields a finding for each pair in one data set that shows the same photograph or the same eye."""
+    dhashes = [p.dhash for p in photographs]
+    for i, j, bits in find_near_duplicates(dhashes, dhashes, distance):
         if i >= j:
             continue
         first, second = photographs[i], photographs[j]
         identical = hashes[first.record.image] == hashes[second.record.image]
-        what = "the same file as" if identical else _alike(bits)
+        what = "the same file as" if identical else _relation(bits)
         details = "" if identical else f", {bits} bits differ"
         kind, expected = "duplicate" if identical else "near_duplicate", "each photograph once"
         action = "nothing: both go into the same fold, or one is left out"
         if bits > SAME_IMAGE_BITS:
             kind, expected = "same_eye", "all photographs of an eye in one fold or split"
         if bits <= SAME_IMAGE_BITS and first.record.grade != second.record.grade:
-            kind, expected = "conflicting_grades", "one grade a photograph"
+            kind, expected = "conflicting_grades", "one grade for each photograph"
             details += f"; grades {first.record.grade} and {second.record.grade}"
-            action = "nothing: both are left out; or correct one"
+            action = "nothing: both are left out; or correct one of the grades"
         elif first.split != second.split:
             kind = f"{kind}_across_splits"
             action = "nothing: it is left out of the training part (data.leakage)"

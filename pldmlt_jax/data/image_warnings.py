@@ -1,4 +1,4 @@
-"""Whether a picture looks like a photograph of a fundus at all, told in words for a person to look."""
+"""Warns of images that do not look like a fundus photograph, in words for a person to check."""
 
 import cv2
 import numpy as np
@@ -7,44 +7,49 @@ from jaxtyping import Bool, UInt8
 WORKING_PX = 256
 
 MIN_REDNESS = 1.15
-"""Red over green and over blue, inside the field: of the medians of 440 photographs of IDRiD the least is 1.56."""
+"""Smallest ratio of red to green and to blue inside the field of view; the smallest in 440 photographs of IDRiD is 1.56."""
 
 MAX_ELONGATION = 1.8
+"""Largest ratio of the longer to the shorter side of a field of view."""
+
 MAX_COVER = 0.98
-"""Share of the picture that a field of view may cover: it has dark corners at least."""
+"""Largest share of the image that a field of view covers; at least the corners are dark."""
 
 MIN_BRIGHTNESS, MAX_BRIGHTNESS = 12, 235
-FAR_FACTOR = 2.0
-"""How many times larger or smaller than the training photographs a field may be."""
+MAX_SIZE_RATIO = 2.0
+"""Largest factor by which a field of view may be larger or smaller than those of the training photographs."""
 
 
 def image_warnings(
     image: UInt8[np.ndarray, "h w 3"], fov: Bool[np.ndarray, "h w"], field_px: tuple[int, int] | None
 ) -> list[str]:
-    """What is unlike a fundus photograph, or far from the training photographs; empty where nothing is.
+    """Describes how an image differs from a fundus photograph, or from the training photographs.
 
     Args:
-        image: RGB.
-        fov: The field of view that was found.
-        field_px: Least and greatest longer side of the field in the training photographs, None where it is not known.
+        image: uint8 RGB [h, w, 3].
+        fov: bool [h, w], the field of view that was found.
+        field_px: Smallest and largest longer side of the field of view in the training photographs; None if unknown.
+
+    Returns:
+        One phrase for each difference; empty if there is none.
     """
     rows, columns = np.flatnonzero(fov.any(axis=1)), np.flatnonzero(fov.any(axis=0))
     height, width = int(rows[-1] - rows[0] + 1), int(columns[-1] - columns[0] + 1)
-    found = [*_colours(image, fov)]
+    found = [*_colour_warnings(image, fov)]
     if max(height, width) > MAX_ELONGATION * min(height, width):
-        found.append(f"a field of view of {width} x {height} px, which is no disc")
+        found.append(f"a field of view of {width} x {height} px, which is not a disc")
     if fov.mean() > MAX_COVER:
         found.append("no dark border around a field of view")
     if field_px is not None:
         longer, (low, high) = max(height, width), field_px
         trained = f"{low}" if low == high else f"{low} to {high}"
-        if longer * FAR_FACTOR < low or longer > FAR_FACTOR * high:
+        if longer * MAX_SIZE_RATIO < low or longer > MAX_SIZE_RATIO * high:
             size = "smaller" if longer < low else "larger"
             found.append(f"a field of view of {longer} px, much {size} than the {trained} px of the training photographs")
     return found
 
 
-def _colours(image: UInt8[np.ndarray, "h w 3"], fov: Bool[np.ndarray, "h w"]) -> list[str]:
+def _colour_warnings(image: UInt8[np.ndarray, "h w 3"], fov: Bool[np.ndarray, "h w"]) -> list[str]:
     scale = min(WORKING_PX / max(fov.shape), 1.0)
     size = (max(round(fov.shape[1] * scale), 1), max(round(fov.shape[0] * scale), 1))
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)

@@ -1,6 +1,6 @@
-"""The grain pipeline: positions -> shuffle -> decode and augment -> batch.
+"""Makes batches with grain: positions -> shuffle -> decode and augment -> batch.
 
-The randomness of sample i in epoch e depends on the seed, e and i alone: not on threads, batches or where a run resumed.
+The randomness of sample i in epoch e depends only on the seed, e and i, and not on threads, batch size or resuming.
 """
 
 import dataclasses
@@ -26,8 +26,8 @@ PREFETCH_BATCHES = 2
 class GradeLabels:
     """The grades that a stage trains on, by position in the split."""
 
-    grade: Int[np.ndarray, "n"]  # 0..4, UNKNOWN_GRADE where there is none
-    admissible: Bool[np.ndarray, "n 5"]  # grades that the masks admit; all True where nothing is known
+    grade: Int[np.ndarray, "n"]  # 0..4, or UNKNOWN_GRADE
+    admissible: Bool[np.ndarray, "n 5"]  # grades that the masks allow; all True if nothing is known
 
 
 def given_labels(split: PreparedSplit) -> GradeLabels:
@@ -43,25 +43,25 @@ def true_labels(split: PreparedSplit) -> GradeLabels:
 
 
 def unknown_labels(split: PreparedSplit) -> GradeLabels:
-    """No image has a grade: a loss against the one-hot of an unknown one is zero."""
+    """Returns labels without any grade, so that each grading loss is zero."""
     num = len(split.records)
     return GradeLabels(np.full(num, UNKNOWN_GRADE, np.int32), np.ones((num, NUM_GRADES), bool))
 
 
 def steps_per_epoch(num_images: int, batch_size: int) -> int:
-    """Batches that an epoch of the continuous stream takes, rounded up."""
+    """Returns the number of batches in an epoch, rounded up."""
     return -(-num_images // batch_size)
 
 
 @dataclass(frozen=True)
 class Shard:
-    """The part of the images that one of several processes takes."""
+    """The share of the images that one of several processes reads."""
 
-    process: int  # from 0
+    process: int  # counted from 0
     num_processes: int
 
 
-SINGLE_PROCESS = Shard(0, 1)
+SINGLE_PROCESS = Shard(process=0, num_processes=1)
 
 
 def train_samples(
@@ -72,24 +72,24 @@ def train_samples(
     seed: int,
     window: Window | None = None,
 ) -> grain.MapDataset[tuple[int, Sample]]:
-    """An endless series of positions and augmented samples, shuffled anew in each epoch; each is made when it is asked for.
+    """Makes an endless data set of positions and augmented samples, shuffled again in each epoch and computed lazily.
 
     Args:
-        split: Of the images.
-        indices: Positions to draw from, each as often as it stands here in an epoch.
-        config: Augmentation.
-        seed: Of order and augmentation.
-        window: Parts of the images in place of whole ones.
+        split: The prepared images.
+        indices: Positions in the split. An epoch has each as often as it occurs here.
+        config: The augmentation.
+        seed: Seed of order and augmentation.
+        window: Crop to sample from each image; None for whole images.
 
     Raises:
-        DataError: There is no image to draw from.
+        DataError: `indices` is empty.
     """
     if not len(indices):
-        raise DataError("data.split", "no training image", "at least one", "check the split and what leakage excludes")
+        raise DataError("data.split", "no training image", "at least one", "check data.split and what data.leakage excludes")
     cv2.setNumThreads(1)  # the pipeline's own threads work on one image each
 
-    def load(place: int, drawn: tuple[int, int]) -> tuple[int, Sample]:
-        epoch, (position, repetition) = place // len(indices), drawn
+    def load(index: int, item: tuple[int, int]) -> tuple[int, Sample]:
+        epoch, (position, repetition) = index // len(indices), item
         sample = split[position]
         rng = sample_rng(seed, epoch, position, repetition)
         image, mask_bits = augment(sample.image, sample.mask_bits, config.augment, rng, window)
@@ -110,22 +110,25 @@ def train_batches(
     window: Window | None = None,
     shard: Shard = SINGLE_PROCESS,
 ) -> Iterator[Batch]:
-    """An endless stream of batches of `train_samples`, which see; a batch may span two epochs.
+    """Makes an endless stream of training batches from `train_samples`. A batch may span two epochs.
 
     Args:
-        split: Of the images.
-        indices: Positions to draw from.
-        labels: Of the whole split.
-        batch_size: Images a batch, of this process.
-        config: Augmentation and threads.
-        seed: Of order and augmentation, the same in all processes.
-        start_step: Batches to leave out: the stream goes on exactly as an uninterrupted one would.
-        window: Parts of the images in place of whole ones.
-        shard: Batch s of all processes together holds the images of batch s of a single process with as many times the
-            batch size: no image twice, and none left out.
+        split: The prepared images.
+        indices: Positions in the split. An epoch has each as often as it occurs here.
+        labels: Grades of the whole split.
+        batch_size: Images per batch in this process.
+        config: Augmentation and number of threads.
+        seed: Seed of order and augmentation, the same in all processes.
+        start_step: Number of batches to skip; the stream then continues exactly like an uninterrupted one.
+        window: Crop to sample from each image; None for whole images.
+        shard: The share of this process. Batch s of all processes together has the images of batch s of a single process
+            with `num_processes` times the batch size.
+
+    Returns:
+        An iterator over batches of uint8 images [b, s, s, 3] and their masks and grades.
 
     Raises:
-        DataError: There is no image to draw from.
+        DataError: `indices` is empty.
     """
     samples = train_samples(split, indices, config=config, seed=seed, window=window)
     own = samples[start_step * batch_size * shard.num_processes + shard.process :: shard.num_processes]
@@ -135,37 +138,44 @@ def train_batches(
 
 
 def sample_rng(seed: int, epoch: int, position: int, repetition: int = 0) -> np.random.Generator:
-    """All randomness of one image in one epoch; `repetition` counts where an epoch holds it more than once."""
+    """Returns the random generator of one image in one epoch.
+
+    Args:
+        seed: The run's seed.
+        epoch: Counted from 0.
+        position: Position of the image in the split.
+        repetition: How often the image occurred before in this epoch, if it is oversampled.
+    """
     return np.random.default_rng((seed, epoch, position, repetition) if repetition else (seed, epoch, position))
 
 
 def attach_graded(batches: Iterator[Batch], graded: Iterator[Batch]) -> Iterator[Batch]:
-    """Each batch with a batch of truly graded images beside it."""
-    for batch, beside in zip(batches, graded, strict=False):
-        yield dataclasses.replace(batch, graded=beside)
+    """Yields each batch with a batch of truly graded images in its field `graded`."""
+    for batch, graded_batch in zip(batches, graded, strict=False):
+        yield dataclasses.replace(batch, graded=graded_batch)
 
 
 def number_repetitions(indices: Int[np.ndarray, "m"]) -> list[tuple[int, int]]:
-    """Each position, and how often it stood before."""
+    """Returns each position together with the number of its earlier occurrences."""
     seen: Counter[int] = Counter()
-    drawn = []
+    numbered = []
     for position in map(int, indices):
-        drawn.append((position, seen[position]))
+        numbered.append((position, seen[position]))
         seen[position] += 1
-    return drawn
+    return numbered
 
 
 def oversample_grades(indices: Int[np.ndarray, "m"], grades: Int[np.ndarray, "m"], strength: float) -> Int[np.ndarray, "k"]:
-    """The positions, those of rarer grades more than once.
+    """Repeats positions with rare grades.
 
     Args:
-        indices: Positions.
-        grades: Of each position.
-        strength: 0: as they are; 1: every grade as often as the most frequent one; a grade that is r times as rare is drawn
-            r ** strength times as often as it stands there.
+        indices: Positions in the split.
+        grades: The grade of each position.
+        strength: In 0..1. A grade that is r times rarer than the most frequent one is repeated r ** strength times, so that
+            0 changes nothing and 1 makes all grades equally frequent.
 
     Returns:
-        Each position at least once; which ones stand once more than others follows from their order.
+        The positions, each at least once. Where a repetition is fractional, the first positions are repeated once more.
     """
     counts = Counter(grades.tolist())
     most = max(counts.values(), default=0)
@@ -184,14 +194,14 @@ def eval_batches(
     batch_size: int,
     shard: Shard = SINGLE_PROCESS,
 ) -> Iterator[Batch]:
-    """Batches in order, without augmentation, as many in each process; filled up with rows of weight 0.
+    """Yields batches in order and without augmentation, the same number in each process.
 
     Args:
-        split: Of the images.
-        indices: Positions, of all processes together.
-        labels: Of the whole split.
-        batch_size: Images a batch, of this process.
-        shard: Every `num_processes`-th image from `process` on.
+        split: The prepared images.
+        indices: Positions in the split, of all processes together.
+        labels: Grades of the whole split.
+        batch_size: Images per batch in this process. Missing rows have a `sample_mask` of 0.
+        shard: The share of this process: each `num_processes`-th image, starting at `process`.
     """
     own = [int(i) for i in indices[shard.process :: shard.num_processes]]
     longest = -(-len(indices) // shard.num_processes)
@@ -205,7 +215,16 @@ def eval_batches(
 
 
 def stack_batch(samples: Sequence[tuple[int, Sample]], labels: GradeLabels, batch_size: int) -> Batch:
-    """Stacks samples; missing rows are black, of no known grade and of weight 0."""
+    """Stacks samples to a batch.
+
+    Args:
+        samples: At least one position with its sample.
+        labels: Grades of the whole split.
+        batch_size: Rows of the batch. Missing rows are black, have no grade, and have a `sample_mask` of 0.
+
+    Returns:
+        A batch of arrays on the host.
+    """
     positions = np.array([position for position, _ in samples], np.int32)
     missing = batch_size - len(samples)
 

@@ -12,7 +12,7 @@ from flax import traverse_util
 from jaxtyping import Array, Float, UInt8
 
 from pldmlt_jax.config import Config, ParallelConfig, from_dict
-from pldmlt_jax.errors import CheckpointError, DataError
+from pldmlt_jax.errors import CheckpointError, ConfigError, DataError
 from pldmlt_jax.evaluation.tta import ForwardOutput
 from pldmlt_jax.io.files import read_json
 from pldmlt_jax.method import losses
@@ -132,11 +132,13 @@ def saved_config(directory: Path) -> Config:
     """The config that a network was trained with, from its folder of checkpoints or exported weights.
 
     Raises:
-        CheckpointError: It is missing or was written by another version.
+        CheckpointError: It is missing, was written by another version, or sets a retired field.
     """
     path = directory / CONFIG
     try:
         return from_dict(read_json(path))
+    except ConfigError as error:  # a retired field
+        raise CheckpointError(path, f"{error.where}: {error.found}", error.expected, error.action) from error
     except (DataError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(path, str(error), "the config that the network was trained with", "train again") from error
 

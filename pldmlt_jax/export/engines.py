@@ -1,4 +1,4 @@
-"""What a network is computed with: XLA, or ONNX Runtime or OpenVINO on the exported network."""
+"""Inference engines: XLA, or ONNX Runtime or OpenVINO on the exported network."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +15,10 @@ OPENVINO_TYPES = {"float32": "f32", "bfloat16": "bf16"}
 
 
 def onnx_session(content: str | bytes) -> Any:
-    """ONNX Runtime's session of a file, without its warnings about shapes that it infers by itself.
+    """Opens an ONNX file in ONNX Runtime, without its warnings about inferred shapes.
+
+    Args:
+        content: Path of the file, or its bytes.
 
     Raises:
         ConfigError: ONNX Runtime is not installed.
@@ -31,7 +34,7 @@ def _xla(network: TrainedNetwork, config: InferenceConfig, size_px: int) -> Forw
 
 
 def _onnx(network: TrainedNetwork, config: InferenceConfig, size_px: int) -> Forward:
-    import_optional("onnxruntime", "--engine=onnx")  # before the export, which takes longer
+    import_optional("onnxruntime", "--engine=onnx")  # first, because the export below takes a while
     session = onnx_session(str(cached_onnx(network, size_px)))
 
     def forward(images: np.ndarray, batch_size: int) -> ForwardOutput:
@@ -65,14 +68,19 @@ ENGINES: dict[str, Callable[[TrainedNetwork, InferenceConfig, int], Forward]] = 
     "onnx": _onnx,
     "openvino": _openvino,
 }
-"""(network, config, side of what it sees at once) -> forward pass."""
+"""Name -> maker of the forward pass, from network, config and input side in px."""
 
 
 def make_forward(engine: str, network: TrainedNetwork, config: InferenceConfig) -> Forward:
-    """The network's forward pass by the named engine.
+    """Makes the forward pass of a network on an engine.
+
+    Args:
+        engine: A key of ENGINES.
+        network: The trained network.
+        config: Tile size, mode and data type of the engine.
 
     Raises:
-        ConfigError: There is no such engine, its package is not installed, or it does not know the type asked for.
+        ConfigError: The engine is unknown, its package is not installed, or it does not support the requested data type.
     """
     if engine not in ENGINES:
         raise ConfigError("--engine", f"{engine!r}", "one of " + ", ".join(ENGINES), "choose one of them")

@@ -1,4 +1,4 @@
-"""The trained network for use without this program: weights and config, StableHLO, ONNX, and a model card."""
+"""Export of a trained network: weights and config, StableHLO and ONNX."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -29,30 +29,30 @@ PLATFORMS = ("cpu", "cuda")
 
 @dataclasses.dataclass(frozen=True)
 class Export:
-    """What is exported, and where to."""
+    """A network to export, and where to."""
 
     network: TrainedNetwork
     points: OperatingPoints
     output: Path
-    images: UInt8[np.ndarray, "b s s 3"]  # prepared, to compare the exported network's answers on
+    images: UInt8[np.ndarray, "b s s 3"]  # prepared images to compare the exported network with Flax on
 
     @property
     def tile_px(self) -> int:
-        """Side of what the network sees at once: the whole prepared image, or a tile where it is asked by tiles."""
+        """Side of the network's input in px: the whole prepared image, or a tile if the network is run on tiles."""
         config = self.network.config
         whole, tiles = config.data.size_px, config.inference.mode == "tiles"
         return min(config.inference.tile_px, whole) if tiles else whole
 
 
-def _folder(export: Export, bits: int = 32) -> str:
+def _write_folder(export: Export, bits: int = 32) -> str:
     write_weights(export.output / WEIGHTS, export.network.arrays, export.network.step, bits=bits)
     write_json(export.output / CONFIG, to_dict(export.network.config))
     write_points(export.output, export.points)
     use = f"for pldmlt_jax.load({str(export.output)!r}) and --checkpoint={export.output}"
-    return f"{WEIGHTS} ({bits} bits a weight), {CONFIG}: {use}"
+    return f"{WEIGHTS} ({bits} bits per weight), {CONFIG}: {use}"
 
 
-def _stablehlo(export: Export) -> str:
+def _write_stablehlo_checked(export: Export) -> str:
     network, path = export.network, export.output / STABLEHLO
     write_stablehlo(network, path)
     loaded = jax.export.deserialize(bytearray(path.read_bytes()))
@@ -62,15 +62,15 @@ def _stablehlo(export: Export) -> str:
             loaded.call(jnp.asarray(export.images))[:2], network(export.images, len(export.images)), strict=False
         )
     )
-    return f"{STABLEHLO}: any batch and size; differs from Flax by {difference:.1e} at most"
+    return f"{STABLEHLO}: any batch and size; differs from Flax by at most {difference:.1e}"
 
 
 def write_stablehlo(network: TrainedNetwork, path: Path) -> None:
-    """Writes `jax.export`'s serialised form with the weights inside, for any batch, any height and width that the network
-    can halve as often as it does, on CPU and CUDA.
+    """Writes a network with its weights as serialised StableHLO, for CPU and CUDA.
 
-    Input: uint8 [b, h, w, 3], RGB. Outputs: probabilities, grade logits and grade maps, see `tta.ForwardOutput`. To be read
-    with `jax.export.deserialize(bytearray(path.read_bytes())).call(images)`, without this package.
+    The input is uint8 [b, h, w, 3], RGB, for any batch and any height and width that the encoder can halve at every stage.
+    The outputs are probabilities, grade logits and grade maps; see `tta.ForwardOutput`. The file can be used without this
+    package: `jax.export.deserialize(bytearray(path.read_bytes())).call(images)`.
     """
     variables, module, target = network.variables, network.module, network.config.loss.target
     multiple = 2 ** len(network.config.model.encoder_filters)
@@ -81,7 +81,7 @@ def write_stablehlo(network: TrainedNetwork, path: Path) -> None:
         file.write(jax.export.export(function, platforms=PLATFORMS)(images).serialize())
 
 
-def _onnx(export: Export) -> str:
+def _write_onnx_checked(export: Export) -> str:
     path, size_px = export.output / ONNX, export.tile_px
     write_onnx(export.network, size_px, path, onnx_metadata(export))
     try:
@@ -92,16 +92,16 @@ def _onnx(export: Export) -> str:
     if not difference <= allowed_difference(export.network):
         path.unlink()
         raise ValueError(f"{path} differs from Flax by {difference:.1e}, more than {allowed_difference(export.network):g}")
-    return f"{ONNX}: any batch, {size_px} x {size_px} px; differs from Flax by {difference:.1e} at most, in ONNX Runtime"
+    return f"{ONNX}: any batch, {size_px} x {size_px} px; differs from Flax by at most {difference:.1e} in ONNX Runtime"
 
 
 def allowed_difference(network: TrainedNetwork) -> float:
-    """Rounding of float32, or of bfloat16 where Flax itself computes in it: the file is float32 always."""
+    """Returns the allowed rounding difference; it is larger if Flax computes in bfloat16, since ONNX is always float32."""
     return TOLERANCE if network.config.model.dtype != "bfloat16" else 0.1
 
 
 def onnx_metadata(export: Export) -> Mapping[str, Any]:
-    """What the ONNX file tells of itself: all that stands between a photograph and a mask."""
+    """Returns the metadata of the ONNX file: everything needed to get from a photograph to a mask."""
     config, points = export.network.config, export.points
     return {
         "image": "RGB in 0..255, cropped to the field of view, resized, padded with zeros to a square",
@@ -120,19 +120,19 @@ def onnx_metadata(export: Export) -> Mapping[str, Any]:
 
 
 def channel_names(target: str) -> list[str]:
-    """What each channel of `probabilities` is."""
+    """Returns the name of each channel of `probabilities`."""
     names = {"fused": ["background", "lesion"], "lesions": [*LESIONS], "exclusive": ["background", *LESIONS]}[target]
     assert len(names) == TARGET_CHANNELS[target]
     return names
 
 
 FORMATS: dict[str, Callable[[Export], str]] = {
-    "folder": _folder,
-    "int8": partial(_folder, bits=8),
-    "stablehlo": _stablehlo,
-    "onnx": _onnx,
+    "folder": _write_folder,
+    "int8": partial(_write_folder, bits=8),
+    "stablehlo": _write_stablehlo_checked,
+    "onnx": _write_onnx_checked,
 }
-"""Name -> writes it, compares it with Flax where that can go wrong, and says in one line what it is."""
+"""Format -> function that writes it, compares it with Flax where needed, and returns a one-line description."""
 
 OPT_IN_FORMATS = ("int8",)
-"""Formats that are written only where they are asked for: in the place of `folder`, a quarter of its size."""
+"""Formats that are written only on request; `int8` replaces `folder` at a quarter of its size."""

@@ -1,4 +1,4 @@
-"""`model_card.md`: what an exported network is, what goes in and comes out, how well it does, and what it is not for."""
+"""`model_card.md`: description, inputs, outputs, metrics and limits of an exported network."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,23 +12,23 @@ from pldmlt_jax.export.export import Export, channel_names
 GRADE_METRICS = ("accuracy", "majority", "kappa", "ece", "n")
 
 
-def model_card(export: Export, figures: Mapping[str, Any], files: Sequence[str]) -> str:
-    """The card as Markdown.
+def model_card(export: Export, metrics: Mapping[str, Any], files: Sequence[str]) -> str:
+    """Makes the model card as Markdown.
 
     Args:
-        export: What was exported.
-        figures: Of `metrics.json`, empty where the network was not evaluated.
+        export: The exported network.
+        metrics: Content of `metrics.json`; empty if the network was not evaluated.
         files: One line for each file that was written.
     """
     config = export.network.config
     sections = {
-        "What it is": _what(config, export),
+        "Model": _describe_model(config, export),
         "Files": "\n".join(f"- {line}" for line in files),
-        "What goes in": _input(config, export),
-        "What comes out": _output(config),
+        "Input": _describe_input(config, export),
+        "Output": _describe_output(config),
         "Operating points": operating_points_table(export.points, lesion_names(config.loss.target)),
-        "How well it does": _figures(figures),
-        "Limits": _limits(config),
+        "Metrics": _metrics_table(metrics),
+        "Limits": _list_limits(config),
     }
     body = "\n\n".join(f"## {title}\n\n{text}" for title, text in sections.items())
     title = f"# {config.name}: lesions and grade of diabetic retinopathy"
@@ -36,50 +36,53 @@ def model_card(export: Export, figures: Mapping[str, Any], files: Sequence[str])
     return f"{title}\n\n{warning}\n\n{body}\n"
 
 
-def _what(config: Config, export: Export) -> str:
+def _describe_model(config: Config, export: Export) -> str:
     trained = f"trained on {config.data.segmentation}"
     graders = "graders" if config.pseudo.source == "graders" else "its grades"
     trained += f", {graders} on {config.data.grading}" if config.loss.grading else ""
     return (
         f"A {config.model.encoder} encoder with a {config.model.decoder} decoder and a grading head (PLDMLT; Liu and Huang, "
-        f"2023), {trained}, step {export.network.step}. The config of its training is in `config.json`."
+        f"2023), {trained}, step {export.network.step}. Its training config is in `config.json`."
     )
 
 
-def _input(config: Config, export: Export) -> str:
+def _describe_input(config: Config, export: Export) -> str:
     data, size = config.data, config.data.size_px
     steps = [
-        "RGB, 8 bits, turned as the EXIF data say.",
-        "Crop to the box of the field of view: the lit disc before the dark border." if data.fov_crop else "No crop.",
-        f"Resize the longer side to {size} px (area averaging where it shrinks, else bilinear), pad with zeros to a square, "
-        "evenly on both sides." if data.resize == "pad" else f"Resize to {size} x {size} px, whatever the shape.",
+        "RGB, 8 bits, rotated according to the EXIF data.",
+        "Crop to the bounding box of the field of view, the disc in the dark border." if data.fov_crop else "No crop.",
+        f"Resize the longer side to {size} px (area averaging to shrink, bilinear to enlarge), pad with zeros to a square, "
+        "evenly on both sides." if data.resize == "pad" else f"Resize to {size} x {size} px, ignoring the aspect ratio.",
     ]  # fmt: skip
     if data.enhance != "none":
         steps.append(f"Enhance as `pldmlt_jax/data/preprocessing/contrast.py` does: {data.enhance}.")
     if export.tile_px < size:
-        steps.append(f"Cut into windows of {export.tile_px} px, which are blended afterwards (`evaluation/tta.py`).")
-    steps.append(
-        "Values 0 to 255 as they are: the network itself scales and centres them. ONNX takes float32, StableHLO uint8."
-    )
+        steps.append(f"Cut into windows of {export.tile_px} px, whose predictions are blended (`evaluation/tta.py`).")
+    steps.append("Values 0 to 255: the network normalises them itself. ONNX takes float32, StableHLO uint8.")
     return "\n".join(f"{i}. {step}" for i, step in enumerate(steps, 1))
 
 
-def _output(config: Config) -> str:
+def _describe_output(config: Config) -> str:
     names = channel_names(config.loss.target)
     return (
-        f"- `probabilities` [b, h, w, {len(names)}]: {', '.join(names)}. Outside the field of view they mean "
-        "nothing: the network is not trained there, and `predict` sets them to zero.\n"
-        "- `grade_logits` [b, 5]: of the grades 0 to 4; their softmax after division by the temperature below.\n"
-        "- `grade_maps` [b, h', w', 5]: what each place adds to each logit; the positive part is Grad-CAM."
-        + ("" if config.loss.grading else "\n\nThis network has **not learnt grades**: the last two mean nothing.")
+        f"- `probabilities` [b, h, w, {len(names)}]: {', '.join(names)}. Outside the field of view they are "
+        "meaningless: the network is not trained there, and `predict` sets them to zero.\n"
+        "- `grade_logits` [b, 5]: logits of the grades 0 to 4; divide by the temperature below before the softmax.\n"
+        "- `grade_maps` [b, h', w', 5]: contribution of each location to each logit; the positive part is Grad-CAM."
+        + ("" if config.loss.grading else "\n\nThis network was **not trained on grades**: ignore the last two.")
     )
 
 
 def operating_points_table(points: OperatingPoints, names: Sequence[str]) -> str:
-    """As Markdown."""
+    """Makes a table of the operating points as Markdown.
+
+    Args:
+        points: Thresholds and component sizes.
+        names: Lesions to list.
+    """
     if points.step < 0:
-        return "None were chosen: a pixel is of a lesion where its probability is above 0.5. The grades are uncalibrated."
-    rows = ["| lesion | threshold | smallest component, px at the network's size | Dice there | Dice at 0.5 | images |",
+        return "None were chosen: a pixel is lesion if its probability is above 0.5. The grades are uncalibrated."
+    rows = ["| lesion | threshold | min. component, px at the network's size | Dice | Dice at 0.5 | images |",
             "| --- | --- | --- | --- | --- | --- |"]  # fmt: skip
     for name in names:
         point = points.of(name)
@@ -88,14 +91,14 @@ def operating_points_table(points: OperatingPoints, names: Sequence[str]) -> str
             f"| {_number(point.dice_at_half)} | {point.images} |"
         )
     calibration = (
-        f"The grades' temperature is {points.temperature:.3f}, from {points.graded_images} truly graded validation images."
+        f"Grade temperature: {points.temperature:.3f}, fitted on {points.graded_images} validation images with a true grade."
         if points.temperature
-        else "The grades are uncalibrated: there were no truly graded validation images."
+        else "The grades are uncalibrated, because no validation image has a true grade."
     )
     rows += [
         "",
-        "Chosen on the validation images, whose own Dice this is and so a little too high: of those within one standard "
-        f"error of the best Dice, the nearest to 0.5 and to dropping nothing. {calibration}",
+        "Chosen on the validation images, so the Dice is slightly optimistic: of the choices within one standard error of "
+        f"the best Dice, the one nearest to a threshold of 0.5 and to keeping every component. {calibration}",
     ]
     return "\n".join(rows)
 
@@ -104,39 +107,41 @@ def _number(value: Any) -> str:
     return "undefined" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
-def _figures(figures: Mapping[str, Any]) -> str:
-    if not figures:
-        return "Not evaluated: `python main.py evaluate` scores it on held-out images."
+def _metrics_table(metrics: Mapping[str, Any]) -> str:
+    if not metrics:
+        return "Not evaluated. Run `python main.py evaluate` to score it on held-out images."
     rows = [
         (
             name,
-            _number(figures[name]),
-            _number(figures.get(f"{name}{ORIGINAL}", "")),
-            _number(figures.get(baseline or "", "")),
+            _number(metrics[name]),
+            _number(metrics.get(f"{name}{ORIGINAL}", "")),
+            _number(metrics.get(baseline or "", "")),
         )
         for name, baseline, _ in SEGMENTATION_METRICS
-        if figures.get(name) is not None
+        if metrics.get(name) is not None
     ]
     rows += [
-        (f"grade/{name}", _number(figures[f"grade/{name}"]), "", "") for name in GRADE_METRICS if f"grade/{name}" in figures
+        (f"grade/{name}", _number(metrics[f"grade/{name}"]), "", "") for name in GRADE_METRICS if f"grade/{name}" in metrics
     ]
     scored = ", ".join(
-        f"{what}: {figures[key]}" for what, key in (("lesions", "seg/split"), ("grades", "grade/split")) if key in figures
+        f"{task}: {metrics[key]}" for task, key in (("lesions", "seg/split"), ("grades", "grade/split")) if key in metrics
     )
-    table = ["| figure | network's size | own size | baseline |", "| --- | --- | --- | --- |"]
-    return f"On the split {scored}.\n\n" + "\n".join([*table, *("| " + " | ".join(row) + " |" for row in rows)])
+    table = ["| metric | network's size | original size | baseline |", "| --- | --- | --- | --- |"]
+    return f"Evaluated split: {scored}.\n\n" + "\n".join([*table, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
-def _limits(config: Config) -> str:
+def _list_limits(config: Config) -> str:
     limits = [
-        f"Learnt from {config.data.segmentation} alone: other cameras, populations and qualities of image are untested.",
-        "Lesions smaller than a pixel of the prepared image cannot be seen.",
-        "A picture that is no fundus photograph gets an answer, too.",
+        f"Trained on {config.data.segmentation} only: other cameras, populations and image qualities are untested.",
+        "Lesions smaller than a pixel of the prepared image cannot be detected.",
+        "It also returns predictions for images that are not fundus photographs.",
     ]
     if config.loss.grading and config.pseudo.source == "none":
-        limits.append("Grades are learnt from truly graded photographs beside the lesions', with no pseudo-label.")
+        limits.append(
+            "Grades are trained on truly graded photographs in addition to those with lesion masks, without pseudo-labels."
+        )
     elif config.loss.grading:
         limits.append(
-            "Grades are learnt from pseudo-labels of images that all show disease, as in the paper: see the baseline."
+            "As in the paper, grades are trained on pseudo-labels of images that all show disease: see the baseline."
         )
     return "\n".join(f"- {limit}" for limit in limits)

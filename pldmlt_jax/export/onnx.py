@@ -1,4 +1,4 @@
-"""The trained network as an ONNX file: any batch, one size. Needs `requirements-export.txt`."""
+"""Export of a trained network to ONNX, for any batch and one image size. Needs `requirements-export.txt`."""
 
 import contextlib
 import dataclasses
@@ -30,33 +30,39 @@ INSTALL = (
     "pip install --no-deps -r requirements-export.txt (where `make` made .venv: make install EXPORT=1). It pins an old "
     "orbax-checkpoint, which --no-deps leaves alone"
 )
-"""One line that installs jax2onnx, ONNX Runtime and OpenVINO."""
+"""How to install jax2onnx, ONNX Runtime and OpenVINO."""
 
 UPSAMPLING = ("Reshape", "Expand", "Expand", "Reshape")
-"""jax2onnx's operators of `upsample_nearest_2x`, the last first; others only compute shapes for these."""
+"""Operators that jax2onnx writes for `upsample_nearest_2x`, last one first; others only compute their shapes."""
 
 DOUBLED = "doubled_height_and_width"
-"""Name of the factors by axis."""
+"""Name of the constant with the scale of each axis."""
 
 TOLERANCE = 1e-4
-"""How far an exported network's probabilities may be from Flax': rounding gives 1e-6 to 1e-5, a wrong operator far more."""
+"""Allowed difference of exported probabilities from Flax: rounding gives 1e-6 to 1e-5, a wrong operator far more."""
 
 
 def import_optional(package: str, what_for: str) -> ModuleType:
     """Imports a package that only export and the engines need.
 
+    Args:
+        package: Name of the package.
+        what_for: Flag or feature that needs it, for the error message.
+
     Raises:
-        ConfigError: It is not installed.
+        ConfigError: The package is not installed.
     """
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        raise ConfigError(what_for, f"the package {package} is not there ({error})", "it installed", INSTALL) from error
+        raise ConfigError(
+            what_for, f"the package {package} is not installed ({error})", "it to be installed", INSTALL
+        ) from error
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """jax2onnx warns of its own examples, which want packages that it does not need otherwise."""
+def _suppress_warnings() -> Iterator[None]:
+    """Suppresses logged warnings; jax2onnx warns about optional packages of its own examples."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -66,21 +72,21 @@ def _quiet() -> Iterator[None]:
 
 
 def write_onnx(network: TrainedNetwork, size_px: int, path: Path, metadata: Mapping[str, Any]) -> None:
-    """Writes the network with its weights inside, computing in float32.
+    """Writes a network with its weights as an ONNX file that computes in float32.
+
+    The input is `image`: float32 [b, size, size, 3], RGB in 0..255, as `prepare_image` returns it. The outputs are
+    `probabilities` [b, size, size, k], `grade_logits` [b, 5] and `grade_maps` [b, h, w, 5]; see `tta.RawOutput`.
 
     Args:
-        network: Parameters and running statistics.
-        size_px: Height and width that the file is for.
-        path: Of the file; written whole or not at all.
-        metadata: Stored in the file's property METADATA, as JSON.
-
-    Input `image`: float32 [b, size, size, 3], RGB in 0..255, as `prepare_image` makes it. Outputs: `probabilities`
-    [b, size, size, k], `grade_logits` [b, 5] and `grade_maps` [b, h, w, 5], see `tta.ForwardOutput`.
+        network: The trained network.
+        size_px: Height and width of the input.
+        path: File to write; it is written completely or not at all.
+        metadata: Stored as JSON in the file's property METADATA.
 
     Raises:
         ConfigError: jax2onnx is not installed.
     """
-    with _quiet():
+    with _suppress_warnings():
         jax2onnx = import_optional("jax2onnx", "export to ONNX")
         module = build_network(dataclasses.replace(network.config.model, dtype="float32"), network.config.loss.target)
         variables, target = network.variables, network.config.loss.target
@@ -92,8 +98,8 @@ def write_onnx(network: TrainedNetwork, size_px: int, path: Path, metadata: Mapp
             model_name="pldmlt",
         )
     upsample_by_resize(model.graph)
-    model = _simplified(model)
-    del model.graph.value_info[:]  # shapes in between, some of them with their axes in another order: engines infer them
+    model = _simplify(model)
+    del model.graph.value_info[:]  # intermediate shapes, some with permuted axes; engines infer them
     model.metadata_props.add(key=METADATA, value=json.dumps(metadata))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = partial_path(path)
@@ -102,9 +108,9 @@ def write_onnx(network: TrainedNetwork, size_px: int, path: Path, metadata: Mapp
 
 
 def upsample_by_resize(graph: Any) -> None:
-    """Puts one Resize, channels first, in place of each `upsample_nearest_2x` of an ONNX graph, in place.
+    """Replaces each `upsample_nearest_2x` of an ONNX graph, in place, by a single channels-first Resize.
 
-    jax2onnx writes its broadcast to six axes and its reshape as ten operators, which no engine moves transposes through.
+    jax2onnx writes it (a broadcast to six axes and a reshape) as ten operators, and no engine moves transposes past them.
     """
     onnx = import_optional("onnx", "export to ONNX")
     made_by = {output: node for node in graph.node for output in node.output}
@@ -131,7 +137,7 @@ def upsample_by_resize(graph: Any) -> None:
 
 
 def _remove_unused(graph: Any) -> None:
-    """Operators whose results nothing takes any more."""
+    """Removes operators whose outputs are not used."""
     while True:
         used = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
         unused = [node for node in graph.node if not used.intersection(node.output)]
@@ -141,10 +147,10 @@ def _remove_unused(graph: Any) -> None:
             graph.node.remove(node)
 
 
-def _simplified(model: Any) -> Any:
-    """By ONNX Runtime's rules that hold for every engine: most of all, without the transposes between convolutions.
+def _simplify(model: Any) -> Any:
+    """Applies ONNX Runtime's engine-independent rules, which remove the transposes between convolutions.
 
-    OpenVINO spends more time on these than on all else. Where ONNX Runtime is not installed the model is left as it is.
+    OpenVINO spends more time on these transposes than on everything else. Without ONNX Runtime, returns the model unchanged.
     """
     onnx = import_optional("onnx", "export to ONNX")
     try:
@@ -166,7 +172,13 @@ def _simplified(model: Any) -> Any:
 
 
 def largest_difference(network: TrainedNetwork, session: Any, images: np.ndarray) -> float:
-    """Greatest difference of the probabilities, of lesions and grades, between ONNX Runtime and Flax on some images."""
+    """Returns the largest difference of lesion and grade probabilities between ONNX Runtime and Flax on some images.
+
+    Args:
+        network: The network in Flax.
+        session: The exported network, see `onnx_session`.
+        images: uint8 [b, size, size, 3], prepared.
+    """
     probabilities, grade_logits, _ = network(images, len(images))
     their_probabilities, their_logits, _ = session.run(list(OUTPUTS), {INPUT: images.astype(np.float32)})
     grades = np.abs(softmax(grade_logits) - softmax(their_logits)).max()
@@ -174,7 +186,10 @@ def largest_difference(network: TrainedNetwork, session: Any, images: np.ndarray
 
 
 def cached_onnx(network: TrainedNetwork, size_px: int) -> Path:
-    """The file beside the checkpoint, written the first time; its name says which arrays and which size it is of."""
+    """Returns the ONNX file of a network next to its checkpoint, and writes it if there is none.
+
+    The name of the file identifies weights and size, so a network that was trained further gets a new file.
+    """
     digest = hashlib.sha256(repr(network.module).encode())
     for leaf in jax.tree.leaves(network.variables):
         digest.update(np.asarray(leaf).tobytes())

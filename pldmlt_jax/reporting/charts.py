@@ -1,4 +1,4 @@
-"""Charts as inline SVG whose text is text, and whose ink is the page's: light or dark as the page is."""
+"""Charts as inline SVG: text stays text, and lines take the text colour of the page, light or dark."""
 
 import html
 import io
@@ -17,16 +17,16 @@ from matplotlib.ticker import LogLocator
 from pldmlt_jax.reporting.overlays import LESION_COLOURS
 
 SERIES_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-"""Okabe and Ito's palette, those first that stand out from white and from black; a page may set the first, `--series`."""
+"""Okabe and Ito's palette, colours with contrast to white and black first; a page may override the first by `--series`."""
 
 GRADE_COLOURS = tuple(to_hex(matplotlib.colormaps["cividis"](share)) for share in np.linspace(0.05, 1.0, 5))
-"""Grades are an order, and so is their lightness."""
+"""Colours of the grades 0 to 4, from dark to light."""
 
 INK = "#808081"
-"""Of all text and lines that are no data; it stands for the page's own colour, see `_svg`."""
+"""Placeholder for the text colour of the page, used for all text, axes and grids; see `_svg`."""
 
 MARKED_POINTS = 12
-"""Lines of fewer points show them."""
+"""Lines with fewer points get markers."""
 
 Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]
 """Name -> (x, y)."""
@@ -35,10 +35,10 @@ STYLE = {"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9, "t
 
 
 def _figure(title: str, description: str, draw: Any, size: tuple[float, float]) -> str:
-    """A chart under its title; `description` is what stands in for it where it cannot be seen."""
+    """Renders a chart below its title; `description` is its text alternative for readers who cannot see it."""
     style: dict[Any, Any] = {**STYLE, "svg.hashsalt": title}
     with matplotlib.rc_context(style):
-        figure = Figure(figsize=size)  # not pyplot's, which would change where a notebook shows its own
+        figure = Figure(figsize=size)  # not pyplot's, which would interfere with the figures of a notebook
         axes = figure.add_subplot()
         axes.tick_params(colors=INK, labelsize=9, length=3)
         for side, spine in axes.spines.items():
@@ -52,10 +52,10 @@ def _figure(title: str, description: str, draw: Any, size: tuple[float, float]) 
 
 
 def _svg(figure: Figure, description: str) -> str:
-    """Inline SVG: no ids of groups, which would repeat on a page, no style that reaches beyond it, the page's ink."""
+    """Converts a figure to inline SVG, without group ids (they would repeat on a page) or global styles."""
     buffer = io.StringIO()
-    unknown = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    figure.savefig(buffer, format="svg", transparent=True, bbox_inches="tight", pad_inches=0.04, metadata=unknown)
+    no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    figure.savefig(buffer, format="svg", transparent=True, bbox_inches="tight", pad_inches=0.04, metadata=no_metadata)
     svg = buffer.getvalue()
     svg = re.sub(r'<g id="[^"]*">', "<g>", svg[svg.index("<svg") :])
     svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, count=1, flags=re.DOTALL)
@@ -64,21 +64,19 @@ def _svg(figure: Figure, description: str) -> str:
 
 
 def _legend(axes: Axes, columns: int = 4) -> None:
-    """Names over the axes, where they cover no data."""
-    place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (-0.02, 1.0), "borderaxespad": 0.2}
-    axes.legend(fontsize=9, frameon=False, labelcolor=INK, ncols=columns, columnspacing=1.2, handlelength=1.6, **place)
+    """Adds a legend above the axes, where it covers no data."""
+    position: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (-0.02, 1.0), "borderaxespad": 0.2}
+    axes.legend(fontsize=9, frameon=False, labelcolor=INK, ncols=columns, columnspacing=1.2, handlelength=1.6, **position)
 
 
-def _told(series: Series) -> str:
-    """The series in words: where each begins, ends, is least and greatest."""
-    parts = [
-        f"{name} from {y[0]:.3g} to {y[-1]:.3g}, between {min(y):.3g} and {max(y):.3g}" for name, (_, y) in series.items()
-    ]
+def _describe_series(series: Series) -> str:
+    """Describes each series by its first and last value, minimum and maximum."""
+    parts = [f"{name} from {y[0]:.3g} to {y[-1]:.3g}, range {min(y):.3g} to {max(y):.3g}" for name, (_, y) in series.items()]
     return "; ".join(parts)
 
 
 def line_chart(title: str, series: Series, x_label: str = "step", *, log: bool = False) -> str:
-    """Lines over a shared x axis; series without points are left out, and so is a chart without any."""
+    """Plots lines over a shared x axis; series without points are left out, and "" is returned if none is left."""
     series = {name: points for name, points in series.items() if len(points[0])}
     if not series:
         return ""
@@ -95,11 +93,11 @@ def line_chart(title: str, series: Series, x_label: str = "step", *, log: bool =
         axes.set_xlabel(x_label, color=INK)
         _legend(axes)
 
-    return _figure(title, f"{title} over {x_label}: {_told(series)}", draw, (5.2, 2.7))
+    return _figure(title, f"{title} over {x_label}: {_describe_series(series)}", draw, (5.2, 2.7))
 
 
 def stacked_chart(title: str, x: Sequence[float], shares: Sequence[Sequence[float]]) -> str:
-    """Shares of the grades over time, stacked to 1."""
+    """Plots the share of each grade over training steps, stacked to 1."""
     columns = np.array(shares).T
 
     def draw(axes: Axes) -> None:
@@ -108,19 +106,19 @@ def stacked_chart(title: str, x: Sequence[float], shares: Sequence[Sequence[floa
         axes.set_xlabel("step", color=INK)
         _legend(axes, len(columns))
 
-    told = ", ".join(f"grade {grade} {share:.0%}" for grade, share in enumerate(columns[:, -1]))
-    return _figure(title, f"{title} over step; at the end {told}", draw, (5.2, 2.7))
+    description = ", ".join(f"grade {grade} {share:.0%}" for grade, share in enumerate(columns[:, -1]))
+    return _figure(title, f"{title} over step; final shares: {description}", draw, (5.2, 2.7))
 
 
 def confusion_chart(title: str, confusion: Sequence[Sequence[int]]) -> str:
-    """Counts of true grades (rows) by answer (columns), shaded by share of the row."""
+    """Plots a confusion matrix: true grades in rows, predicted grades in columns, shaded by the share of the row."""
     counts = np.array(confusion)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
 
     def draw(axes: Axes) -> None:
         axes.grid(visible=False)
         axes.imshow(shares, cmap="cividis", vmin=0, vmax=1)
-        axes.set_xlabel("answer", color=INK)
+        axes.set_xlabel("predicted grade", color=INK)
         axes.set_ylabel("true grade", color=INK)
         axes.set_xticks(range(len(counts)))
         axes.set_yticks(range(len(counts)))
@@ -130,16 +128,17 @@ def confusion_chart(title: str, confusion: Sequence[Sequence[int]]) -> str:
             colour = "black" if shares[row, column] > 0.6 else "white"
             axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour, fontsize=10)
 
-    told = "; ".join(f"of grade {g} {', '.join(map(str, row))} answered 0 to {len(row) - 1}" for g, row in enumerate(counts))
-    return _figure(title, f"{title}, confusion matrix: {told}", draw, (3.4, 3.2))
+    rows = "; ".join(f"true grade {grade}: {', '.join(map(str, row))}" for grade, row in enumerate(counts))
+    description = f"{title}, confusion matrix, images by predicted grade 0 to {len(counts) - 1}; {rows}"
+    return _figure(title, description, draw, (3.4, 3.2))
 
 
 def reliability_chart(title: str, bins: Sequence[Sequence[float]]) -> str:
-    """Accuracy over confidence, against the diagonal of perfect calibration; dots grow with the number of images.
+    """Plots accuracy over confidence, with the diagonal of perfect calibration; dots grow with the number of images.
 
     Args:
-        title: Above it.
-        bins: Images, mean confidence and accuracy of each bin; empty ones are left out.
+        title: Title of the chart.
+        bins: Number of images, mean confidence and accuracy of each bin; empty bins are left out.
     """
     images, confidence, accuracy = np.array([row for row in bins if row[0]]).reshape(-1, 3).T
 
@@ -151,25 +150,27 @@ def reliability_chart(title: str, bins: Sequence[Sequence[float]]) -> str:
         axes.set_xlabel("mean confidence", color=INK)
         axes.set_ylabel("accuracy", color=INK)
 
-    told = "; ".join(f"{n:.0f} images, {c:.2f} confident, {a:.2f} right" for n, c, a in zip(images, confidence, accuracy))  # noqa: B905
-    return _figure(title, f"{title}: {told}", draw, (3.4, 3.2))
+    points = [
+        f"{n:.0f} images, confidence {c:.2f}, accuracy {a:.2f}" for n, c, a in np.stack([images, confidence, accuracy]).T
+    ]
+    return _figure(title, f"{title}: {'; '.join(points)}", draw, (3.4, 3.2))
 
 
 def recall_chart(title: str, curves: Mapping[str, Mapping[str, Any]]) -> str:
-    """Precision over recall by lesion in the colours of the pictures; a dot stands at the threshold 0.5.
+    """Plots precision over recall by lesion, in the colours of the overlays; dots mark the threshold 0.5.
 
     Args:
-        title: Above it.
-        curves: Key of LESION_COLOURS -> see `score_curves.precision_recall`.
+        title: Title of the chart.
+        curves: Key of LESION_COLOURS -> result of `metrics.curves.precision_recall`.
     """
 
     def draw(axes: Axes) -> None:
-        cased = [patheffects.Stroke(linewidth=3.2, foreground=INK), patheffects.Normal()]  # yellow, too, stands out
+        cased = [patheffects.Stroke(linewidth=3.2, foreground=INK), patheffects.Normal()]  # so that yellow stands out, too
         for name, curve in curves.items():
             colour = np.array(LESION_COLOURS[name]) / 255
             _, recall, precision = np.array(curve["points"]).T
             label = f"{name} (AP {curve['ap']:.2f})"
-            dashes = (0, (4, 1.5)) if name == "lesion" and len(curves) > 1 else "-"  # its blue is near that of HE
+            dashes = (0, (4, 1.5)) if name == "lesion" and len(curves) > 1 else "-"  # its blue resembles that of HE
             axes.plot(recall, precision, color=colour, linewidth=1.8, linestyle=dashes, label=label, path_effects=cased)
             _, recall, precision = curve["at_half"]
             axes.plot(recall, precision, "o", color=colour, markersize=6, markeredgecolor=INK)
@@ -178,34 +179,34 @@ def recall_chart(title: str, curves: Mapping[str, Mapping[str, Any]]) -> str:
         axes.set_ylabel("precision", color=INK)
         _legend(axes, 3)
 
-    told = "; ".join(
-        f"{name}: average precision {curve['ap']:.3f}, answers at random {curve['prevalence']:.3f}, at the threshold 0.5 "
+    description = "; ".join(
+        f"{name}: average precision {curve['ap']:.3f}, at random {curve['prevalence']:.3f}, at threshold 0.5 "
         f"recall {curve['at_half'][1]:.3f} and precision {curve['at_half'][2]:.3f}"
         for name, curve in curves.items()
     )
-    return _figure(title, f"{title}: {told}", draw, (5.2, 3.6)) if curves else ""
+    return _figure(title, f"{title}: {description}", draw, (5.2, 3.6)) if curves else ""
 
 
 def whisker_chart(title: str, rows: Mapping[str, tuple[float, float, float]], x_label: str) -> str:
-    """A dot with its interval for each name, one under the other, against a line at zero.
+    """Plots one row per name: a dot with its interval, and a line at zero.
 
     Args:
-        title: Above it.
-        rows: Name -> estimate, lower and upper end.
-        x_label: What the estimates are of.
+        title: Title of the chart.
+        rows: Name -> estimate, lower and upper end of its interval.
+        x_label: What is estimated.
     """
 
     def draw(axes: Axes) -> None:
-        for place, (estimate, low, high) in enumerate(rows.values()):
+        for position, (estimate, low, high) in enumerate(rows.values()):
             colour = INK if low <= 0 <= high else SERIES_COLOURS[0 if estimate > 0 else 1]
-            axes.plot([low, high], [place, place], color=colour, linewidth=1.8, solid_capstyle="butt")
-            axes.plot(estimate, place, "o", color=colour, markersize=6)
+            axes.plot([low, high], [position, position], color=colour, linewidth=1.8, solid_capstyle="butt")
+            axes.plot(estimate, position, "o", color=colour, markersize=6)
         axes.axvline(0, color=INK, linewidth=1)
         axes.grid(visible=False, axis="y")
         axes.set_yticks(range(len(rows)), list(rows))
         axes.set_ylim(len(rows) - 0.5, -0.5)
-        axes.locator_params(axis="x", nbins=6)  # so that small differences, whose labels are long, stand apart
+        axes.locator_params(axis="x", nbins=6)  # few ticks, because the labels of small differences are long
         axes.set_xlabel(x_label, color=INK)
 
-    told = "; ".join(f"{name} {value:+.4f} ({low:+.4f} to {high:+.4f})" for name, (value, low, high) in rows.items())
-    return _figure(title, f"{title}: {told}", draw, (5.2, 0.7 + 0.34 * len(rows))) if rows else ""
+    description = "; ".join(f"{name} {value:+.4f} ({low:+.4f} to {high:+.4f})" for name, (value, low, high) in rows.items())
+    return _figure(title, f"{title}: {description}", draw, (5.2, 0.7 + 0.34 * len(rows))) if rows else ""

@@ -1,4 +1,4 @@
-"""`compare.html`: a table of runs as a page that opens offline, from what `table.json` holds."""
+"""`compare.html`: the comparison of several runs as a page that opens offline, made from the content of `table.json`."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ from pldmlt_jax.reporting.comparison_tables import (
     format_metric,
     headline_metrics,
 )
-from pldmlt_jax.reporting.html import charts, collapsible_json, escape, table, write_page
+from pldmlt_jax.reporting.html import chart_grid, collapsible_json, escape, html_table, write_page
 
 TITLES = {
     "seg/foreground/dice": "lesion Dice",
@@ -24,101 +24,93 @@ TITLES = {
     "grade/accuracy": "grading accuracy",
     "grade/kappa": "grading kappa",
 }
-"""What the page calls the figures of its first table."""
+"""Headline metric -> title."""
 
 
-def write_comparison(target: Path, found: Mapping[str, Any]) -> Path:
-    """Writes the page.
+def write_comparison(target: Path, table: Mapping[str, Any]) -> Path:
+    """Writes the page and returns its path.
 
     Args:
-        target: The file.
-        found: What `table.json` holds.
-
-    Returns:
-        The file.
+        target: File to write.
+        table: Content of `table.json`.
     """
+    costs = html_table(("row", *COST), [(row["name"], *format_costs(row)) for row in table["rows"]])
+    versions = collapsible_json("versions", table["environment"])
     sections = [
-        ("Results", results(found)),
-        ("Differences", differences(found)),
-        ("Runs", runs(found)),
-        (
-            "Cost",
-            f"<p>{escape(COST_NOTE)}</p>"
-            + table(("row", *COST), [(row["name"], *format_costs(row)) for row in found["rows"]]),
-        ),
-        ("Every convention", conventions(found)),
-        (
-            "Environment",
-            f"<p><code>{escape(found['command'])}</code></p>" + collapsible_json("versions", found["environment"]),
-        ),
+        ("Results", _render_results(table)),
+        ("Differences", _render_differences(table)),
+        ("Runs", _render_runs(table)),
+        ("Cost", f"<p>{escape(COST_NOTE)}</p>{costs}"),
+        ("All metrics", _render_all_metrics(table)),
+        ("Environment", f"<p><code>{escape(table['command'])}</code></p>{versions}"),
     ]
-    return write_page(target, "PLDMLT comparison", found["title"], sections)
+    return write_page(target, "PLDMLT comparison", table["title"], sections)
 
 
-def title_of(name: str) -> str:
-    own_size = " at the images' own size" if name.endswith(ORIGINAL) else ""
-    return f"{TITLES[name.removesuffix(ORIGINAL)]}{own_size}"
+def _title(name: str) -> str:
+    size = " at original image size" if name.endswith(ORIGINAL) else ""
+    return f"{TITLES[name.removesuffix(ORIGINAL)]}{size}"
 
 
-def results(found: Mapping[str, Any]) -> str:
-    """Mean and standard deviation of each row, the paper's figures under ours and set apart."""
-    names = headline_metrics(found)
+def _render_results(table: Mapping[str, Any]) -> str:
+    """Mean and standard deviation of each row; the paper's numbers follow in rows of their own, set apart."""
+    names = headline_metrics(table)
     rows: list[Sequence[Any]] = []
     published = []
-    for row in found["rows"]:
-        done = sum(cell["state"] == "complete" for cell in row["cells"])
+    for row in table["rows"]:
+        done = sum(run["state"] == "complete" for run in row["cells"])
         title = ": ".join(part for part in (row["name"], row["what"]) if part)
         rows.append((title, f"{done} of {len(row['cells'])}", *(format_metric(row, name) for name in names)))
         if row["published"]:
             published.append(len(rows))
-            stands = {found["published_as"][name]: f"{value} % ({name})" for name, value in row["published"].items()}
-            rows.append((f"published: {row['name']}", "", *(stands.get(name.removesuffix(ORIGINAL), "") for name in names)))
-    note = "Mean ± standard deviation over folds and seeds; in brackets the baseline."
+            printed = {table["published_as"][name]: f"{value} % ({name})" for name, value in row["published"].items()}
+            rows.append((f"published: {row['name']}", "", *(printed.get(name.removesuffix(ORIGINAL), "") for name in names)))
+    note = "Mean ± standard deviation over folds and seeds; baseline in brackets."
     if published:
         note += (
-            f" Lines in italics are the paper's, as printed ({found['published_in']}): other images, and a Dice whose "
-            "definition it does not give. That it is micro_bg, which counts background as right, is a reading."
+            f" Rows in italics are the paper's numbers as printed ({table['published_in']}). They are from other images, "
+            "and the paper does not define its Dice; reading it as micro_bg, which counts correct background, is our "
+            "assumption."
         )
-    shown = table(("row", "runs", *map(title_of, names)), rows, marked=published)
-    return f"<p>{escape(note)}</p>{shown}"
+    return f"<p>{escape(note)}</p>{html_table(('row', 'runs', *map(_title, names)), rows, highlighted=published)}"
 
 
-def differences(found: Mapping[str, Any]) -> str:
-    """Every row against the reference, with intervals."""
-    names, rows = headline_metrics(found), [row for row in found["rows"] if row["differences"]]
-    reference = escape(found["reference"])
+def _render_differences(table: Mapping[str, Any]) -> str:
+    """Difference of every row to the reference, with intervals."""
+    names, rows = headline_metrics(table), [row for row in table["rows"] if row["differences"]]
+    reference = escape(table["reference"])
     if not rows:
-        return f'<p class="missing">None: no other row shares complete runs with the reference, {reference}.</p>'
-    shown = []
+        return f'<p class="missing">None: no other row has complete runs in common with the reference, {reference}.</p>'
+    charts = []
     for name in names:
         given = {row["name"]: row["differences"][name] for row in rows if name in row["differences"]}
-        ends = {row: (d["difference"], d["low"], d["high"]) for row, d in given.items()}
-        shown.append(whisker_chart(title_of(name), ends, f"difference to {found['reference']}"))
+        intervals = {row: (d["difference"], d["low"], d["high"]) for row, d in given.items()}
+        charts.append(whisker_chart(_title(name), intervals, f"difference to {table['reference']}"))
     text = (
-        f"<p>Against <b>{reference}</b>, on the same images, pooled over folds and seeds; the lines are 95 % intervals of a "
-        "bootstrap over images (how much a difference depends on the images, not on the training). Grey: the interval "
-        "holds zero.</p>"
+        f"<p>Difference to <b>{reference}</b> on the same images, pooled over folds and seeds. Lines are 95 % intervals of "
+        "a bootstrap over images: they show how much a difference depends on the images, not on the training. Grey: the "
+        "interval contains zero.</p>"
     )
     lines = [(row["name"], *(format_difference(row["differences"].get(name)) for name in names)) for row in rows]
-    return f"{text}{charts(shown)}{table(('row', *map(title_of, names)), lines)}"
+    return f"{text}{chart_grid(charts)}{html_table(('row', *map(_title, names)), lines)}"
 
 
-def runs(found: Mapping[str, Any]) -> str:
-    """Which runs are in the figures, and why others are not."""
-    every = [(row, cell) for row in found["rows"] for cell in row["cells"]]
-    lacking = [(row, cell) for row, cell in every if cell["state"] != "complete"]
-    over = ", ".join(f"{what} {' '.join(map(str, found[what]))}" for what in ("folds", "seeds"))
-    text = f"<p>{len(every) - len(lacking)} of {len(every)} runs are complete ({escape(over)}).</p>"
-    lines = [(row["name"], str(cell["fold"]), str(cell["seed"]), cell["state"], cell["why"]) for row, cell in lacking]
-    return text + (table(("row", "fold", "seed", "state", "why"), lines, tall=True) if lines else "")
+def _render_runs(table: Mapping[str, Any]) -> str:
+    """Number of complete runs, and why the others are not."""
+    every = [(row, run) for row in table["rows"] for run in row["cells"]]
+    incomplete = [(row, run) for row, run in every if run["state"] != "complete"]
+    over = ", ".join(f"{name} {' '.join(map(str, table[name]))}" for name in ("folds", "seeds"))
+    text = f"<p>{len(every) - len(incomplete)} of {len(every)} runs are complete ({escape(over)}).</p>"
+    lines = [(row["name"], str(run["fold"]), str(run["seed"]), run["state"], run["why"]) for row, run in incomplete]
+    return text + (html_table(("row", "fold", "seed", "state", "reason"), lines, tall=True) if lines else "")
 
 
-def conventions(found: Mapping[str, Any]) -> str:
-    """Every figure that some row has."""
-    rows = found["rows"]
+def _render_all_metrics(table: Mapping[str, Any]) -> str:
+    """Every defined metric that some row has."""
+    rows = table["rows"]
     lines = [
-        (figure["name"], figure["what"], *(format_metric(row, figure["name"]) for row in rows))
-        for figure in found["figures"]
-        if any(figure["name"] in row["figures"] for row in rows)
+        (metric["name"], metric["what"], *(format_metric(row, metric["name"]) for row in rows))
+        for metric in table["figures"]
+        if any(metric["name"] in row["figures"] for row in rows)
     ]
-    return table(("figure", "what it is", *(row["name"] for row in rows)), lines, tall=True) if lines else ""
+    return html_table(("metric", "definition", *(row["name"] for row in rows)), lines, tall=True) if lines else ""

@@ -1,105 +1,77 @@
-"""A table of runs for people: Markdown, and a CSV of every figure. Both from what `table.json` holds."""
+"""A comparison of several runs as Markdown and as a CSV of every metric, made from the content of `table.json`."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pldmlt_jax.evaluation.metrics.definitions import SEGMENTATION_METRICS
+from pldmlt_jax.evaluation.metrics.definitions import GRADING_METRICS, LABEL_METRICS, SEGMENTATION_METRICS
 from pldmlt_jax.evaluation.original_size import ORIGINAL
 
-GRADING = (
-    ("grade/accuracy", "grade/majority", "Share of right grades. Baseline: the training images' most frequent grade."),
-    ("grade/accuracy_low", None, "Lower end of the 95 % interval (Wilson) of a run's accuracy."),
-    ("grade/accuracy_high", None, "Upper end of it."),
-    ("grade/kappa", None, "Quadratic weighted kappa; any constant answer has 0."),
-    ("grade/macro_f1", None, "Mean F1 over the grades."),
-    ("grade/auc_ovr", None, "Mean area under the ROC curve, one grade against the rest; chance has 0.5."),
-    ("grade/ece", None, "Expected calibration error."),
-    ("pseudo/accuracy_before", "pseudo/majority", "Pseudo-labels before refinement, where the true grade is known."),
-    ("pseudo/accuracy_after", "pseudo/majority", "The same after refinement."),
-)
-"""Figures of grades, as SEGMENTATION_METRICS."""
-
-LABELS = (
-    ("labels/repaired", "labels/repaired_by_hierarchy", "Share of the wrong labels that the update makes right, where the "
-     "true grade is known. Baseline: what psi does by itself."),
-    ("labels/spoilt", "labels/spoilt_by_hierarchy", "Share of the right labels that it makes wrong; the same baseline."),
-    ("labels/accuracy_after", "labels/accuracy_before", "Share of right labels after the update. Baseline: before it."),
-    ("train/grad_norm/seg_encoder", None, "Norm of L_S's gradient on the encoder, median of the second half of training."),
-    ("train/grad_norm/grade_encoder", "train/grad_norm/grade_encoder_fixed", "The same of beta L_C. Baseline: with the "
-     "labels before the update, at the same network and batch."),
-    ("train/grad_cosine_encoder", "train/grad_cosine_encoder_fixed", "Cosine of the two; the same baseline."),
-)  # fmt: skip
-"""What the label network does, to labels and to the balance of the tasks' gradients, as SEGMENTATION_METRICS."""
-
 METRIC_DEFINITIONS = (
-    *(
-        figure
-        for name, base, what in SEGMENTATION_METRICS
-        for figure in ((name, base, what), (f"{name}{ORIGINAL}", base, what))
-    ),
-    *GRADING,
-    *LABELS,
+    *((f"{name}{suffix}", base, text) for name, base, text in SEGMENTATION_METRICS for suffix in ("", ORIGINAL)),
+    *GRADING_METRICS,
+    *LABEL_METRICS,
 )
-"""Every figure that a table explains, its baseline (of the same size) and what it is."""
+"""Every metric that a table explains, its baseline (at the network's size) and its definition."""
 
 HEADLINE = (
     *("seg/foreground/dice", "seg/mean/aupr_11_exclusive", "seg/micro_bg/dice", "seg/micro_bg/iou"),
     *("grade/accuracy", "grade/kappa"),
 )
-"""Figures of the first table, at the images' own size where that was scored."""
+"""Metrics of the first table, at original image size where that was scored."""
 
 COST = (
     *("parameters", "images trained on", "validated on", "scored", "graded images trained on", "graded images scored"),
     *("training, min", "stage 1, min", "peak memory, GiB"),
 )
 IMAGES = ("train", "val", "scored", "graded_train", "graded_scored")
-"""Numbers of images of a row, in COST's order."""
+"""Keys of the numbers of images in a row, in the order of COST."""
 
 COST_NOTE = (
-    "Times and memory are of this machine. Graders that several runs share are trained once, and their time stands in each. "
-    "Images are those of the first complete run; graded ones that are trained on include those of stage 1."
+    "Times and memory were measured on this machine. Graders shared by several runs are trained once, and their time is "
+    "included in each of these runs. Images are those of the first complete run; the graded training images include those "
+    "of stage 1."
 )
 
 MINUS, NOTHING = "−", "–"
 
 
 def baseline_of(name: str) -> str | None:
-    """The name of a figure's baseline in `metrics.json`."""
-    base = {figure: base for figure, base, _ in METRIC_DEFINITIONS}.get(name)
+    """Returns the name of a metric's baseline in `metrics.json`; None if it has none."""
+    base = {metric: base for metric, base, _ in METRIC_DEFINITIONS}.get(name)
     return f"{base}{ORIGINAL}" if base and name.endswith(ORIGINAL) else base
 
 
 def headline_metrics(table: Mapping[str, Any]) -> list[str]:
-    """The figures of the first table that some row has."""
+    """Lists the metrics of the first table that at least one row has."""
     measured = {name for row in table["rows"] for name in row["figures"]}
     names = (f"{name}{ORIGINAL}" if f"{name}{ORIGINAL}" in measured else name for name in HEADLINE)
     return [name for name in names if name in measured]
 
 
 def to_markdown(table: Mapping[str, Any]) -> str:
-    """The whole of `table.md`."""
+    """Renders the content of `table.json` as Markdown, for `table.md`."""
     parts = [
         f"# {table['title']}",
         f"`{table['command']}`",
-        _state(table),
+        _run_states(table),
         "\n".join(_headline_lines(table)),
         _notes(table),
         "## Differences\n\n" + "\n".join(_difference_lines(table)),
         "## Cost\n\n" + "\n".join(_cost_lines(table)),
-        "## Every convention\n\n" + "\n".join(_figure_lines(table)),
+        "## All metrics\n\n" + "\n".join(_metric_lines(table)),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _state(table: Mapping[str, Any]) -> str:
-    """Which cells are not in the figures, and why."""
-    lacking = [(row, cell) for row in table["rows"] for cell in row["cells"] if cell["state"] != "complete"]
+def _run_states(table: Mapping[str, Any]) -> str:
+    """Number of complete runs, and why the others are not."""
+    incomplete = [(row, run) for row in table["rows"] for run in row["cells"] if run["state"] != "complete"]
     number = sum(len(row["cells"]) for row in table["rows"])
-    over = f"folds {_listed(table['folds'])}, seeds {_listed(table['seeds'])}"
-    lines = [f"{number - len(lacking)} of {number} runs are complete ({over})."]
-    for row, cell in lacking:
-        why = f": {_text(cell['why'].splitlines()[0])}" if cell["why"] else ""
-        lines.append(f"- **{cell['state']}**: {row['name']}, fold {cell['fold']}, seed {cell['seed']}{why}")
+    over = f"folds {_join(table['folds'])}, seeds {_join(table['seeds'])}"
+    lines = [f"{number - len(incomplete)} of {number} runs are complete ({over})."]
+    for row, run in incomplete:
+        why = f": {_escape(run['why'].splitlines()[0])}" if run["why"] else ""
+        lines.append(f"- **{run['state']}**: {row['name']}, fold {run['fold']}, seed {run['seed']}{why}")
     return "\n".join(lines)
 
 
@@ -108,22 +80,23 @@ def _headline_lines(table: Mapping[str, Any]) -> Iterator[str]:
     yield _line(["", "runs", *(f"`{name}`" for name in names)])
     yield _line(["---"] * (len(names) + 2))
     for row in table["rows"]:
-        done = sum(cell["state"] == "complete" for cell in row["cells"])
-        title = ": ".join(_text(part) for part in (row["name"], row["what"]) if part)
+        done = sum(run["state"] == "complete" for run in row["cells"])
+        title = ": ".join(_escape(part) for part in (row["name"], row["what"]) if part)
         yield _line([title, f"{done} of {len(row['cells'])}", *(format_metric(row, name) for name in names)])
         if row["published"]:
-            stands = {table["published_as"][name]: f"*{name} {value} %*" for name, value in row["published"].items()}
-            cells = [stands.get(name.removesuffix(ORIGINAL), "") for name in names]
-            yield _line([f"*published: {row['name']}*", "", *cells])
+            printed = {table["published_as"][name]: f"*{name} {value} %*" for name, value in row["published"].items()}
+            values = [printed.get(name.removesuffix(ORIGINAL), "") for name in names]
+            yield _line([f"*published: {row['name']}*", "", *values])
 
 
 def _notes(table: Mapping[str, Any]) -> str:
-    lines = ["Mean ± standard deviation over folds and seeds; in brackets the baseline. `_original_size`: at the images' "
-             "own size, against their own masks."]  # fmt: skip
+    lines = ["Mean ± standard deviation over folds and seeds; baseline in brackets. `_original_size`: at original image "
+             "size, against the original masks."]  # fmt: skip
     if any(row["published"] for row in table["rows"]):
         lines.append(
-            f"Lines in italics are the paper's, as printed ({table['published_in']}): other images, and a Dice whose "
-            "definition it does not give. That it is `micro_bg`, which counts background as right, is a reading."
+            f"Rows in italics are the paper's numbers as printed ({table['published_in']}). They are from other images, "
+            "and the paper does not define its Dice; reading it as `micro_bg`, which counts correct background, is our "
+            "assumption."
         )
     return "\n\n".join(lines)
 
@@ -132,11 +105,11 @@ def _difference_lines(table: Mapping[str, Any]) -> Iterator[str]:
     names = headline_metrics(table)
     rows = [row for row in table["rows"] if row["differences"]]
     if not rows:
-        yield f"None: no other row shares complete runs with the reference, {table['reference']}."
+        yield f"None: no other row has complete runs in common with the reference, {table['reference']}."
         return
     yield (
-        f"Against {table['reference']}, on the same images, pooled over folds and seeds; in brackets the 95 % interval of a "
-        "bootstrap over images (how much it depends on the images, not on the training)."
+        f"Difference to {table['reference']} on the same images, pooled over folds and seeds. In brackets: the 95 % "
+        "interval of a bootstrap over images, which shows how much a difference depends on the images, not on the training."
     )
     yield ""
     yield _line(["", *(f"`{name}`" for name in names), "images"])
@@ -148,7 +121,7 @@ def _difference_lines(table: Mapping[str, Any]) -> Iterator[str]:
 
 
 def format_difference(d: Mapping[str, Any] | None) -> str:
-    """A difference and its interval."""
+    """Formats a difference with its interval; a dash for None."""
     if d is None:
         return NOTHING
     return f"{_signed(d['difference'])} [{_signed(d['low'])}, {_signed(d['high'])}]"
@@ -164,7 +137,7 @@ def _cost_lines(table: Mapping[str, Any]) -> Iterator[str]:
 
 
 def format_costs(row: Mapping[str, Any]) -> list[str]:
-    """What a row has taken, by COST."""
+    """Formats images, time and memory of a row, in the order of COST."""
     cost, images = row["cost"], row["images"]
     return [
         str(row["parameters"] or NOTHING),
@@ -175,30 +148,30 @@ def format_costs(row: Mapping[str, Any]) -> list[str]:
 
 
 def _memory(cost: Mapping[str, Any]) -> str:
-    """Of the process and, where the device says it, of the device."""
+    """Peak memory of the process and, if the device reports it, of the device."""
     device = cost.get("peak_device_bytes")
     return _mean(cost.get("peak_memory_bytes"), 2.0**-30, 2) + (f" (device {_mean(device, 2.0**-30, 2)})" if device else "")
 
 
-def _figure_lines(table: Mapping[str, Any]) -> Iterator[str]:
+def _metric_lines(table: Mapping[str, Any]) -> Iterator[str]:
     rows = table["rows"]
-    yield _line(["", *(row["name"] for row in rows), "what"])
+    yield _line(["", *(row["name"] for row in rows), "definition"])
     yield _line(["---"] * (len(rows) + 2))
-    for name, _, what in METRIC_DEFINITIONS:
+    for name, _, definition in METRIC_DEFINITIONS:
         if any(name in row["figures"] for row in rows):
-            yield _line([f"`{name}`", *(format_metric(row, name) for row in rows), what])
+            yield _line([f"`{name}`", *(format_metric(row, name) for row in rows), definition])
 
 
 def to_rows(table: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The lines of `table.csv`: one for each row and figure, those of the paper too."""
+    """Makes the lines of `table.csv`, one for each row and metric, including those that the paper printed."""
     lines = []
     for row in table["rows"]:
-        for name, figure in row["figures"].items():
+        for name, metric in row["figures"].items():
             difference = row["differences"].get(name, {})
             base = row["figures"].get(baseline_of(name) or "", {})
             lines.append(
                 {"row": row["name"], "source": "measured", "figure": name}
-                | {key: _empty(figure[key]) for key in ("mean", "sd", "n")}
+                | {key: _empty(metric[key]) for key in ("mean", "sd", "n")}
                 | {"baseline": _empty(base.get("mean"))}
                 | {key: _empty(difference.get(key)) for key in ("difference", "low", "high", "images")}
             )
@@ -214,25 +187,25 @@ def _empty(value: Any) -> Any:
 
 
 def format_metric(row: Mapping[str, Any], name: str) -> str:
-    """Mean ± standard deviation, and the baseline in brackets."""
-    figure, base = row["figures"].get(name), row["figures"].get(baseline_of(name) or "")
-    if figure is None:
+    """Formats a metric of a row as mean ± standard deviation, with the baseline in brackets."""
+    metric, base = row["figures"].get(name), row["figures"].get(baseline_of(name) or "")
+    if metric is None:
         return NOTHING
-    return _mean(figure, 1.0, 4) + (f" ({base['mean']:.4f})" if base else "")
+    return _mean(metric, 1.0, 4) + (f" ({base['mean']:.4f})" if base else "")
 
 
-def _mean(figure: Mapping[str, Any] | None, factor: float, digits: int) -> str:
-    if figure is None:
+def _mean(metric: Mapping[str, Any] | None, factor: float, digits: int) -> str:
+    if metric is None:
         return NOTHING
-    shown = f"{figure['mean'] * factor:.{digits}f}"
-    return shown if figure["sd"] is None else f"{shown} ± {figure['sd'] * factor:.{digits}f}"
+    shown = f"{metric['mean'] * factor:.{digits}f}"
+    return shown if metric["sd"] is None else f"{shown} ± {metric['sd'] * factor:.{digits}f}"
 
 
 def _signed(value: float) -> str:
     return f"{value:+.4f}".replace("-", MINUS)
 
 
-def _listed(values: Sequence[int]) -> str:
+def _join(values: Sequence[int]) -> str:
     return ", ".join(map(str, values))
 
 
@@ -240,6 +213,6 @@ def _line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _text(text: str) -> str:
-    """Text that cannot end a cell, nor begin a tag."""
+def _escape(text: str) -> str:
+    """Escapes what would end a table cell or begin an HTML tag."""
     return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")

@@ -1,13 +1,15 @@
-"""What every stage of a run shares: the config, the workdir, the prepared sets and their splits."""
+"""What the stages of a run share: the config, the workdir, the prepared sets and their splits."""
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from pldmlt_jax.config import Config, fields, has_stage_1, to_dict
+from pldmlt_jax.data.datasets.registry import RawListings
+from pldmlt_jax.data.preprocessing.store import prepare_set
 from pldmlt_jax.data.splits.selection import (
     Selection,
     keep_truly_graded,
@@ -16,7 +18,7 @@ from pldmlt_jax.data.splits.selection import (
     select_graded,
     select_segmented,
 )
-from pldmlt_jax.errors import CheckpointError
+from pldmlt_jax.errors import CheckpointError, UserError, collect_errors, raise_all
 from pldmlt_jax.evaluation.inference import (
     BUNDLED_MODEL,
     TrainedNetwork,
@@ -26,7 +28,6 @@ from pldmlt_jax.evaluation.inference import (
 )
 from pldmlt_jax.io.files import write_json
 from pldmlt_jax.io.processes import is_first_process
-from pldmlt_jax.io.progress import show_progress
 from pldmlt_jax.method.virtual_step import uses_graded_images
 from pldmlt_jax.training.checkpoint import CONFIG, CheckpointsWithBest
 from pldmlt_jax.workflow.options import RunOptions
@@ -34,7 +35,7 @@ from pldmlt_jax.workflow.options import RunOptions
 
 @dataclasses.dataclass
 class Context:
-    """One run. Sets are opened when first asked for, and prepared then if they are not."""
+    """One run. Each set is opened at the first access, and prepared then if `prepare_sets` has not done so."""
 
     options: RunOptions
     others: tuple[Path, ...] = ()  # workdirs of other runs, whose stage 1 is taken where it is the same
@@ -49,42 +50,67 @@ class Context:
         return self.options.workdir
 
     @cached_property
+    def listings(self) -> RawListings:
+        """The raw files of each set, listed once for the whole run."""
+        return RawListings(self.config.data)
+
+    def prepare_sets(self) -> None:
+        """Prepares the images that the run trains on: the pixel-labelled set, and the graded one if it is used.
+
+        Raises:
+            UserError: All bad files of both sets at once.
+        """
+        data = self.config.data
+        sets = [(data.segmentation, data.size_px)]
+        if has_stage_1(self.config):
+            sets.append((data.grading, self.config.grader.size_px))
+        elif uses_graded_images(self.config.meta, self.config.loss):
+            sets.append((data.grading, data.size_px))
+        errors: list[UserError] = []
+        for name, size_px in sets:
+            with collect_errors(errors):
+                prepare_set(name, data, size_px, self.listings)
+        raise_all(errors)
+
+    def open_sets(self, names: Collection[str]) -> None:
+        """Opens some of the sets below, by the names of their properties; what is not prepared yet is prepared."""
+        for name in names:
+            getattr(self, name)
+
+    @cached_property
     def segmented(self) -> dict[str, Selection]:
         """Splits of the pixel-labelled set at the network's size."""
-        with show_progress(f"prepare {self.config.data.segmentation}") as task:
-            selections = select_segmented(self.config.data, task)
+        selections = select_segmented(self.config.data, listings=self.listings)
         if self.config.loss.target != "fused":
             require_lesion_types(selections)
         return selections
 
     @cached_property
     def graded_for_graders(self) -> dict[str, Selection]:
-        """Splits of the graded set at the graders' size, without photographs that stage 2 sees; none without graders."""
+        """Splits of the graded set at the graders' size, without images that stage 2 sees; empty without graders."""
         if not has_stage_1(self.config):
             return {}
-        with show_progress(f"prepare {self.config.data.grading} for the graders") as task:
-            return select_graded(self.config.data, self.config.grader.size_px, self.segmented, task)
+        return select_graded(self.config.data, self.config.grader.size_px, self.segmented, self.listings)
 
     @cached_property
     def segmented_for_graders(self) -> dict[str, Selection]:
-        """The pixel-labelled set at the graders' size, to be given pseudo-labels.
+        """Splits of the pixel-labelled set at the graders' size, for pseudo-labels.
 
-        No lesion may vanish from these masks, whatever the network is trained on: they are evidence for a grade.
+        No lesion may vanish from these masks, whatever the network is trained on, because they are evidence for a grade.
         """
         data = dataclasses.replace(self.config.data, mask_reduction="max")
-        with show_progress(f"prepare {data.segmentation} for the graders") as task:
-            return select_segmented(data, task, size_px=self.config.grader.size_px)
+        return select_segmented(data, size_px=self.config.grader.size_px, listings=self.listings)
 
     @cached_property
     def known_grades(self) -> dict[Path, int]:
-        """True grades of pixel-labelled photographs, where they are known: to evaluate, never to train on."""
+        """True grades of pixel-labelled images by file, if known: to evaluate, never to train on."""
         return known_grades(self.segmented, self.graded_for_graders)
 
     @cached_property
     def graded_for_network(self) -> dict[str, Selection]:
-        """Truly graded images at the network's size, to evaluate its grades; none where it has learnt none.
+        """Truly graded images at the network's size, to evaluate its grades; empty if it is not trained to grade.
 
-        Without graders these are the pixel-labelled images whose grade is given: held-out ones among them.
+        Without graders these are the pixel-labelled images whose grade is given, including held-out ones.
         """
         if not self.config.loss.grading:
             return {}
@@ -94,13 +120,12 @@ class Context:
 
     @cached_property
     def truly_graded(self) -> dict[str, Selection]:
-        """The graded set at the network's size, whose training images may stand beside the pixel-labelled ones."""
-        with show_progress(f"prepare {self.config.data.grading} for the network") as task:
-            return select_graded(self.config.data, self.config.data.size_px, self.segmented, task)
+        """Splits of the graded set at the network's size, whose training images may join the pixel-labelled ones."""
+        return select_graded(self.config.data, self.config.data.size_px, self.segmented, self.listings)
 
     @property
     def graded_for_training(self) -> dict[str, Selection]:
-        """Truly graded images that anything is trained on: graders, or the network itself; none where nothing is."""
+        """Splits of the graded set that graders or the network are trained on; empty if neither is."""
         if has_stage_1(self.config) or not uses_graded_images(self.config.meta, self.config.loss):
             return self.graded_for_graders
         return self.truly_graded

@@ -1,4 +1,4 @@
-"""What the result of a stage depends on, in one hash: the same means that nothing need be done again."""
+"""Fingerprints: one hash of everything that the result of a stage depends on. An unchanged one means nothing to do."""
 
 import hashlib
 import json
@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from pldmlt_jax.config import NO_SET, Config, DataConfig, fields
-from pldmlt_jax.data.datasets.registry import dataset_spec, parse_set_names
+from pldmlt_jax.config import NO_SET, DataConfig, fields
+from pldmlt_jax.data.datasets.records import Listing
+from pldmlt_jax.data.datasets.registry import parse_set_names
 from pldmlt_jax.data.preprocessing.hash_cache import hash_files
 from pldmlt_jax.data.preprocessing.prepare import PREPARATION_VERSION
 from pldmlt_jax.data.synthetic.dataset import DRAWING_VERSION
@@ -21,21 +22,32 @@ IGNORED_FIELDS = (
     *("data.folds_file", "data.cache_dir", "data.num_threads", "model.weights", "grader.weights", "train.init_from"),
     "train.save_every_minutes",
 )
-"""Fields that change no result: of raw files, folds and weights the content counts, not the place."""
+"""Fields that change no result: the content of raw files, folds and weights counts, not their place."""
 
 LENGTH_FIELDS = ("train.max_rounds", "train.max_minutes", "train.patience_rounds", "train.on_nonfinite")
-"""Fields that only say when training ends: with more of it, training goes on, unless its rate follows a plan."""
+"""Fields that only say when training ends: longer training resumes, unless the learning rate follows a schedule."""
 
 
 class Fingerprint(NamedTuple):
-    """Hashes of all that a stage's result depends on: raw files, weights, config, files of the stages before it."""
+    """Hashes of everything that the result of a stage depends on: raw files, weights, config, files of earlier stages.
 
-    begun: str  # without LENGTH_FIELDS: what was begun under it can be gone on with
+    Attributes:
+        begun: Without LENGTH_FIELDS; a stage resumes what was begun under the same hash.
+        complete: With them.
+    """
+
+    begun: str
     complete: str
 
 
 def compute_fingerprint(stage: Stage, context: Context, raw: Mapping[str, str]) -> Fingerprint:
-    """The fingerprint of a stage, given the raw files of each set and what earlier stages have left."""
+    """Computes the fingerprint of a stage.
+
+    Args:
+        stage: The stage.
+        context: The run.
+        raw: See `describe_raw_sets`.
+    """
     config, workdir = context.config, context.workdir
     read = sorted(path for pattern in stage.reads for path in workdir.glob(pattern))
     facts = [
@@ -56,24 +68,30 @@ def compute_fingerprint(stage: Stage, context: Context, raw: Mapping[str, str]) 
     )
 
 
-def describe_raw_sets(config: Config, errors: list[UserError], *, defer_errors: bool) -> dict[str, str]:
-    """What the raw files of the pixel-labelled and of the graded sets are.
+def describe_raw_sets(
+    data: DataConfig, listings: Mapping[str, Listing], errors: list[UserError], *, defer_errors: bool
+) -> dict[str, str]:
+    """Describes the raw files of the pixel-labelled and of the graded sets, for their fingerprints.
 
     Args:
-        config: Names the sets.
-        errors: Found before.
-        defer_errors: Whether bad files are left to the stage that tells them together with what is wrong inside the files.
+        data: Names the sets.
+        listings: The raw files of each set.
+        errors: Errors found before.
+        defer_errors: Leave bad files to the stage `prepare`, which also reports what is wrong inside the files.
+
+    Returns:
+        "segmentation" and "grading" -> a text that changes whenever the raw files change.
 
     Raises:
-        UserError: What is wrong with them, together with the errors found before.
+        UserError: What is wrong with the sets, together with the errors found before.
     """
     raw: dict[str, str] = {"grading": NO_SET}
     bad_files: list[UserError] = []
-    for field in ("segmentation", "grading") if config.data.grading != NO_SET else ("segmentation",):
-        for name in parse_set_names(getattr(config.data, field)):
+    for field in ("segmentation", "grading") if data.grading != NO_SET else ("segmentation",):
+        for name in parse_set_names(getattr(data, field)):
             with collect_errors(errors):
-                raw[field] = raw.get(field, "") + describe_raw_files(name, config.data, bad_files)
-    if folds_file := config.data.folds_file:
+                raw[field] = raw.get(field, "") + describe_raw_files(name, data, listings, bad_files)
+    if folds_file := data.folds_file:
         raw["segmentation"] = raw.get("segmentation", "") + hash_named_file(Path(folds_file), "folds")
     if errors or not defer_errors:
         errors += bad_files
@@ -81,18 +99,23 @@ def describe_raw_sets(config: Config, errors: list[UserError], *, defer_errors: 
     return raw
 
 
-def describe_raw_files(name: str, data: DataConfig, bad_files: list[UserError]) -> str:
-    """What a set's raw files are: name, below what they have in common, and hash of each, and every split and grade.
+def describe_raw_files(name: str, data: DataConfig, listings: Mapping[str, Listing], bad_files: list[UserError]) -> str:
+    """Describes the raw files of a set: relative path and hash of each file, split and grades of each image.
 
-    Drawn photographs follow from the config and the way they are drawn. What is wrong with single files is added to the
-    list, unless these are left out.
+    Synthetic images follow from the config and DRAWING_VERSION, so nothing is listed for them.
+
+    Args:
+        name: A key of DATASETS.
+        data: Says whether bad files are left out (`on_bad_file`).
+        listings: The raw files of each set.
+        bad_files: Errors of single files are appended, unless bad files are left out.
 
     Raises:
-        UserError: What is missing or wrong in the set's folders as a whole.
+        UserError: The set as a whole is missing or does not have its layout.
     """
     if name.startswith("synthetic"):
         return f"{name} drawn {DRAWING_VERSION}, prepared {PREPARATION_VERSION}"
-    listing = dataset_spec(name).listing(data)
+    listing = listings[name]
     if not listing.records.get("train"):
         raise_all(listing.errors)
     wrong = listing.errors if data.on_bad_file == "stop" else ()
@@ -106,7 +129,7 @@ def describe_raw_files(name: str, data: DataConfig, bad_files: list[UserError]) 
 
 
 def hash_named_file(path: Path, name: str) -> str:
-    """A file's name and the hash of its content: a mask that was redrawn often has the size that it had before."""
+    """Returns a name and the hash of the file's content."""
     if not path.is_file():
         return f"{name} absent"
     with open(path, "rb") as file:

@@ -40,7 +40,8 @@ def main(options: RunOptions) -> None:
     if not whole and stages[0].of_stage_1 and not graders:
         found = f"no graded set, or pseudo.source = 'given', and so nothing to do for {options.verb}"
         errors.append(ConfigError("data.grading", found, "a graded set", "name one, or run another verb"))
-    raw = run_on_first(lambda: describe_raw_sets(context.config, errors, defer_errors=stages[0].name == "prepare"))
+    deferred = stages[0].name == "prepare"
+    raw = run_on_first(lambda: describe_raw_sets(context.config.data, context.listings, errors, defer_errors=deferred))
     if whole:
         print(f"{context.config.name}: {context.workdir}", flush=True)
     for stage in stages:
@@ -115,13 +116,8 @@ def run_stage(stage: Stage, context: Context, raw: Mapping[str, str], *, may_ski
 
 def prepare_for_all(stage: Stage, context: Context) -> None:
     """The first of several processes prepares the sets, where they are not, before the others open them."""
-
-    def prepare() -> None:
-        for name in stage.shared:
-            getattr(context, name)
-
     if jax.process_count() > 1:
-        run_on_first(prepare)
+        run_on_first(lambda: context.open_sets(stage.shared))
 
 
 def begin_stage(stage: Stage, context: Context, raw: Mapping[str, str], *, may_skip: bool) -> Begun | None:

@@ -1,7 +1,6 @@
 """The command line: every mistake at once, exit status 2, help at once."""
 
 import dataclasses
-import functools
 import os
 import resource
 import subprocess
@@ -13,9 +12,9 @@ import pytest
 
 from pldmlt_jax.cli.app import VERBS, run
 from pldmlt_jax.cli.flags import SWITCHES, VERBS_OF, parse
-from pldmlt_jax.config import Config, from_dict, frozen, to_dict
-from pldmlt_jax.config_checks import CHOICES, NAME, PATHS, RANGES, config_errors, fields, validate_config
-from pldmlt_jax.errors import ConfigError, UserError
+from pldmlt_jax.config import from_dict, to_dict
+from pldmlt_jax.config_checks import validate_config
+from pldmlt_jax.errors import ConfigError
 
 IDRID = "--config=configs/idrid.py"
 
@@ -117,17 +116,6 @@ def test_weights_that_are_not_there_are_told_before_anything_runs(capsys, tmp_pa
     assert not (tmp_path / "data.json").exists()
 
 
-def test_pairs_without_sense_are_refused():
-    config = Config()
-    config.loss.grading = False
-    config.meta.inner_optimizer = "adam"
-    config.optim.optimizer = "sgd"
-    with pytest.raises(UserError) as error:
-        validate_config(config)
-    assert "meta.enabled" in str(error.value)
-    assert "meta.inner_optimizer" in str(error.value)
-
-
 def test_config_file_with_an_unknown_field_is_told_in_one_line(capsys, tmp_path):
     file = tmp_path / "wrong.py"
     file.write_text(
@@ -137,66 +125,6 @@ def test_config_file_with_an_unknown_field_is_told_in_one_line(capsys, tmp_path)
     assert "unexpected keyword argument 'batchsize'" in text
     assert "did you mean batch_size?" in text
     assert "Traceback" not in text
-
-
-def test_fields_of_another_type_and_fields_that_do_not_exist_are_refused_together():
-    config: Any = Config()
-    config.train.batch_size, config.train.theta_units, config.meta.hidden = "4", 2.5, [8]
-    config.train.batchsize, config.loss = 4, None
-    with pytest.raises(UserError) as error:
-        validate_config(config)
-    for part in ("train.batch_size", "'4'", "train.theta_units", "2.5", "meta.hidden", "train.batchsize", "loss: None"):
-        assert part in str(error.value)
-
-
-def test_every_field_of_the_config_has_a_range_or_choices_or_is_a_name_or_a_switch():
-    paths = [path for path, value in fields(Config()) if not isinstance(value, bool)]
-    assert sorted(paths) == sorted([*RANGES, *CHOICES, *PATHS, NAME])
-
-
-def with_value(path: str, value: Any) -> Config:
-    config: Any = Config()
-    *parts, name = path.split(".")
-    setattr(functools.reduce(getattr, parts, config), name, value)
-    return config
-
-
-BAD = {
-    **{path: [low - 1, high + 1, float("nan"), float("inf")] for path, (low, high) in RANGES.items()},
-    **{path: ["nonsense", ""] for path in CHOICES},
-    **{path: ["a\nb", "x" * 5000, "nul\0"] for path in PATHS},
-    NAME: ["", "../up", "a/b", "-x", "x" * 200, "a\n"],
-}
-
-
-@pytest.mark.parametrize("path", BAD)
-def test_every_field_refuses_what_is_beyond_it(path):
-    default = dict(fields(Config()))[path]
-    for bad in BAD[path]:
-        if isinstance(default, int) and isinstance(bad, float) and bad != bad // 1:
-            continue  # of another type, which is refused as such
-        value = type(default)([bad]) if isinstance(default, tuple) else bad
-        errors = config_errors(with_value(path, value))
-        assert any(error.where == path for error in errors), (path, bad)
-
-
-def test_validated_config_cannot_be_changed():
-    config: Any = frozen(Config())
-    validate_config(config)
-    assert config == Config() and hash(config.loss) == hash(Config().loss)
-    for change in (
-        lambda: setattr(config, "seed", 1),
-        lambda: setattr(config.data.augment, "flip", False),
-        lambda: setattr(config.train, "no_such_field", 1),
-        lambda: delattr(config.loss, "beta"),
-    ):
-        with pytest.raises(dataclasses.FrozenInstanceError, match="validated"):
-            change()
-    assert config == Config()
-    assert dataclasses.replace(config.data, size_px=64).size_px == 64
-    original = Config()
-    assert frozen(original).data is not original.data
-    original.data.size_px = 64  # which is not frozen itself
 
 
 def test_verbs_are_given_a_config_that_cannot_be_changed(monkeypatch, tmp_path):

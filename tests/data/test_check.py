@@ -14,7 +14,8 @@ from data.idrid_files import SHAPE, photograph, write_grading, write_segmentatio
 
 from pldmlt_jax.cli.app import run
 from pldmlt_jax.config import DataConfig
-from pldmlt_jax.data.check import DIAMETER_BINS, Finding, check_dataset, diameter_histogram, find_leakage
+from pldmlt_jax.data.check import DIAMETER_BINS, check_dataset, diameter_histogram, find_leakage
+from pldmlt_jax.data.findings import Finding
 from pldmlt_jax.data.plan import suggest_size, summarise_lesion_sizes
 
 NAMES = [f"IDRiD_{i:02d}" for i in range(1, 13)]
@@ -129,7 +130,7 @@ def test_missing_set_is_one_error_and_wrong_grades_are_all_told(data, tmp_path):
 def test_numbers_of_photographs_are_compared_with_the_release(data):
     counts = [finding for finding in check_dataset("idrid_s", data).findings if finding.kind == "count"]
     assert [(finding.found, finding.expected) for finding in counts] == [
-        ("12 photographs of the train part", "54, as released"), ("0 photographs of the test part", "27, as released"),
+        ("12 photographs in the train part", "54, as released"), ("0 photographs in the test part", "27, as released"),
     ]  # fmt: skip
 
 

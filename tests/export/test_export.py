@@ -92,10 +92,10 @@ def test_wrong_formats_several_networks_and_missing_packages_are_told(folder, ca
     assert run(["main.py", "export", f"--checkpoint={folder},{folder}", "--format=folder"]) == 2
     assert "export each by itself" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "openvino", None)
-    with pytest.raises(ConfigError, match=r"openvino is not there[\s\S]*pip install --no-deps -r requirements-export"):
+    with pytest.raises(ConfigError, match=r"openvino is not installed[\s\S]*pip install --no-deps -r requirements-export"):
         import_optional("openvino", "--engine=openvino")
     assert run(["main.py", "predict", f"--checkpoint={folder}", "--input=README.md", "--engine=openvino"]) == 2
-    assert "openvino is not there" in capsys.readouterr().err
+    assert "openvino is not installed" in capsys.readouterr().err
     assert run(["main.py", "predict", f"--checkpoint={folder}", "--input=README.md", "--engine=tensorrt"]) == 2
     assert "xla, onnx, openvino" in capsys.readouterr().err
 

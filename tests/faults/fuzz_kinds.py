@@ -173,7 +173,7 @@ KINDS: dict[str, Kind] = {
     "true_grades_csv": Kind(
         "true.csv",
         lambda: [table(["image", "dr_grade"], *[[name, 1] for name in IMAGES])],
-        idrid._table_of_grades,
+        idrid._read_extra_grades,
         PLAIN,
     ),
     "ddr_list": Kind("train.txt", lambda: [b"a.jpg 0\nb.jpg 5\nc.jpg 3\n"], ddr.read_grade_list, PLAIN),

@@ -8,6 +8,7 @@ import pickle
 import struct
 import time
 import zipfile
+import zlib
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pldmlt_jax.data.datasets.diaretdb1_xml import read_markings
-from pldmlt_jax.data.preprocessing.geometry import read_image
+from pldmlt_jax.data.preprocessing.geometry import IMAGE_SUFFIXES, read_image
 from pldmlt_jax.data.preprocessing.image_headers import MAX_SCANS, declared_size
 from pldmlt_jax.data.preprocessing.masks import read_mask
 from pldmlt_jax.errors import CheckpointError, DataError
@@ -52,9 +53,11 @@ def test_seeds_of_the_fuzzer_are_read(tmp_path):
 
 
 def bombs() -> dict[str, bytes]:
-    """Small files that claim 60,000 x 60,000 pixels, or a chunk of 3 GB."""
-    png = bytearray(cv2.imencode(".png", photograph(1))[1].tobytes())
-    png[16:24] = struct.pack(">II", 60000, 60000)
+    """Small files that claim up to 60,000 x 60,000 pixels, a chunk of 3 GB, or more scans than anyone writes."""
+    png, middle = (bytearray(cv2.imencode(".png", photograph(1))[1].tobytes()) for _ in range(2))
+    for content, size in ((png, (60000, 60000)), (middle, (9000, 11000))):  # of the second Pillow only warns
+        content[16:24] = struct.pack(">II", *size)
+        content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
     chunk = bytearray(cv2.imencode(".png", photograph(1))[1].tobytes())
     place = chunk.index(b"IDAT")
     chunk[place - 4 : place] = struct.pack(">I", 3 * 10**9)
@@ -67,8 +70,11 @@ def bombs() -> dict[str, bytes]:
     tiff = b"II*\0" + struct.pack("<IH", 8, len(entries))
     tiff += b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in entries) + b"\0" * 4
     scans = cv2.imencode(".jpg", photograph(1))[1].tobytes()[:-2] + b"\xff\xda\0\x02" * (MAX_SCANS + 1) + b"\xff\xd9"
-    return {".png": bytes(png), "chunk.png": bytes(chunk), ".bmp": bytes(bmp), ".jpg": bytes(jpeg), ".tif": tiff,
-            "scans.jpg": scans}  # fmt: skip
+    gif = b"GIF89a" + struct.pack("<HHBBB", 60000, 60000, 0, 0, 0)
+    gif += b"," + struct.pack("<HHHHB", 0, 0, 60, 60, 0) + b"\x02\x02\x4c\x01\0;"
+    return {".png": bytes(png), "middle.png": bytes(middle), "chunk.png": bytes(chunk), ".bmp": bytes(bmp),
+            ".jpg": bytes(jpeg), ".tif": tiff, "scans.jpg": scans, ".gif": gif,
+            ".ppm": b"P6\n60000 60000\n255\n" + bytes(100)}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", bombs())
@@ -77,14 +83,14 @@ def test_image_bombs_are_refused_by_their_headers(tmp_path, name):
     path.write_bytes(bombs()[name])
     begin = time.monotonic()
     for read in (read_image, lambda p: read_mask(p, (60, 90))):
-        with pytest.raises(DataError, match=r"60000 x 60000 px|a chunk that is cut off|scans") as error:
+        with pytest.raises(DataError, match=r"far too many pixels|11000 x 9000 px|a chunk that is cut off|scans") as error:
             read(path)
         assert error.value.where == str(path)
     assert time.monotonic() - begin < 2
 
 
-@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".tif"])
-@pytest.mark.parametrize("shape", [(1, 1, 3), (33, 70, 3), (70, 33)])
+@pytest.mark.parametrize("suffix", IMAGE_SUFFIXES)
+@pytest.mark.parametrize("shape", [(70, 33, 3), (33, 70, 3)])
 def test_declared_size_is_that_of_the_pixels(suffix, shape):
     content = cv2.imencode(suffix, np.full(shape, 100, np.uint8))[1].tobytes()
     assert declared_size(content) == shape[:2]

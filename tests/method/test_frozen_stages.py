@@ -86,8 +86,8 @@ def test_no_step_moves_frozen_weights_nor_their_average(float64):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"frozen_stages": 1}, "frozen at random"),
-        ({"frozen_stages": 1, "weights": "none"}, "frozen at random"),
+        ({"frozen_stages": 1}, "frozen at random values"),
+        ({"frozen_stages": 1, "weights": "none"}, "frozen at random values"),
         ({"frozen_stages": 6, "weights": "vgg16.pth"}, "5 at most"),
     ],
 )

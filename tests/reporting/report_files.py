@@ -1,4 +1,4 @@
-"""A workdir with every file that a run leaves, in small."""
+"""A small workdir with every file that a run leaves."""
 
 import csv
 import json
@@ -35,10 +35,10 @@ def write_run(folder: Path) -> Path:
     """Writes the files and returns the folder."""
     rng = np.random.default_rng(0)
     truth = np.repeat([0, 1, 2], 3)
-    figures = grading_metrics(np.eye(5)[[0, 0, 2, 1, 2, 0, 2, 2, 1]] * 0.6 + 0.08, truth, 0)
+    grading = grading_metrics(np.eye(5)[[0, 0, 2, 1, 2, 0, 2, 2, 1]] * 0.6 + 0.08, truth, 0)
     curve = precision_recall(*rng.integers(0, 9, (2, SCORE_BINS)))
     values = {
-        "metrics.json": METRICS | figures | {"grade/accuracy": 0.5, "grade/majority": 0.3333, "grade/kappa": None},
+        "metrics.json": METRICS | grading | {"grade/accuracy": 0.5, "grade/majority": 0.3333, "grade/kappa": None},
         "pseudo_labels.json": {name: value for name, value in METRICS.items() if "pseudo" in name},
         "curves.json": {"network_size": dict.fromkeys(("lesion", "MA", "HE", "EX", "SE"), curve), "original_size": {}},
         "config.json": {"name": "<b>bold & brash</b>"},

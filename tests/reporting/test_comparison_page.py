@@ -1,4 +1,4 @@
-"""The page of a table of runs: every figure of it, the paper's set apart, and what is missing said."""
+"""The comparison page shows every metric, sets the paper's numbers apart and lists incomplete runs."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from pldmlt_jax.reporting.comparison_page import write_comparison
 
 
 def _row(name: str, dice: float, states: tuple[str, str] = ("complete", "complete"), **more: Any) -> dict[str, Any]:
-    figures = {
+    metrics = {
         "seg/foreground/dice": {"mean": dice, "sd": 0.0123, "n": 2},
         "baseline/channel_threshold/dice": {"mean": 0.2611, "sd": 0.0, "n": 2},
         "seg/mean/aupr_11_exclusive_original_size": {"mean": dice / 2, "sd": None, "n": 1},
@@ -19,12 +19,12 @@ def _row(name: str, dice: float, states: tuple[str, str] = ("complete", "complet
     cells = [{"fold": 0, "seed": seed, "state": state, "why": f"<b>{state}</b> & why" if state == "failed" else ""}
              for seed, state in enumerate(states)]  # fmt: skip
     cost = {"training_s": {"mean": 90.0, "sd": 6.0, "n": 2}, "peak_memory_bytes": {"mean": 2.0**31, "sd": None, "n": 2}}
-    row = {"name": name, "what": "", "published": {}, "cells": cells, "figures": figures, "differences": {}, "cost": cost}
+    row = {"name": name, "what": "", "published": {}, "cells": cells, "figures": metrics, "differences": {}, "cost": cost}
     return row | {"parameters": 2759, "images": {"train": 4, "val": 1, "scored": 5}} | more
 
 
 def table_of_runs() -> dict[str, Any]:
-    """What `table.json` holds, in small."""
+    """Small content of `table.json`."""
     difference = {"difference": -0.1034, "low": -0.2056, "high": -0.0078, "images": 5}
     rows = [
         _row("focal & <i>co</i>", 0.5111, published={"mDice": 94.96}, differences={"seg/foreground/dice": difference}),
@@ -51,11 +51,11 @@ def test_page_is_well_formed_self_contained_and_escaped(text):
     assert "<i>co" not in text and "<b>failed" not in text and "Tiny &lt;table&gt;" in text
 
 
-def test_figures_stand_with_their_spread_and_baseline(text):
+def test_metrics_are_shown_with_spread_and_baseline(text):
     shown = Page(text).text
     for part in (
         "0.5111 ± 0.0123 (0.2611)",
-        "0.2555",  # has a column of its own, and no interval: it is not of single images
+        "0.2555",  # a column of its own, without an interval: it has no per-image values
         "−0.1034 [−0.2056, −0.0078]",
         "1.5 ± 0.1",
         "2.00",
@@ -66,26 +66,26 @@ def test_figures_stand_with_their_spread_and_baseline(text):
         assert part in shown, part
 
 
-def test_published_figures_are_set_apart_and_said_to_be_so(text):
+def test_published_numbers_are_set_apart_and_marked_as_such(text):
     line = text[text.index('<tr class="marked">') :].partition("</tr>")[0]
     assert "published: focal" in line and "94.96 % (mDice)" in line and "0.5111" not in line
     assert text.count('class="marked"') == 1
-    assert "the paper&#x27;s, as printed (a paper, table 1)" in text
+    assert "the paper&#x27;s numbers as printed (a paper, table 1)" in text
 
 
-def test_missing_runs_are_said_with_their_reason(text):
+def test_incomplete_runs_are_listed_with_the_reason(text):
     shown = Page(text).text
     assert "5 of 6 runs are complete" in shown and "<b>failed</b> & why" in shown and "1 of 2" in shown
 
 
-def test_differences_are_told_to_those_who_cannot_see_the_chart(text):
+def test_difference_chart_has_a_text_alternative(text):
     assert "focal &amp; &lt;i&gt;co&lt;/i&gt; -0.1034 (-0.2056 to -0.0078)" in text
 
 
-def test_a_table_without_complete_runs_has_a_page_that_says_so(tmp_path):
+def test_page_of_a_table_without_complete_runs_says_so(tmp_path):
     found = table_of_runs()
     for row in found["rows"]:
         row |= {"figures": {}, "differences": {}, "cost": {}, "parameters": None, "images": {}}
         row["cells"] = [cell | {"state": "missing", "why": ""} for cell in row["cells"]]
     shown = Page(write_comparison(tmp_path / "compare.html", found).read_text(encoding="utf-8")).text
-    assert "0 of 6 runs are complete" in shown and "no other row shares complete runs" in shown
+    assert "0 of 6 runs are complete" in shown and "no other row has complete runs in common" in shown

@@ -1,21 +1,29 @@
-"""Pictures: what is coloured, what stays, and what a map becomes."""
+"""Overlays, captions, heat maps and the panels that are made of them."""
 
 import cv2
 import numpy as np
+import pytest
 
 from pldmlt_jax.reporting.overlays import (
+    CAPTION_PX,
+    FILL_OPACITY,
     LESION_COLOURS,
-    PANEL_PX,
+    STRIP_PANEL_PX,
+    VALIDATION_PANEL_PX,
     add_caption,
     cam_strip,
     colour_heatmap,
     overlay,
     overlay_at_size,
+    validation_panel,
     write_picture,
 )
+from pldmlt_jax.types import LESIONS, MASK_BITS
+
+GREY = 100
 
 
-def test_overlay_colours_the_mask_alone_and_leaves_the_photograph():
+def test_overlay_colours_only_the_mask_and_does_not_change_the_image():
     image = np.full((20, 30, 3), 100, np.uint8)
     mask = np.zeros((20, 30), bool)
     mask[5:10, 5:15] = True
@@ -47,16 +55,16 @@ def test_strip_shows_photograph_mask_and_five_maps():
     maps = np.zeros((5, 4, 4), np.float32)
     maps[3, 1, 1] = 1.0
     strip = cam_strip(image, lesion, maps)
-    bar = add_caption(np.zeros((PANEL_PX, PANEL_PX, 3), np.uint8), "x").shape[0] - PANEL_PX
-    assert strip.shape == (PANEL_PX + bar, 7 * PANEL_PX, 3)
+    bar = add_caption(np.zeros((STRIP_PANEL_PX, STRIP_PANEL_PX, 3), np.uint8), "x").shape[0] - STRIP_PANEL_PX
+    assert strip.shape == (STRIP_PANEL_PX + bar, 7 * STRIP_PANEL_PX, 3)
     panels = np.split(strip[bar:], 7, axis=1)
     assert (panels[0] == 90).all()
-    assert panels[1].sum() == 3 * 255 * (PANEL_PX // 40) ** 2
+    assert panels[1].sum() == 3 * 255 * (STRIP_PANEL_PX // 40) ** 2
     assert (panels[2] == panels[3]).all()  # grades 0 and 1, both empty
     assert (panels[5] != panels[2]).any()  # grade 3
 
 
-def test_outlines_are_alike_in_small_and_large_pictures():
+def test_outlines_look_the_same_in_small_and_large_pictures():
     for scale in (1, 16):
         image, mask = np.full((40 * scale, 60 * scale, 3), 90, np.uint8), np.zeros((40 * scale, 60 * scale), bool)
         mask[10 * scale : 20 * scale, 30 * scale : 40 * scale] = True
@@ -69,3 +77,35 @@ def test_outlines_are_alike_in_small_and_large_pictures():
 def test_a_picture_is_written_whole(tmp_path):
     write_picture(tmp_path / "IDRiD.1", np.zeros((45, 90, 3), np.uint8))
     assert cv2.imread(str(tmp_path / "IDRiD.1.jpg")).shape == (45, 90, 3)
+
+
+def panels(target: str, channels: int, bits: dict[str, slice], predicted: dict[int, slice]) -> list[np.ndarray]:
+    """The three panels without captions, of a grey image of half their side, valid in its left half."""
+    size = VALIDATION_PANEL_PX // 2
+    mask_bits, probabilities = np.zeros((size, size), np.uint8), np.zeros((size, size, channels), np.float32)
+    mask_bits[:, : size // 2] = MASK_BITS["valid"]
+    for name, rows in bits.items():
+        mask_bits[rows, : size // 2] |= MASK_BITS[name]
+    for channel, rows in predicted.items():
+        probabilities[rows, :, channel] = 0.9
+    picture = validation_panel(np.full((size, size, 3), GREY, np.uint8), mask_bits, probabilities, target, 0.5)
+    assert picture.shape == (CAPTION_PX + VALIDATION_PANEL_PX, 3 * VALIDATION_PANEL_PX, 3)
+    return np.split(picture[CAPTION_PX:], 3, axis=1)
+
+
+def filled(name: str) -> np.ndarray:
+    return ((1 - FILL_OPACITY) * GREY + FILL_OPACITY * np.array(LESION_COLOURS[name])).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("target", "channels", "name", "channel"),
+    [("fused", 2, "lesion", 1), ("lesions", 4, "EX", 2), ("exclusive", 5, "EX", 3)],
+)
+def test_validation_panel_shows_truth_and_prediction_next_to_the_photograph(target, channels, name, channel):
+    assert LESIONS[2] == "EX"
+    upper, lower = slice(0, 30), slice(40, 80)
+    photograph, truth, prediction = panels(target, channels, {"EX": upper, "fused": upper}, {channel: lower})
+    assert np.all(photograph == GREY)
+    assert np.array_equal(truth[30, 20], filled(name)) and np.all(truth[120, 20] == GREY)
+    assert np.array_equal(prediction[120, 20], filled(name)) and np.all(prediction[30, 20] == GREY)
+    assert np.all(prediction[120, 150] == GREY)  # nothing is predicted outside the field of view

@@ -1,4 +1,4 @@
-"""Both pages in a real browser: no error, nothing wider than the page, two schemes, pictures sharp and named."""
+"""Both pages in a real browser: no errors, no overflow, light and dark, sharp pictures with a description."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Figures for print: outlines that are the masks, text that is text, and the same file from the same input."""
+"""Figures for print: outlines match the masks, text stays text, and the same input gives the same file."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from pldmlt_jax.reporting.paper_figures import (
     FORMATS,
     MaskRow,
     NetworkMask,
-    _draw,
+    _draw_masks,
     plot_grade_maps,
     plot_mask_rows,
     plot_overview,
@@ -49,7 +49,7 @@ def test_outlines_cover_the_pixels_of_the_mask_and_no_others():
     figure = plt.figure(figsize=(SHAPE[1] / 10, SHAPE[0] / 10), dpi=10 * scale)
     axes: Any = figure.add_axes((0, 0, 1, 1), xlim=(0, SHAPE[1]), ylim=(SHAPE[0], 0))
     axes.axis("off")
-    _draw(axes, {"HE": mask}, (*SHAPE, 3), opacity=1.0)
+    _draw_masks(axes, {"HE": mask}, (*SHAPE, 3), opacity=1.0)
     for patch in axes.patches:
         patch.set_linewidth(0)
     figure.canvas.draw()
@@ -57,7 +57,7 @@ def test_outlines_cover_the_pixels_of_the_mask_and_no_others():
     np.testing.assert_array_equal((drawn == LESION_COLOURS["HE"]).all(axis=-1), mask)
 
 
-def test_a_figure_is_written_in_every_format_with_text_as_text_and_alike_each_time(tmp_path):
+def test_figure_is_written_reproducibly_in_every_format_with_text_as_text(tmp_path):
     for name in ("first", "second"):
         masks = {lesion: _mask(seed) for seed, lesion in enumerate(("MA", "HE", "EX", "SE"))}
         write_figure(tmp_path / name, "figure1", plot_single_lesions(IMAGE, masks))
@@ -70,11 +70,11 @@ def test_a_figure_is_written_in_every_format_with_text_as_text_and_alike_each_ti
     assert b"/Subtype /Type3" not in (tmp_path / "first" / "figure1.pdf").read_bytes()  # fonts that editors can use
 
 
-def test_single_lesions_lie_beside_their_photograph_at_the_same_height():
+def test_single_lesions_are_as_high_as_the_photograph_next_to_them():
     for number in (1, 3, 4):
         masks = {lesion: _mask() for lesion in ("MA", "HE", "EX", "SE")[:number]}
         figure = plot_single_lesions(IMAGE, masks)
-        figure.canvas.draw()
+        figure.draw_without_rendering()
         assert len(_titles(figure)) == 1 + number
         large = next(axes for axes in figure.axes if axes.get_title() == "photograph").get_position()
         others = [axes.get_position() for axes in figure.axes if axes.get_title() != "photograph"]
@@ -93,7 +93,7 @@ def test_raw_maps_share_a_scale_and_overlays_do_not():
     assert "(d) overlay, empty" in _titles(figure) and "(f) overlay" in _titles(figure)
 
 
-def test_answers_have_a_row_a_photograph_and_a_column_a_network():
+def test_figure_7_has_one_row_per_photograph_and_one_column_per_network():
     ours, other = NetworkMask("ours", {"EX": _mask()}, 0.512), NetworkMask("other", {"lesion": _mask(1)})
     rows = [MaskRow("EX, eye", IMAGE, (ours, other)), MaskRow("SE, eye", IMAGE, (other, ours))]
     figure = plot_mask_rows(rows)
@@ -101,7 +101,7 @@ def test_answers_have_a_row_a_photograph_and_a_column_a_network():
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["hard exudates (EX)", "any lesion"]
 
 
-def test_overview_without_grades_has_two_panels_and_its_map_stays_inside_the_field_of_view():
+def test_overview_without_grades_has_two_panels_and_the_map_stays_inside_the_field_of_view():
     field = np.zeros(SHAPE, bool)
     field[:, 10:] = True
     assert len(plot_overview(IMAGE, {"lesion": _mask()}, field, None, "").axes) == 2

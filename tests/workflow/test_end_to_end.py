@@ -4,17 +4,20 @@ import csv
 import json
 import re
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import cv2
 import jax
 import numpy as np
 import pytest
+from data.count_listings import count_listings
 from evaluation.tiny_network import tiny_config, write_tiny
 from PIL import Image
 
 from pldmlt_jax.cli.app import run
 from pldmlt_jax.config import from_dict
+from pldmlt_jax.data.synthetic.dataset import SyntheticGrading, SyntheticSegmentation
 from pldmlt_jax.evaluation.inference import saved_config
 from pldmlt_jax.training.checkpoint import Checkpoints
 from pldmlt_jax.workflow.stages.pseudo_label import read_label_table
@@ -50,11 +53,18 @@ def arguments(workdir: Path, *more: str, verb: str | None = None, rounds: int = 
     ]  # fmt: skip
 
 
+LISTED: Counter[str] = Counter()
+"""How often the whole pipeline has listed the raw files of each set."""
+
+
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory) -> Path:
     """A workdir after the whole pipeline."""
     directory = tmp_path_factory.mktemp("runs") / "tiny"
-    assert run(arguments(directory)) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        for builder in (SyntheticSegmentation, SyntheticGrading):
+            count_listings(builder, LISTED, patch)
+        assert run(arguments(directory)) == 0
     return directory
 
 
@@ -89,6 +99,11 @@ def test_pipeline_leaves_every_promised_file(workdir):
         assert len(list(csv.DictReader(file))) == 4
     phases = {json.loads(line)["phase"] for line in (workdir / "log.jsonl").read_text().splitlines()}
     assert phases == {"theta", "label", "val"}
+
+
+def test_whole_run_lists_raw_files_and_stores_prepared_images_once(workdir):
+    assert LISTED == {"SyntheticSegmentation": 1, "SyntheticGrading": 1}
+    assert not any((workdir.parent / "cache" / "photographs").iterdir())
 
 
 def test_metrics_of_the_state_in_memory_are_those_of_the_checkpoint(workdir):

@@ -1,16 +1,20 @@
 """What makes a stage run anew, and what names predictions get."""
 
 import shutil
+from collections import Counter
 
 import cv2
 import numpy as np
 import pytest
+from data.count_listings import count_listings
 from data.idrid_files import SHAPE, write_grading, write_segmentation
 
 from pldmlt_jax.cli.app import run
 from pldmlt_jax.cli.flags import parse
+from pldmlt_jax.data.datasets.idrid import IdridGrading, IdridSegmentation
+from pldmlt_jax.data.datasets.registry import RawListings
 from pldmlt_jax.workflow.context import Context
-from pldmlt_jax.workflow.fingerprints import compute_fingerprint, describe_raw_files
+from pldmlt_jax.workflow.fingerprints import compute_fingerprint, describe_raw_files, describe_raw_sets
 from pldmlt_jax.workflow.options import RunOptions
 from pldmlt_jax.workflow.stage_table import STAGES
 
@@ -25,17 +29,21 @@ def config(tmp_path):
 
 
 def contents(config):
-    return "\n".join(describe_raw_files(name, config.data, []) for name in (config.data.segmentation, config.data.grading))
+    listings = RawListings(config.data)
+    return "\n".join(describe_raw_files(name, config.data, listings, []) for name in ("idrid_s", "idrid_d"))
 
 
 STAGE = {stage.name: stage for stage in STAGES}
 
 
+def context_of(config, tmp_path):
+    return Context(RunOptions(config, tmp_path / "run"))
+
+
 def begun(stage, config, tmp_path):
     """The fingerprint that decides whether a stage goes on from what it has begun."""
-    raw = {name: describe_raw_files(getattr(config.data, name), config.data, []) for name in ("segmentation", "grading")}
-    return compute_fingerprint(STAGE[stage], Context(RunOptions(config, tmp_path / "run")), raw).begun
-    return fingerprint_of(STAGE[stage], Context(RunOptions(config, tmp_path / "run")), raw).begun
+    raw = describe_raw_sets(config.data, RawListings(config.data), [], defer_errors=False)
+    return compute_fingerprint(STAGE[stage], context_of(config, tmp_path), raw).begun
 
 
 def test_a_stage_begins_anew_for_what_it_depends_on_and_nothing_else(config, tmp_path):
@@ -59,6 +67,24 @@ def test_a_stage_begins_anew_for_what_it_depends_on_and_nothing_else(config, tmp
 
     write_grading(tmp_path / "IDRiD", {"IDRiD_001": 3, "IDRiD_002": 0})  # counts for stage 2 by the pseudo-labels only
     assert [of(stage) == before[stage] for stage in stages] == [False, False, True]
+
+
+def test_raw_files_are_listed_once_for_fingerprints_preparation_and_every_opening(config, tmp_path, monkeypatch):
+    """At several sizes and reductions, each of which is packed by a builder of its own."""
+    write_segmentation(tmp_path / "IDRiD", {f"IDRiD_{i:02d}": ["MA"] for i in range(1, 9)})
+    write_grading(tmp_path / "IDRiD", {f"IDRiD_{i:03d}": i % 5 for i in range(1, 11)}, first_seed=100)
+    config.data.cache_dir = str(tmp_path / "cache")
+    config.data.size_px, config.grader.size_px, config.data.mask_reduction = 32, 48, "area"
+    listed = Counter()
+    for builder in (IdridSegmentation, IdridGrading):
+        count_listings(builder, listed, monkeypatch)
+    context = context_of(config, tmp_path)
+    describe_raw_sets(config.data, context.listings, [], defer_errors=True)
+    context.prepare_sets()
+    context.open_sets(("segmented", "segmented_for_graders", "graded_for_graders", "truly_graded"))
+    assert listed == {"IdridSegmentation": 1, "IdridGrading": 1}
+    assert len(list((tmp_path / "cache").rglob("*-train.array_record*"))) == 4
+    assert not any((tmp_path / "cache" / "photographs").iterdir())
 
 
 def test_longer_training_goes_on_unless_its_rate_follows_a_plan(config, tmp_path):

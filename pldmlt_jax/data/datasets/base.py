@@ -1,19 +1,21 @@
-"""What the TFDS builders share: raw photographs in a folder -> array_record files.
+"""The base class of the TFDS builders, which turn a folder of raw images into array_record files.
 
-A builder of a set says where its raw files are and how to read their layout. It serves `open_prepared`, and anyone who
-uses TFDS directly:
+The builder of a data set says where its raw files are and reads their layout. `store.open_prepared` uses it; TFDS alone does
+too:
 
     builder = IdridSegmentation(config=FundusConfig(size_px=512), data_dir="DIR")
     builder.download_and_prepare(
         download_config=tfds.download.DownloadConfig(manual_dir="data/IDRiD"), file_format="array_record"
     )
     samples = builder.as_data_source(split="train")
+
+Used so, it leaves the prepared files in `data.cache_dir`; only `open_prepared` removes what is packed.
 """
 
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from pldmlt_jax.config import DataConfig
-from pldmlt_jax.data.datasets.records import Listing
-from pldmlt_jax.data.preprocessing.prepare import preparation_fields, prepare_listing
+from pldmlt_jax.data.datasets.records import Listing, RawRecord
+from pldmlt_jax.data.preprocessing.prepare import load_prepared, preparation_fields, prepare_listing
 from pldmlt_jax.data.splits.near_duplicates import HASH_SIDE
 from pldmlt_jax.types import EVIDENCE, LESIONS, Geometry
 
@@ -32,15 +34,20 @@ HASH_BYTES = HASH_SIDE**2 // 8
 
 @dataclasses.dataclass
 class FundusConfig(tfds.core.BuilderConfig):
-    """One size and one way to prepare.
+    """The size of the prepared images and the way they are prepared.
 
-    Without a name it is called after both, and after what is drawn. Raw files that changed want a name of their own, for
-    TFDS looks at the name alone: `open_prepared` puts their hash into it.
+    Attributes:
+        name: TFDS finds a packed set by its name alone, so `open_prepared` puts a hash of the raw files into it. The default
+            is made from the size, the preparation and the synthetic images' config.
+        size_px: Side of the square.
+        data: How to prepare.
+        prepared: Images and their prepared files by split; None: the builder lists the raw files and prepares them.
     """
 
     name: str = ""
     size_px: int = 1024
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    prepared: Mapping[str, list[tuple[RawRecord, Path]]] | None = None
 
     def __post_init__(self) -> None:
         facts = json.dumps([preparation_fields(self.data), dataclasses.asdict(self.data.synthetic)]).encode()
@@ -48,7 +55,7 @@ class FundusConfig(tfds.core.BuilderConfig):
 
 
 class FundusBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Square fundus photographs with their mask bits, grades and geometry. Builders of sets derive from it."""
+    """Builds a set of square fundus images with mask bits, grades and geometry; each data set has a subclass."""
 
     VERSION = tfds.core.Version("3.0.0")
     pkg_dir_path = tfds.core.Path(__file__).parent  # TFDS finds none for a builder in a notebook or a module by itself
@@ -57,15 +64,15 @@ class FundusBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     @classmethod
     def raw_folder(cls, data: DataConfig) -> Path:
-        """Where the raw files are by the config, which is TFDS' `manual_dir`."""
+        """Returns the folder of the raw files by the config; TFDS calls it `manual_dir`."""
         raise NotImplementedError
 
     @classmethod
     def listing(cls, folder: Path) -> Listing:
-        """The photographs by official split, and what is wrong with single files.
+        """Lists the images by official split, and what is wrong with single files.
 
         Raises:
-            DataError: The folder as a whole is not as the set's layout says.
+            DataError: The folder does not have the layout of the set.
         """
         raise NotImplementedError
 
@@ -97,15 +104,17 @@ class FundusBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
         config: Any = self.builder_config
-        drawn = self.MANUAL_DOWNLOAD_INSTRUCTIONS is None  # then there is nothing to be got by hand
-        folder = self.raw_folder(config.data) if drawn else Path(dl_manager.manual_dir)
-        readable = prepare_listing(self.listing(folder), config.data, config.size_px)
-        return {split: self._generate_examples(files) for split, files in readable.files.items()}
+        prepared = config.prepared
+        if prepared is None:
+            synthetic = self.MANUAL_DOWNLOAD_INSTRUCTIONS is None
+            folder = self.raw_folder(config.data) if synthetic else Path(dl_manager.manual_dir)
+            prepared = prepare_listing(self.listing(folder), config.data, config.size_px)
+        return {split: self._generate_examples(pairs) for split, pairs in prepared.items()}
 
-    def _generate_examples(self, files: list[Path]) -> Iterator[tuple[int, dict[str, Any]]]:
-        for position, path in enumerate(files):
-            with np.load(path) as stored:
-                example: dict[str, Any] = {name: stored[name] for name in stored.files}
+    def _generate_examples(self, prepared: list[tuple[RawRecord, Path]]) -> Iterator[tuple[int, dict[str, Any]]]:
+        config: Any = self.builder_config
+        for position, (record, path) in enumerate(prepared):
+            example = load_prepared(record, path, config.data, config.size_px)
             for name in ("image", "mask_bits"):
                 example[name] = example[name].tobytes()
             example["image_id"] = str(example["image_id"])

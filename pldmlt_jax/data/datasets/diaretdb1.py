@@ -1,4 +1,4 @@
-"""DiaRetDB1 v2.1's builder and layout: photographs with the regions that four experts marked; no grades.
+"""Reads DiaRetDB1 v2.1: photographs with regions that four experts marked, without grades.
 
 Kauppi et al.: The DIARETDB1 diabetic retinopathy database and evaluation protocol. BMVC 2007.
 """
@@ -19,15 +19,17 @@ LAYOUT = """the layout of DiaRetDB1 v2.1 (https://www.it.lut.fi/project/imageret
 
 LISTS = {"train": "ddb1_v02_01_train", "test": "ddb1_v02_01_test"}
 LIST_SUFFIXES = (".txt", "_plain.txt")
-"""The plain lists name files that differ in one line, which refers to a DTD; one of the two lists is enough."""
+"""Endings of the two forms of each list; one is enough. The files of the plain form lack only a reference to a DTD."""
+
+ACTION = "set --config.data.root to the folder with DiaRetDB1/ in it, or --config.data.diaretdb1_root to DiaRetDB1/ itself"
 
 NUM_EXPERTS = 4
 LISTS_BELOW = ("", "*/", "*/*/")
-"""The archive unpacks into folders of its own."""
+"""Where the lists may be below the root; the archive unpacks into folders of its own."""
 
 
 class Diaretdb1(FundusBuilder):
-    """Photographs with the fused regions of four experts."""
+    """DiaRetDB1's photographs with the fused regions of four experts."""
 
     MANUAL_DOWNLOAD_INSTRUCTIONS = LAYOUT
     BUILDER_CONFIGS = (FundusConfig(),)
@@ -47,12 +49,18 @@ class Diaretdb1(FundusBuilder):
 
 
 def list_photographs(root: Path) -> Listing:
-    """The photographs by the set's own two lists.
+    """Lists the photographs by the data set's own two lists, training and test.
+
+    Args:
+        root: The folder of the release, or one above it.
+
+    Returns:
+        The photographs. Wrong lines, and files that they name and that are missing, are its errors.
 
     Raises:
         DataError: There is no training list.
     """
-    base = _folder_of_lists(root)
+    base = _find_list_folder(root)
     records: dict[str, list[RawRecord]] = {}
     errors: list[UserError] = []
     seen: dict[str, str] = {}
@@ -67,10 +75,10 @@ def list_photographs(root: Path) -> Listing:
             if not line.strip():
                 continue
             where, parts = f"{table}, line {number}", line.split()
-            wrong = _line_errors(where, parts, base)
+            wrong = _check_line(where, parts, base)
             if not wrong and parts[0] in seen:
                 again = f"{parts[0]} again, as in {seen[parts[0]]}"
-                wrong = [DataError(where, again, "each image once", "restore the list")]
+                wrong = [DataError(where, again, "each image once", "restore the released list")]
             errors += wrong
             seen[parts[0]] = where
             if not wrong:
@@ -79,7 +87,7 @@ def list_photographs(root: Path) -> Listing:
     return Listing(records, tuple(errors))
 
 
-def _folder_of_lists(root: Path) -> Path:
+def _find_list_folder(root: Path) -> Path:
     for below in LISTS_BELOW:
         for suffix in LIST_SUFFIXES:
             if found := sorted(root.glob(f"{below}{LISTS['train']}{suffix}")):
@@ -87,19 +95,21 @@ def _folder_of_lists(root: Path) -> Path:
     if not root.is_dir():
         found = "no such folder"
     elif (root / "resources" / "traindatasets").is_dir():
-        found = "DiaRetDB1 v1.1, whose masks are fused already"
+        found = "DiaRetDB1 v1.1, which has only fused masks"
     else:
         found = f"no {LISTS['train']}.txt in it"
-    action = "set --config.data.root to the folder that holds DiaRetDB1/, or --config.data.diaretdb1_root to that itself"
+    action = (
+        "set --config.data.root to the folder that contains DiaRetDB1/, or --config.data.diaretdb1_root to DiaRetDB1/ itself"
+    )
     raise DataError(f"data.diaretdb1_root: {root}", found, LAYOUT, action)
 
 
-def _line_errors(where: str, parts: list[str], base: Path) -> list[UserError]:
+def _check_line(where: str, parts: list[str], base: Path) -> list[UserError]:
     if len(parts) != 1 + NUM_EXPERTS or any(Path(part).is_absolute() or ".." in Path(part).parts for part in parts):
-        expected = f"an image and {NUM_EXPERTS} files of markings, as paths below {base}"
-        return [DataError(where, " ".join(parts), expected, "restore the list")]
+        expected = f"an image and {NUM_EXPERTS} files of markings, as relative paths in {base}"
+        return [DataError(where, " ".join(parts), expected, "restore the released list")]
     return [
-        DataError(base / part, f"no such file, but {where} names it", "the whole release", "get the file or drop the line")
+        DataError(base / part, f"no such file, but {where} names it", "the whole release", "get the file or remove the line")
         for part in parts
-        if not os.path.isfile(base / part)  # False too for a name that no file can have
+        if not os.path.isfile(base / part)  # also False for a name that no file can have
     ]

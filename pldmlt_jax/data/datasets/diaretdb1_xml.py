@@ -1,8 +1,8 @@
-"""DiaRetDB1's markings: regions drawn by four experts, each with a confidence, and their fusion to masks.
+"""Reads DiaRetDB1's markings, which are regions with a confidence by four experts, and fuses them to masks.
 
-Every expert votes for each pixel with the highest confidence among the regions that cover it: 3 for high, 2 for medium, 1
-for low, 0 for none. The mean over the experts, relative to 3, is the agreement; the set's own masks are where it is at
-least 0.75. Votes are whole numbers, for sums of thirds miss 0.75 by rounding.
+Each expert votes for a pixel with the highest confidence among the regions that cover it: 3 for high, 2 for medium, 1 for
+low, 0 for none. The agreement is the mean over the experts divided by 3. The release's own masks are the pixels with an
+agreement of at least 0.75. Votes are integers because sums of thirds miss 0.75 by rounding.
 """
 
 import math
@@ -30,28 +30,28 @@ KINDS: dict[str, str | None] = {
     "Neovascularisation": None,
     "Fundus_area": None,
 }
-"""`markingtype` -> the plane that it belongs to, None for findings that are not ours."""
+"""The plane of each `markingtype`; None for findings that are not used."""
 
 PLANES = (*LESIONS, "OD")
-"""The order of the last axis of votes."""
+"""Order of the last axis of the votes."""
 
 CONFIDENCES = {"High": 3, "Medium": 2, "Low": 1}
-"""`confidencelevel` -> votes."""
+"""Votes for each `confidencelevel`."""
 
 MOST_VOTES = 3
 
 MAX_XML_BYTES, MAX_XML_DEPTH, MAX_COORDINATE = 2**24, 32, 10**6
-"""Far beyond what any of the markings has."""
+"""Limits far above anything in the release."""
 
 DISC_AGREEMENT = 0.5
-"""Of the optic disc, which only supports the refinement: half of the votes leave out the few that are mistyped."""
+"""Agreement needed for the optic disc, which only supports the refinement; half leaves out the few mistyped regions."""
 
 Point = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Ellipse:
-    """Or a circle. Coordinates are pixels (column, row) from 0; semi-axes are in pixels."""
+    """An ellipse or a circle. Coordinates are pixels (column, row) from 0; semi-axes are in pixels."""
 
     centre: Point
     semi_axes: tuple[int, int]
@@ -60,14 +60,14 @@ class Ellipse:
 
 @dataclass(frozen=True)
 class Polygon:
-    """Coordinates are pixels (column, row) from 0."""
+    """A polygon. Coordinates are pixels (column, row) from 0."""
 
     vertices: tuple[Point, ...]
 
 
 @dataclass(frozen=True)
 class Marking:
-    """One region of one expert."""
+    """A region that one expert marked."""
 
     region: Ellipse | Polygon
     votes: int
@@ -75,12 +75,18 @@ class Marking:
 
 
 def read_markings(path: Path) -> list[Marking]:
-    """The regions that one expert marked in one image; an empty list is an expert who found nothing.
+    """Reads the regions that one expert marked in one image.
 
-    Coordinates in the file count from 1; a polygon's centroid is no vertex of it.
+    Coordinates in the file count from 1. A polygon's centroid is not one of its vertices.
+
+    Args:
+        path: The expert's XML file.
+
+    Returns:
+        The regions; an empty list if the expert found nothing.
 
     Raises:
-        DataError: The file is missing or no such XML, or has an unknown shape, kind, confidence or number.
+        DataError: The file is missing or is not such an XML file, or has an unknown shape, kind, confidence or number.
     """
     content = read_bytes(path)
     try:
@@ -90,23 +96,23 @@ def read_markings(path: Path) -> list[Marking]:
             raise ValueError("no markinglist")
         return [_marking(element) for element in root.iterfind("markinglist/marking")]
     except (ElementTree.ParseError, expat.ExpatError, ValueError, LookupError) as error:
-        raise DataError(path, str(error), "DiaRetDB1's markings as released", "fetch the file again") from error
+        raise DataError(path, str(error), "DiaRetDB1's markings as released", "get the file again") from error
 
 
 def _require_plain_xml(content: bytes) -> None:
-    """Goes through the file with nothing kept, in whatever encoding it is: no entity is declared, and so none expanded.
+    """Parses the file in its own encoding without keeping anything, so that no entity can be declared or expanded.
 
     Raises:
-        ValueError: It declares one, is nested as no markings are, or is too large.
-        ExpatError: It is no XML.
+        ValueError: The file declares an entity, is nested too deeply, or is too large.
+        ExpatError: The file is not XML.
     """
     if len(content) > MAX_XML_BYTES:
-        raise ValueError(f"{len(content)} bytes, where markings have less than {MAX_XML_BYTES}")
+        raise ValueError(f"{len(content)} bytes, but markings have at most {MAX_XML_BYTES}")
     depth = 0
     parser = expat.ParserCreate()
 
     def refuse(*_: object) -> None:
-        raise ValueError("XML that declares entities or other things; the released markings name a document type at most")
+        raise ValueError("XML that declares entities or other things; the released markings only name a document type")
 
     def doctype(_name: str, _system: object, _public: object, has_declarations: int) -> None:
         if has_declarations:
@@ -152,7 +158,7 @@ def _region(marking: ElementTree.Element) -> Ellipse | Polygon:
                 raise ValueError(f"{shape.tag} without its radius")
             angle = shape.find("angle")
             return Ellipse(centre, (first, second), 0 if angle is None else _number(angle))
-    raise ValueError("a marking that is no circle, ellipse or polygon: " + ", ".join(child.tag for child in marking))
+    raise ValueError("a marking that is not a circle, ellipse or polygon: " + ", ".join(child.tag for child in marking))
 
 
 def _text(element: ElementTree.Element, name: str) -> str:
@@ -160,29 +166,31 @@ def _text(element: ElementTree.Element, name: str) -> str:
 
 
 def _number(element: ElementTree.Element) -> int:
-    return _within(int(element.text or ""))
+    return _check_range(int(element.text or ""))
 
 
-def _within(number: int) -> int:
+def _check_range(number: int) -> int:
     if abs(number) > MAX_COORDINATE:
-        raise ValueError(f"the number {number}, beyond {MAX_COORDINATE}")
+        raise ValueError(f"the number {number}, larger than {MAX_COORDINATE}")
     return number
 
 
 def _point(element: ElementTree.Element | None) -> Point:
-    x, y = (_within(int(number)) for number in ((element.text if element is not None else "") or "").split(","))
+    x, y = (_check_range(int(number)) for number in ((element.text if element is not None else "") or "").split(","))
     return x - 1, y - 1
 
 
 def rasterise(region: Ellipse | Polygon, shape: tuple[int, int]) -> tuple[tuple[slice, slice], Bool[np.ndarray, "y x"]]:
-    """The pixels of an image whose centre lies inside a region or on its border; of a polygon also those of its drawn line.
+    """Finds the pixels of an image that a region covers.
+
+    A pixel is covered if its centre is inside the region or on its border; a polygon also covers the pixels of its outline.
 
     Args:
-        region: May reach beyond the image.
-        shape: Height and width of the image.
+        region: The region, which may extend beyond the image.
+        shape: Height and width of the image in pixels.
 
     Returns:
-        The part of the image that bounds the region, as slices of rows and columns, and its covered pixels.
+        The region's bounding box in the image, as slices of rows and columns, and bool [y, x]: the covered pixels in it.
     """
     if isinstance(region, Polygon):
         low, high = np.min(region.vertices, axis=0), np.max(region.vertices, axis=0)
@@ -210,12 +218,15 @@ def _ellipse(region: Ellipse, x0: int, y0: int, x1: int, y1: int) -> Bool[np.nda
 def count_votes(
     experts: Sequence[Sequence[Marking]], shape: tuple[int, int], *, weighted: bool = True
 ) -> UInt8[np.ndarray, "h w 5"]:
-    """Votes for each of PLANES, summed over the experts; at most `MOST_VOTES` from each.
+    """Counts the experts' votes for each pixel.
 
     Args:
-        experts: The markings of each expert, also of those who found nothing.
-        shape: Height and width of the image.
-        weighted: By confidence; otherwise every region counts as one of high confidence.
+        experts: The markings of each expert, including those who found nothing.
+        shape: Height and width of the image in pixels.
+        weighted: Whether to weight by confidence; otherwise each region counts as one of high confidence.
+
+    Returns:
+        uint8 [h, w, 5] in the order of PLANES, in 0..MOST_VOTES * number of experts.
     """
     total = np.zeros((*shape, len(PLANES)), np.uint8)
     for markings in experts:
@@ -231,20 +242,23 @@ def count_votes(
 
 
 def agreement_map(paths: Sequence[Path], shape: tuple[int, int], *, weighted: bool = True) -> Float[np.ndarray, "h w 5"]:
-    """The experts' agreement in [0, 1] on MA, HE, EX, SE and the optic disc: a soft label of every pixel.
+    """Computes the experts' agreement on MA, HE, EX, SE and the optic disc: a soft label of each pixel.
 
     Args:
-        paths: The file of each expert.
-        shape: Height and width of the image.
-        weighted: By the experts' confidence, as the set does it.
+        paths: The XML file of each expert.
+        shape: Height and width of the image in pixels.
+        weighted: Whether to weight by the experts' confidence, as the release does.
+
+    Returns:
+        float32 [h, w, 5] in [0, 1], in the order of PLANES.
 
     Raises:
-        DataError: See `read_markings`.
+        DataError: A file cannot be read; see `read_markings`.
     """
     total = count_votes([read_markings(path) for path in paths], shape, weighted=weighted)
     return (total / (MOST_VOTES * len(paths))).astype(np.float32)
 
 
 def required_votes(agreement: float, num_experts: int) -> int:
-    """The least sum of votes that reaches an agreement; never none at all."""
+    """Returns the smallest sum of votes that reaches an agreement in [0, 1]; at least 1."""
     return max(math.ceil(agreement * MOST_VOTES * num_experts - 1e-6), 1)

@@ -1,9 +1,9 @@
-"""What a data set is, and the table of those that this program reads."""
+"""The table of the data sets that can be read, and the listings of their raw files."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from pldmlt_jax.config import DataConfig
+from pldmlt_jax.config import SET_SEPARATOR, DataConfig
 from pldmlt_jax.data.datasets.base import FundusBuilder
 from pldmlt_jax.data.datasets.ddr import DdrGrading, DdrSegmentation
 from pldmlt_jax.data.datasets.diaretdb1 import Diaretdb1
@@ -16,15 +16,15 @@ from pldmlt_jax.errors import ConfigError
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """One set: what its labels are, and the builder that reads it."""
+    """What labels a data set has, and the builder that reads it."""
 
     has_masks: bool
     has_grades: bool
     builder: type[FundusBuilder]
-    released: Mapping[str, int] = field(default_factory=dict)  # photographs by official split, where the set is a release
+    released: Mapping[str, int] = field(default_factory=dict)  # number of images by official split, if it is a release
 
     def listing(self, data: DataConfig) -> Listing:
-        """See `FundusBuilder.listing`."""
+        """Lists the raw files; see `FundusBuilder.listing`."""
         return self.builder.listing(self.builder.raw_folder(data))
 
 
@@ -42,7 +42,7 @@ DATASETS: dict[str, DatasetSpec] = {
 
 
 class SetNames(Collection[str]):
-    """Names of the sets of some kind, as DATASETS stands when it is asked: it can be added to."""
+    """A live view of the names in DATASETS whose sets fulfil a condition; sets that are added later appear in it."""
 
     def __init__(self, belongs: Callable[[DatasetSpec], bool]):
         self._belongs = belongs
@@ -57,17 +57,40 @@ class SetNames(Collection[str]):
         return any(name == known for known in self)
 
 
+SEGMENTATION_SETS = SetNames(lambda spec: spec.has_masks)
+"""Pixel-labelled sets: the choices of `data.segmentation`."""
+
+GRADING_SETS = SetNames(lambda spec: spec.has_grades)
+"""Graded sets: the choices of `data.grading`."""
+
+
 def parse_set_names(name: str) -> list[str]:
-    """The sets that a config field names: one, or several that are pooled, as in `idrid_s+diaretdb1`."""
-    return name.split("+")
+    """Splits the value of a config field into names of data sets, which are pooled: `idrid_s+diaretdb1`."""
+    return name.split(SET_SEPARATOR)
 
 
 def dataset_spec(name: str) -> DatasetSpec:
-    """The set of a name.
+    """Looks up a data set by its name.
 
     Raises:
-        ConfigError: An unknown name; lists the known ones.
+        ConfigError: The name is unknown; the message lists the known ones.
     """
     if name not in DATASETS:
         raise ConfigError("data", f"no data set {name!r}", "one of " + ", ".join(DATASETS), "choose one of them")
     return DATASETS[name]
+
+
+class RawListings(dict[str, Listing]):
+    """The raw files of each data set by its name, listed at the first access: a run lists each set once.
+
+    Args:
+        data: Where the raw files are.
+    """
+
+    def __init__(self, data: DataConfig):
+        super().__init__()
+        self._data = data
+
+    def __missing__(self, name: str) -> Listing:
+        self[name] = dataset_spec(name).listing(self._data)
+        return self[name]

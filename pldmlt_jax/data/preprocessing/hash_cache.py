@@ -1,4 +1,4 @@
-"""Hashes of raw files' contents, kept beside the prepared sets: a set of many gigabytes is read once, not at every start."""
+"""Caches the hashes of raw files beside the prepared sets, so that a large set is read once, not at every start."""
 
 import hashlib
 import json
@@ -13,21 +13,21 @@ from pldmlt_jax.io.files import write_json
 HASHES = "contents.json"
 
 MIN_AGE_NS = 3_000_000_000
-"""A file that was changed so shortly before it was read may be changed again within the same tick of its clock, and is not
-kept."""
+"""A file that changed less than this before it was read could change again within the same tick of the file system's clock,
+so its hash is not kept."""
 
 ABSENT = "absent"
 
 
 def hash_files(paths: Iterable[Path], cache_dir: str | Path, num_threads: int = 4) -> dict[Path, str]:
-    """SHA-256 of each file, `ABSENT` where there is none.
+    """Returns the SHA-256 of each file, or `ABSENT` if there is no such file.
 
-    A file is read again when its size, its time of change or its inode is another than when it was read last.
+    A file is read again if its size, its time of change or its inode differ from when it was last read.
 
     Args:
-        paths: Any files.
-        cache_dir: Where the hashes are kept.
-        num_threads: That read.
+        paths: The files.
+        cache_dir: The folder in which the hashes are kept.
+        num_threads: Number of threads that read.
     """
     table = Path(cache_dir) / HASHES
     try:
@@ -37,7 +37,7 @@ def hash_files(paths: Iterable[Path], cache_dir: str | Path, num_threads: int = 
     now = time.time_ns()
     unique = list(dict.fromkeys(paths))
 
-    def hashed(path: Path) -> tuple[str, list]:
+    def hash_file(path: Path) -> tuple[str, list]:
         try:
             status = os.stat(path)
         except OSError:
@@ -53,7 +53,7 @@ def hash_files(paths: Iterable[Path], cache_dir: str | Path, num_threads: int = 
         return digest, [*facts, digest] if max(facts[1:3]) + MIN_AGE_NS < now else []
 
     with ThreadPoolExecutor(num_threads) as pool:
-        results = dict(zip(unique, pool.map(hashed, unique), strict=True))
+        results = dict(zip(unique, pool.map(hash_file, unique), strict=True))
     fresh = {str(path.absolute()): facts for path, (_, facts) in results.items() if facts}
     if any(known.get(path) != facts for path, facts in fresh.items()):
         write_json(table, known | fresh)

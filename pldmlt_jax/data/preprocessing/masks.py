@@ -1,4 +1,4 @@
-"""Lesion masks: reading them, fusing them, and reducing them to the network's square."""
+"""Reads lesion masks, fuses them and reduces them to the network's square."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,27 +17,27 @@ from pldmlt_jax.types import EVIDENCE, LESIONS, Geometry
 
 
 def read_mask(path: Path, shape: tuple[int, int], rule: str = "not_black") -> Bool[np.ndarray, "h w"]:
-    """Reads a mask; alpha is ignored.
+    """Reads a mask file; alpha is ignored.
 
-    IDRiD's masks are palette TIFFs, which OpenCV reads as {0, 76} in grey, so a threshold at 127 would lose all; one is
-    RGBA with alpha 255 everywhere.
+    IDRiD's masks are palette TIFFs, which OpenCV reads as {0, 76} in grey, so that a threshold of 127 would lose everything.
+    One of them is RGBA with alpha 255 everywhere.
 
     Args:
-        path: Of the mask.
+        path: The mask file.
         shape: Height and width of its image.
         rule: Which pixels are set, a key of MASK_RULES.
 
     Raises:
-        DataError: The file is unreadable, of another size than its image or against the rule.
+        DataError: The file cannot be read, has another size than its image, or breaks the rule.
     """
     return apply_mask_rule(brightest_channel(read_mask_pixels(path)), path, shape, rule)
 
 
 def read_mask_pixels(path: Path) -> np.ndarray:
-    """The pixels of a mask file as they are: grey, colour or colour with alpha, of 8 or 16 bits.
+    """Reads the pixels of a mask file as they are: grey, colour or colour with alpha, of 8 or 16 bits.
 
     Raises:
-        DataError: The file is unreadable.
+        DataError: The file cannot be read.
     """
     pixels = decode_image(read_bytes(path), path, cv2.IMREAD_UNCHANGED, "mask")
     if pixels.dtype not in (np.uint8, np.uint16):
@@ -46,15 +46,21 @@ def read_mask_pixels(path: Path) -> np.ndarray:
 
 
 def brightest_channel(pixels: np.ndarray) -> UInt8[np.ndarray, "h w"] | UInt16[np.ndarray, "h w"]:
-    """The greatest of the colours at each pixel, without alpha."""
+    """Returns the highest colour value of each pixel, without alpha."""
     return np.atleast_3d(pixels)[..., :3].max(axis=-1)
 
 
 def apply_mask_rule(values: np.ndarray, path: Path, shape: tuple[int, int], rule: str) -> Bool[np.ndarray, "h w"]:
-    """The mask of a file's brightest values.
+    """Turns the brightest values of a mask file into a mask.
+
+    Args:
+        values: See `brightest_channel`.
+        path: The mask file, for the error.
+        shape: Height and width of its image.
+        rule: A key of MASK_RULES.
 
     Raises:
-        DataError: It is of another size than its image, or against the rule.
+        DataError: The file has another size than its image, or breaks the rule.
     """
     if values.shape != shape:
         found, expected = (f"{s[0]} px high, {s[1]} px wide" for s in (values.shape, shape))
@@ -63,7 +69,7 @@ def apply_mask_rule(values: np.ndarray, path: Path, shape: tuple[int, int], rule
 
 
 def mask_levels(values: np.ndarray) -> Int[np.ndarray, "levels"]:
-    """The different values of a mask, ascending."""
+    """Returns the distinct values of a mask in ascending order."""
     return np.flatnonzero(np.bincount(values.ravel()))
 
 
@@ -92,31 +98,37 @@ MASK_RULES: dict[str, Callable[[np.ndarray, Path], np.ndarray]] = {
     "two_levels": _two_levels,
     "upper_half": _upper_half,
 }
-"""Which pixels of a mask are set: all that are not black; the same, with an error where there are more than two values; or
-those of at least half the greatest value, for masks with grey edges or lossy compression."""
+"""Which pixels of a mask are set. "not_black": all that are not black. "two_levels": the same, and more than two values are
+an error. "upper_half": those of at least half the highest value, for masks with grey edges or lossy compression."""
 
 SOFT_MASK_MIN = 32
-"""A mask of several values has to be this bright somewhere, of 255: one that is not holds indices, or noise around 0."""
+"""A mask of several values must be this bright somewhere, of 255; a darker one holds class indices, or noise around 0."""
 
 
 class Annotation(NamedTuple):
-    """Masks of one photograph at its own size."""
+    """What is marked in one image, at its original size.
 
-    masks: dict[str, Bool[np.ndarray, "h w"]]  # by name of EVIDENCE; one that is absent marks nothing
+    Attributes:
+        masks: Masks by name of EVIDENCE; an absent name marks nothing.
+        disc: Mask of the optic disc.
+        evidence_px: Number of pixels that anyone marked, by EVIDENCE; -1: the set has no masks.
+    """
+
+    masks: dict[str, Bool[np.ndarray, "h w"]]
     disc: Bool[np.ndarray, "h w"] | None
-    evidence_px: Int[np.ndarray, "5"]  # pixels that anyone marked, by EVIDENCE; -1 where there are no masks at all
+    evidence_px: Int[np.ndarray, "5"]
 
 
 def read_annotation(record: RawRecord, shape: tuple[int, int], data: DataConfig) -> Annotation:
-    """Reads the masks of a photograph, or fuses its experts' regions at `data.agreement`.
+    """Reads the masks of an image, or fuses the regions that several experts marked.
 
     Args:
         record: The raw files.
-        shape: Height and width of the photograph.
-        data: Gives the agreement.
+        shape: Height and width of the image.
+        data: How many experts must agree.
 
     Raises:
-        DataError: See `fundus.read_mask` and `markings.read_markings`.
+        DataError: See `read_mask` and `diaretdb1_xml.read_markings`.
     """
     if record.markings:
         return _fused_markings(record, shape, data)
@@ -127,7 +139,7 @@ def read_annotation(record: RawRecord, shape: tuple[int, int], data: DataConfig)
 
 
 def _fused_markings(record: RawRecord, shape: tuple[int, int], data: DataConfig) -> Annotation:
-    """One expert's mark is evidence for a grade; a mask needs the experts' agreement."""
+    """A single expert's mark is evidence for a grade; a mask needs the agreement of several."""
     experts = [read_markings(path) for path in record.markings]
     total = count_votes(experts, shape, weighted=data.agreement_weighted)
     planes = {name: total[..., i] for i, name in enumerate(PLANES)}
@@ -141,10 +153,15 @@ def _fused_markings(record: RawRecord, shape: tuple[int, int], data: DataConfig)
 def fuse_lesions(
     masks: dict[str, Bool[np.ndarray, "h w"]], shape: tuple[int, int], config: DataConfig
 ) -> tuple[Bool[np.ndarray, "h w"], int, int]:
-    """The paper's fused mask: the union of all lesions, then a morphological operation, at the original size.
+    """Fuses lesion masks as the paper does: their union, then a morphological operation, at the original size.
+
+    Args:
+        masks: Masks by lesion.
+        shape: Height and width of the image.
+        config: The operation (`fusion`) and its diameter (`fusion_px`).
 
     Returns:
-        The mask, and its pixels before and after the operation.
+        The fused mask, and its number of pixels before and after the operation.
     """
     union = np.zeros(shape, np.uint8)
     for mask in masks.values():
@@ -161,14 +178,14 @@ def mask_to_network(mask: Bool[np.ndarray, "h w"], geometry: Geometry, reduction
     """Crops, reduces and pads a mask.
 
     Args:
-        mask: At the original size.
-        geometry: Of its image.
-        reduction: A key of REDUCTIONS. Along a side where the square is larger than the crop all of them are nearest.
+        mask: The mask at the original size.
+        geometry: The geometry of its image.
+        reduction: A key of REDUCTIONS. A side that is enlarged is resized to the nearest pixel, whatever the reduction.
     """
     cropped = crop_to(mask, geometry)
     height, width = geometry.resized_height_px, geometry.resized_width_px
     least_height, least_width = max(height, cropped.shape[0]), max(width, cropped.shape[1])
-    if (least_height, least_width) != cropped.shape:  # a stretched image may be enlarged along one side alone
+    if (least_height, least_width) != cropped.shape:  # a stretched image may be enlarged along one side only
         enlarged = cv2.resize(cropped.astype(np.uint8), (least_width, least_height), interpolation=cv2.INTER_NEAREST_EXACT)
         cropped = enlarged.astype(bool)
     return pad_to_square(
@@ -177,14 +194,14 @@ def mask_to_network(mask: Bool[np.ndarray, "h w"], geometry: Geometry, reduction
 
 
 def _targets(cropped: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Row and column of each set pixel, and the flat position of the target pixel that its centre falls into."""
+    """Returns row and column of each set pixel, and the flat index of the target pixel that its centre falls into."""
     rows, columns = np.nonzero(cropped)
     down, right = (rows * 2 + 1) * height // (2 * cropped.shape[0]), (columns * 2 + 1) * width // (2 * cropped.shape[1])
     return rows, columns, down * width + right
 
 
 def _labels(mask: np.ndarray) -> Int[np.ndarray, "h w"]:
-    """The number of each pixel's connected component, from 1; 0 for the background."""
+    """Labels connected components from 1; 0 is the background."""
     return cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)[1].astype(np.int64)
 
 
@@ -216,31 +233,37 @@ REDUCTIONS: dict[str, Callable[[np.ndarray, int, int], np.ndarray]] = {
     "area": _by_area,
     "area_keep": _by_area_keeping_all,
 }
-"""How a mask is made smaller. "max": a target pixel is set when the centre of any set pixel falls into it, so that no lesion
-vanishes, and areas grow. "area": when at least half of it is covered, so that areas stay, and small lesions vanish.
-"area_keep": the same, and every lesion that would vanish keeps the pixel that it covers most of."""
+"""How a mask is reduced. "max": a target pixel is set if the centre of any set pixel falls into it; no lesion vanishes, and
+areas grow. "area": it is set if at least half of it is covered; areas stay, and small lesions vanish. "area_keep": the same,
+but a lesion that would vanish keeps the pixel that it covers most."""
 
 
 class Components(NamedTuple):
-    """Connected components (of 8 neighbours) of a mask, at its own size and reduced."""
+    """Numbers of connected components (8 neighbours) of a mask.
+
+    Attributes:
+        before: At the original size.
+        after: In the reduced mask, where neighbours may have merged.
+        vanished: Components of the original mask that have no pixel in the reduced one.
+    """
 
     before: int
-    after: int  # neighbours may have grown together
-    vanished: int  # of those before, without a pixel in the reduced mask
+    after: int
+    vanished: int
 
 
 def count_components(mask: Bool[np.ndarray, "h w"], reduced: Bool[np.ndarray, "s s"], geometry: Geometry) -> Components:
-    """What a reduction has done to the lesions of a mask.
+    """Counts the lesions of a mask before and after its reduction.
 
     Args:
-        mask: At the original size.
-        reduced: The same in the network's square.
-        geometry: Of their image.
+        mask: The mask at the original size.
+        reduced: The reduced mask in the network's square.
+        geometry: The geometry of their image.
     """
     cropped, g = crop_to(mask, geometry), geometry
     labels = _labels(cropped)
     inner = reduced[g.pad_top_px : g.pad_top_px + g.resized_height_px, g.pad_left_px : g.pad_left_px + g.resized_width_px]
     rows, columns, targets = _targets(cropped, *inner.shape)
-    there = np.unique(labels[rows, columns][inner.ravel()[targets]])
+    surviving = np.unique(labels[rows, columns][inner.ravel()[targets]])
     before = int(labels.max(initial=0))
-    return Components(before, int(_labels(reduced).max(initial=0)), before - len(there))
+    return Components(before, int(_labels(reduced).max(initial=0)), before - len(surviving))

@@ -1,12 +1,15 @@
-"""A raw photograph and its masks -> the network's view of them, as a file, once.
+"""Turns raw images and their masks into what the network reads.
 
-Each photograph is prepared into a file of its own, named by the hash of its raw bytes and of the preparation, in
-parallel; the TFDS builder packs them. A run that was interrupted goes on where it stopped.
+Images are prepared in parallel, each into a file of its own that is named by the hash of its raw files and of its
+preparation. An interrupted preparation finds these files and resumes. When the set has been packed into array_record files
+(`store.prepare_set`), they are removed.
 """
 
+import contextlib
 import hashlib
+import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,7 +32,10 @@ from pldmlt_jax.io.progress import OnProgress
 from pldmlt_jax.types import LESIONS, MASK_BITS, Geometry
 
 PREPARATION_VERSION = 6
-"""Part of every key: raised when the same input would be prepared differently."""
+"""Part of every file's name: raised when the same input would be prepared differently."""
+
+PREPARED_FOLDER = "photographs"
+"""Folder of `data.cache_dir` for prepared files that are not packed yet."""
 
 JPEG_QUALITY = 95
 
@@ -37,7 +43,7 @@ PREPARATION_FIELDS = ("fov_crop", "resize", "enhance", "mask_reduction", "fusion
 
 
 class NetworkView(NamedTuple):
-    """A photograph as the network sees it."""
+    """An image as the network sees it."""
 
     image: UInt8[np.ndarray, "s s 3"]
     valid: Bool[np.ndarray, "s s"]  # inside the field of view
@@ -46,10 +52,18 @@ class NetworkView(NamedTuple):
 
 
 def prepare_record(record: RawRecord, data: DataConfig, size_px: int) -> dict[str, Any]:
-    """Reads one photograph and its masks, and makes the network's view of them.
+    """Reads an image and its masks, and prepares them for the network.
+
+    Args:
+        record: The raw files.
+        data: How to prepare.
+        size_px: Side of the square.
+
+    Returns:
+        What the TFDS features of `FundusBuilder` hold, with images as encoded bytes.
 
     Raises:
-        DataError: See `fundus.read_image` and `fundus.read_mask`.
+        DataError: See `geometry.read_image` and `masks.read_annotation`.
     """
     image = read_image(record.image)
     shape = image.shape[:2]
@@ -85,7 +99,13 @@ def prepare_record(record: RawRecord, data: DataConfig, size_px: int) -> dict[st
 
 
 def prepare_image(image: UInt8[np.ndarray, "h w 3"], config: DataConfig, size_px: int) -> NetworkView:
-    """The network's view of a photograph."""
+    """Crops, resizes and enhances an image for the network.
+
+    Args:
+        image: RGB, at its original size.
+        config: The crop, the resizing and the enhancement.
+        size_px: Side of the square.
+    """
     fov = field_of_view(image)
     geometry = make_geometry(fov, config, size_px)
     valid = mask_to_network(fov, geometry, "area")
@@ -102,80 +122,82 @@ def _encode(pixels: np.ndarray, image_format: str) -> np.ndarray:
     return cv2.imencode(f".{image_format}", pixels, options)[1]
 
 
-class Readable(NamedTuple):
-    """The photographs of a set that could be prepared."""
-
-    records: dict[str, list[RawRecord]]
-    files: dict[str, list[Path]]  # the prepared file of each record
-    skipped: tuple[UserError, ...]  # why others were left out
-
-
-def prepare_listing(listing: Listing, data: DataConfig, size_px: int, on_progress: OnProgress | None = None) -> Readable:
-    """Prepares the photographs of a set; what is wrong stops, or is left out and listed, as `data.on_bad_file` says.
+def prepare_listing(
+    listing: Listing, data: DataConfig, size_px: int, on_progress: OnProgress | None = None
+) -> dict[str, list[tuple[RawRecord, Path]]]:
+    """Prepares the images of a set that are not prepared yet.
 
     Args:
-        listing: Of the raw files.
-        data: How to prepare, and where the prepared files go.
+        listing: The raw files.
+        data: How to prepare, where the prepared files go, and what to do about bad files (`on_bad_file`).
         size_px: Side of the square.
-        on_progress: Called with the number done, the number in all and the image's name.
+        on_progress: Called after each image.
+
+    Returns:
+        Each image that could be prepared and its prepared file, by official split.
 
     Raises:
-        UserError: Every bad file of the set at once; what is prepared stays prepared. With "skip" only where no training
-            image is left.
+        UserError: All bad files of the set at once; what has been prepared stays prepared. With `on_bad_file` "skip" only if
+            no training image is left.
     """
-    outcomes = prepare_records(listing.records, data, size_px, on_progress)
-    wrong = [outcome for split in outcomes.values() for outcome in split if isinstance(outcome, UserError)]
-    errors = (*listing.errors, *wrong)
-    pairs = {
-        split: [(r, path) for r, path in zip(found, outcomes[split], strict=True) if isinstance(path, Path)]
-        for split, found in listing.records.items()
-    }
-    pairs = {split: kept for split, kept in pairs.items() if kept}
-    if data.on_bad_file == "stop" or "train" not in pairs:
+    outcomes = iter(prepare_records(list(itertools.chain(*listing.records.values())), data, size_px, on_progress))
+    prepared, errors = {}, list(listing.errors)
+    for split, records in listing.records.items():
+        pairs = list(zip(records, itertools.islice(outcomes, len(records)), strict=True))
+        errors += [outcome for _, outcome in pairs if isinstance(outcome, UserError)]
+        if kept := [(record, path) for record, path in pairs if isinstance(path, Path)]:
+            prepared[split] = kept
+    if data.on_bad_file == "stop" or "train" not in prepared:
         raise_all(errors)
-    records = {split: [record for record, _ in kept] for split, kept in pairs.items()}
-    files = {split: [path for _, path in kept] for split, kept in pairs.items()}
-    return Readable(records, files, errors)
+    return prepared
 
 
 def prepare_records(
-    records: Mapping[str, list[RawRecord]], data: DataConfig, size_px: int, on_progress: OnProgress | None = None
-) -> dict[str, list[Path | UserError]]:
-    """Prepares what is not prepared yet, in parallel.
+    records: Sequence[RawRecord], data: DataConfig, size_px: int, on_progress: OnProgress | None = None
+) -> list[Path | UserError]:
+    """Prepares the images that are not prepared yet, in parallel.
 
     Args:
-        records: By split.
-        data: How to prepare, and where the prepared files go: `cache_dir`/photographs.
+        records: The raw files of each image.
+        data: How to prepare, and where the prepared files go.
         size_px: Side of the square.
-        on_progress: Called with the number done, the number in all and the image's name.
+        on_progress: Called after each image.
 
     Returns:
-        The prepared file of each record, or what is wrong with its raw files.
+        The prepared file of each image, or what is wrong with its raw files.
     """
     cv2.setNumThreads(1)  # one image a thread is faster than one image over all threads
-    directory = Path(data.cache_dir) / "photographs"
-    directory.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(directory)
-    everything = [record for split in records.values() for record in split]
-    hashes = hash_files((path for record in everything for path in record.files), data.cache_dir, data.num_threads)
-    done, outcomes = 0, {}
+    paths = prepared_paths(records, data, size_px)
+    remove_leftovers(Path(data.cache_dir) / PREPARED_FOLDER)
+    outcomes: list[Path | UserError] = []
     with ThreadPoolExecutor(data.num_threads) as pool:
-        for record, outcome in zip(
-            everything, pool.map(lambda r: _prepare_to_file(r, hashes, data, size_px, directory), everything), strict=True
-        ):
-            done += 1
-            outcomes[record.image] = outcome
+        for outcome in pool.map(lambda record, path: _prepare_to_file(record, path, data, size_px), records, paths):
+            outcomes.append(outcome)
             if on_progress:
-                on_progress(done, len(everything), record.image_id)
-    return {split: [outcomes[record.image] for record in split_records] for split, split_records in records.items()}
+                on_progress(len(outcomes), len(records), records[len(outcomes) - 1].image_id)
+    return outcomes
 
 
-def _prepare_to_file(
-    record: RawRecord, hashes: Mapping[Path, str], data: DataConfig, size_px: int, directory: Path
-) -> Path | UserError:
-    """The prepared file; an error is returned, so that all bad files can be reported together."""
+def prepared_paths(records: Sequence[RawRecord], data: DataConfig, size_px: int) -> list[Path]:
+    """Returns the file that each image is prepared into, whether it is there or not.
+
+    Its name is a hash of the content of the raw files and of everything else that the preparation depends on.
+    """
+    hashes = hash_files((path for record in records for path in record.files), data.cache_dir, data.num_threads)
+    folder = Path(data.cache_dir) / PREPARED_FOLDER
+    return [folder / f"{_key(record, hashes, data, size_px)}.npz" for record in records]
+
+
+def load_prepared(record: RawRecord, path: Path, data: DataConfig, size_px: int) -> dict[str, Any]:
+    """Reads a prepared file, or prepares the image again if another process has packed and removed the file meanwhile."""
+    with contextlib.suppress(FileNotFoundError), np.load(path) as stored:
+        return {name: stored[name] for name in stored.files}
+    return prepare_record(record, data, size_px)
+
+
+def _prepare_to_file(record: RawRecord, path: Path, data: DataConfig, size_px: int) -> Path | UserError:
+    """Returns the prepared file, or the error, so that all bad files can be reported together."""
     try:
-        path = directory / f"{_key(record, hashes, data, size_px)}.npz"
         if not path.exists():
             prepared = prepare_record(record, data, size_px)
             with atomic_write(path, "wb") as file:
@@ -186,12 +208,12 @@ def _prepare_to_file(
 
 
 def preparation_fields(data: DataConfig) -> dict[str, Any]:
-    """The fields that the network's view of a photograph depends on, besides its size."""
+    """Returns the fields that a prepared image depends on, besides its size."""
     return {field: getattr(data, field) for field in PREPARATION_FIELDS}
 
 
 def _key(record: RawRecord, hashes: Mapping[Path, str], data: DataConfig, size_px: int) -> str:
-    """Hash of the raw contents and of everything that the preparation depends on."""
+    """Hashes the raw content and everything that the preparation depends on."""
     facts = [PREPARATION_VERSION, size_px, preparation_fields(data), record.image_id, record.grade, record.true_grade,
              sorted(record.masks or {}), record.masks is None, record.disc is None,
              record.mask_rule, [data.agreement, data.agreement_weighted] if record.markings else [],

@@ -1,4 +1,4 @@
-"""Which training images validate and which are held out: stratified, seeded, each photograph in one place."""
+"""Splits images into folds and validation sets: stratified, seeded, near duplicates together."""
 
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
@@ -17,16 +17,16 @@ FOLD_COLUMNS = ("set", "image", "stratum", "fold")
 def stratified_folds(
     strata: Sequence[Hashable], num_folds: int, seed: int, groups: Int[np.ndarray, "n"] | None = None
 ) -> Int[np.ndarray, "n"]:
-    """Assigns each item to a fold, so that each stratum is spread evenly and no group is in two folds.
+    """Assigns each item to a fold so that each stratum is spread evenly and no group is in two folds.
 
     Args:
-        strata: The stratum of each item; a group has that of its first item.
-        num_folds: Number of folds, which differ by at most one group.
-        seed: Of the order within a stratum.
-        groups: The position of the first item of each item's group; None: each is a group of its own.
+        strata: The stratum of each item; a group has the stratum of its first item.
+        num_folds: Number of folds; their sizes differ by at most one group.
+        seed: Seed of the order within a stratum.
+        groups: The position of the first item of each item's group; None: each item is a group.
 
     Returns:
-        Fold of each item, 0 to `num_folds - 1`.
+        The fold of each item, 0 to `num_folds - 1`.
     """
     rng = np.random.default_rng(seed)
     own = np.arange(len(strata)) if groups is None else groups
@@ -45,13 +45,16 @@ def split_indices(
     groups: Int[np.ndarray, "n"] | None = None,
     folds: Int[np.ndarray, "n"] | None = None,
 ) -> dict[str, Int[np.ndarray, "m"]]:
-    """Positions of images by their use: a stratified share is `val`, the others are `train`.
+    """Splits images into a stratified share for validation, `val`, and the others, `train`.
 
     Args:
         strata: The stratum of each image.
-        data: Gives the fold, the share for validation and the seed.
+        data: The fold, the share for validation and the seed.
         groups: See `stratified_folds`.
-        folds: Of each image; fold `data.fold` is `test`. None: there is no `test` among them.
+        folds: The fold of each image; fold `data.fold` becomes `test`. None: no `test`.
+
+    Returns:
+        The positions of the images of each split.
     """
     everything = np.arange(len(strata))
     groups = everything if groups is None else groups
@@ -65,20 +68,20 @@ def split_indices(
 
 
 def write_folds(path: Path, rows: Sequence[tuple[str, str, str, int]]) -> None:
-    """Writes a set, an image, its stratum and its fold a line."""
+    """Writes a CSV with a set, an image, its stratum and its fold in each row."""
     write_rows(path, [dict(zip(FOLD_COLUMNS, row, strict=True)) for row in rows])
 
 
 def read_folds(path: Path, images: Sequence[tuple[str, str]], num_folds: int) -> Int[np.ndarray, "n"]:
-    """The fold of each image, by a file of `write_folds`, or any CSV with the columns image, fold and, for pooled sets, set.
+    """Reads the fold of each image from a CSV with the columns image, fold and, for pooled sets, set.
 
     Args:
-        path: The CSV.
+        path: The CSV; `write_folds` makes one.
         images: Set and name of each image.
         num_folds: Folds are 0 to `num_folds - 1`.
 
     Raises:
-        UserError: The file or a column is missing, a fold is none, or an image has no row; all at once.
+        UserError: The file or a column is missing, a fold is out of range, or an image has no row; all at once.
     """
     if not path.is_file():
         raise DataError(path, "no such file", "a CSV with the columns set, image, fold", "check --config.data.folds_file")

@@ -1,32 +1,41 @@
-"""Finds the same photograph under other names and sizes, and the same eye: a difference hash of the field of view's crop."""
+"""Finds near duplicates: files of the same photograph under other names and sizes, and photographs of the same eye.
+
+They are compared by a difference hash of the cropped field of view.
+"""
 
 from collections.abc import Sequence
 
 import cv2
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 HASH_SIDE = 24
-"""The hash compares 24 x 24 neighbouring cells: 576 bits, in 72 bytes."""
+"""The hash compares 24 x 24 neighbouring cells: 576 bits or 72 bytes."""
 
 FLATTENED_PX, FLATTENED_SIGMA_PX = 128, 6.0
-"""Before that the crop is made this large and shading wider than this is taken away, for fundus photographs are all lit
-alike. In IDRiD at most 21 bits differ between two files of the same photograph, 51 to 66 between two photographs of the same
-eye, and 112 at least between others."""
+"""The crop is first resized to this side, and shading wider than this is removed because all fundus images are lit alike.
+In IDRiD at most 21 bits differ between two files of the same photograph, 51 to 66 between two photographs of the same eye,
+and at least 112 between others."""
 
 SAME_IMAGE_BITS = 36
-"""Bits that differ at most between files of the same photograph; with more, up to `data.leakage_distance`, they are two
+"""At most this many bits differ between files of the same photograph. With more, up to `data.leakage_distance`, they are two
 photographs of the same eye."""
 
 BLOCK = 1024
-"""Hashes compared with all others at once."""
+"""Number of hashes that are compared with all others at once."""
 
 
 def difference_hash(image: UInt8[np.ndarray, "h w 3"], fov: Bool[np.ndarray, "h w"]) -> UInt8[np.ndarray, "72"]:
-    """A 576-bit hash that does not depend on size, black border, compression or lighting.
+    """Computes a 576-bit hash that does not depend on size, black border, compression or lighting.
 
-    Bit = whether a cell of the grey image, without its shading and shrunk to 24 rows and 25 columns, is darker than its
-    right neighbour.
+    The grey image is freed of its shading and shrunk to 24 rows and 25 columns of cells. Each bit says whether a cell is
+    darker than its right neighbour.
+
+    Args:
+        image: RGB.
+        fov: The field of view.
     """
     rows, columns = np.flatnonzero(fov.any(axis=1)), np.flatnonzero(fov.any(axis=0))
     crop = image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
@@ -40,7 +49,11 @@ def difference_hash(image: UInt8[np.ndarray, "h w 3"], fov: Bool[np.ndarray, "h 
 def find_near_duplicates(
     first: Sequence[UInt8[np.ndarray, "bytes"]], second: Sequence[UInt8[np.ndarray, "bytes"]], distance: int
 ) -> list[tuple[int, int, int]]:
-    """Pairs of positions whose hashes differ in at most `distance` bits, with that number."""
+    """Finds the pairs of hashes that differ in at most `distance` bits.
+
+    Returns:
+        Position in `first`, position in `second` and number of differing bits of each pair.
+    """
     if not len(first) or not len(second):
         return []
     left, right = (np.unpackbits(np.stack(list(hashes)), axis=1).astype(np.float32) for hashes in (first, second))
@@ -53,10 +66,12 @@ def find_near_duplicates(
 
 
 def group_near_duplicates(hashes: Sequence[UInt8[np.ndarray, "bytes"]], distance: int) -> Int[np.ndarray, "n"]:
-    """The group of each image: the position of the first image that shows the same eye, over any chain of pairs."""
-    groups = np.arange(len(hashes))
-    for i, j, _ in find_near_duplicates(hashes, hashes, distance):
-        if groups[i] != groups[j]:
-            low, high = sorted((groups[i], groups[j]))
-            groups[groups == high] = low
-    return groups
+    """Groups images that are linked by a chain of near duplicates.
+
+    Returns:
+        The position of the first image of each image's group.
+    """
+    pairs = np.array(find_near_duplicates(hashes, hashes, distance), np.int64).reshape(-1, 3)
+    linked = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(len(hashes), len(hashes)))
+    _, first, group = np.unique(connected_components(linked)[1], return_index=True, return_inverse=True)
+    return first[group]

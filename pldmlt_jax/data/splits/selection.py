@@ -1,4 +1,4 @@
-"""Which images of the prepared sets a run trains on, validates on and reports."""
+"""Selects the images that a run trains on, validates on and tests on."""
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
@@ -9,27 +9,32 @@ import numpy as np
 from jaxtyping import Int
 
 from pldmlt_jax.config import DataConfig
+from pldmlt_jax.data.datasets.records import Listing
 from pldmlt_jax.data.datasets.registry import parse_set_names
 from pldmlt_jax.data.preprocessing.store import ImageMetadata, PreparedSplit, concatenate_splits, open_prepared
 from pldmlt_jax.data.splits.folds import read_folds, split_indices, stratified_folds
 from pldmlt_jax.data.splits.near_duplicates import SAME_IMAGE_BITS, find_near_duplicates, group_near_duplicates
 from pldmlt_jax.errors import ConfigError, DataError
-from pldmlt_jax.io.progress import OnProgress
 from pldmlt_jax.types import EVIDENCE, UNKNOWN_GRADE
 
 HELD_OUT_FIRST = ("test", "val", "train")
-"""Official splits, in the order in which they keep a photograph that several of them hold."""
+"""Official splits, in the order in which they keep an image that is in several of them."""
 
 
 ALL = "all"
-"""In place of a split's name: every image of a set, to score a network on a set that it has not learnt from."""
+"""Instead of the name of a split: every image of a set, to score a network on a set that it was not trained on."""
 
 
 class Selection(NamedTuple):
-    """Some images of one prepared split."""
+    """Some images of a prepared split.
+
+    Attributes:
+        split: The split.
+        indices: int64 [n], the positions of the images in the split.
+    """
 
     split: PreparedSplit
-    indices: np.ndarray  # int64, positions in the split
+    indices: np.ndarray
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -40,18 +45,26 @@ class Selection(NamedTuple):
 
 
 def evidence_pattern(evidence_px: np.ndarray) -> str:
-    """The lesions that an image has, as the stratum of its fold: known before any pseudo-label, the same in every run."""
+    """Names the lesions of an image. They stratify the folds, because they are known before any pseudo-label."""
     return "+".join(lesion for lesion, pixels in zip(EVIDENCE, evidence_px, strict=True) if pixels > 0) or "none"
 
 
 def select_segmented(
-    data: DataConfig, on_progress: OnProgress | None = None, *, size_px: int | None = None
+    data: DataConfig, *, size_px: int | None = None, listings: Mapping[str, Listing] | None = None
 ) -> dict[str, Selection]:
-    """Train, val, test and, where it is on disk, official_test of the pixel-labelled set.
+    """Selects the splits of the pixel-labelled set: train, val, test and, if it is on disk, official_test.
 
-    No photograph is in two folds, nor in a fold and in an official part that is held out, and no other one of the same eye.
+    Near duplicates are never in two folds, nor in a fold and in an official split that is held out.
+
+    Args:
+        data: The set, how to prepare it, and how to split it.
+        size_px: Side of the prepared images; None: `data.size_px`.
+        listings: The raw files of each set, if they are listed already.
+
+    Raises:
+        UserError: All bad files at once, or the folds file does not fit the set.
     """
-    prepared = open_prepared(data.segmentation, data, size_px or data.size_px, on_progress)
+    prepared = open_prepared(data.segmentation, data, size_px or data.size_px, listings)
     selections = _selections(prepared, data, data.split, segmentation_strata)
     if data.leakage == "as_paper":
         return selections
@@ -63,10 +76,20 @@ def select_segmented(
 
 
 def select_graded(
-    data: DataConfig, size_px: int, segmented: dict[str, Selection], on_progress: OnProgress | None = None
+    data: DataConfig, size_px: int, segmented: dict[str, Selection], listings: Mapping[str, Listing] | None = None
 ) -> dict[str, Selection]:
-    """The same of the graded set, stratified by grade, without photographs that stand in the pixel-labelled set."""
-    prepared = open_prepared(data.grading, data, size_px, on_progress)
+    """Selects the splits of the graded set, stratified by grade, without near duplicates of pixel-labelled images.
+
+    Args:
+        data: The set, how to prepare it, and how to split it.
+        size_px: Side of the prepared images.
+        segmented: The splits of the pixel-labelled set.
+        listings: The raw files of each set, if they are listed already.
+
+    Raises:
+        UserError: All bad files at once.
+    """
+    prepared = open_prepared(data.grading, data, size_px, listings)
     selections = _selections(prepared, data, data.grading_split, lambda split: [row.grade for row in split.metadata])
     if data.leakage == "as_paper":
         return selections
@@ -78,25 +101,25 @@ def select_graded(
 
 
 def segmentation_strata(split: PreparedSplit) -> list[Hashable]:
-    """The set that an image is from and the lesions that it has."""
+    """Returns the stratum of each image: its set and its lesions."""
     return [
         f"{name} {evidence_pattern(row.evidence_px)}" for (name, _), row in zip(split.origins, split.metadata, strict=True)
     ]
 
 
 def exclude_images(selection: Selection, image_ids: set[str]) -> Selection:
-    """The selection less some images."""
+    """Removes images from a selection."""
     kept = [i for i in selection.indices if selection.split.image_ids[i] not in image_ids]
     return Selection(selection.split, np.array(kept, int))
 
 
 def keep_truly_graded(selection: Selection) -> Selection:
-    """Those images whose true grade the set gives."""
+    """Keeps the images whose true grade the set gives."""
     return _where(selection, lambda row: row.true_grade != UNKNOWN_GRADE)
 
 
 def keep_graded(selection: Selection) -> Selection:
-    """Those images that have a grade, of the graded set or given with the pixel-labelled one."""
+    """Keeps the images that have a grade, to train on or true."""
     return _where(selection, lambda row: {row.grade, row.true_grade} != {UNKNOWN_GRADE})
 
 
@@ -106,12 +129,19 @@ def _where(selection: Selection, holds: Callable[[ImageMetadata], bool]) -> Sele
 
 
 class NearDuplicate(NamedTuple):
-    """An image of the graded set whose photograph, or another of the same eye, stands in the pixel-labelled set as well."""
+    """An image of the graded set that shows the same photograph or the same eye as a pixel-labelled image.
+
+    Attributes:
+        grading_split: Official split of the graded image.
+        grading_image: Its id.
+        segmentation_image: Id of the pixel-labelled image.
+        differing_bits: Number of bits by which their hashes differ.
+    """
 
     grading_split: str
     grading_image: str
     segmentation_image: str
-    differing_bits: int  # of their hashes
+    differing_bits: int
 
     @property
     def same_photograph(self) -> bool:
@@ -121,7 +151,7 @@ class NearDuplicate(NamedTuple):
 def find_duplicates_across_sets(
     official: Sequence[PreparedSplit], segmented: dict[str, Selection], distance: int
 ) -> list[NearDuplicate]:
-    """Every photograph or eye that stands in the graded and in the pixel-labelled set, by official split of the graded."""
+    """Finds the images of the graded set's official splits that are near duplicates of pixel-labelled images."""
     others = [row for split in official_splits(segmented) for row in split.metadata]
     hashes = [row.dhash for row in others]
     return [
@@ -134,16 +164,18 @@ def find_duplicates_across_sets(
 def find_duplicates_within_set(
     official: Sequence[PreparedSplit], distance: int, *, among_training: bool = True
 ) -> dict[str, set[str]]:
-    """Images of each official split to leave out because the same photograph stands in the set more than once, or another
-    photograph of the same eye in a split that is held out.
+    """Finds the images to leave out because the same photograph is in the set twice, or the same eye in a held-out split.
 
-    One of each such group stays, of the test split if it has one, or else of the validation split; none stays where the
-    grades of the same photograph contradict each other.
+    One image of each group of duplicates stays: of the test split if there is one, or else of the validation split. None
+    stays if the grades of the same photograph contradict each other.
 
     Args:
-        official: Splits of one set.
+        official: The official splits of one set.
         distance: See `find_near_duplicates`.
         among_training: Also look inside the training split; folds keep such images together.
+
+    Returns:
+        The ids of the images to leave out, by official split.
     """
     splits = sorted(official, key=lambda split: HELD_OUT_FIRST.index(split.name))
     rows = [(split.name, row) for split in splits for row in split.metadata]
@@ -161,19 +193,22 @@ def find_duplicates_within_set(
 
 
 def held_out_split(splits: Collection[str]) -> str:
-    """The split that figures are reported on: the test images, or the validation images where none are on disk."""
+    """Returns the split that metrics are reported on: the test images or, if none are on disk, the validation images."""
     return "test" if "test" in splits else "val"
 
 
 def choose_splits(sets: Mapping[str, Collection[str]], name: str = "") -> dict[str, str]:
-    """The split of each set that has it; without a name the one that is held out.
+    """Chooses the split of each set that is scored.
 
     Args:
-        sets: The names of the splits of each set, by the set's name.
-        name: Of the split, or ALL, which every set has.
+        sets: The names of the splits of each set.
+        name: The split, or ALL, which every set has; "": the held-out split of each set.
+
+    Returns:
+        The split of each set that has it.
 
     Raises:
-        ConfigError: No set on disk has such a split.
+        ConfigError: No set has such a split.
     """
     chosen = {key: name or held_out_split(splits) for key, splits in sets.items()}
     chosen = {key: split for key, split in chosen.items() if split in sets[key] or (split == ALL and sets[key])}
@@ -185,17 +220,17 @@ def choose_splits(sets: Mapping[str, Collection[str]], name: str = "") -> dict[s
 
 
 def select_split(selections: dict[str, Selection], split: str) -> Selection:
-    """The selection of a split; with ALL all images of the set, those that are left out of training included."""
+    """Selects the images of a split; ALL: every image of the set, including those that are left out of training."""
     if split != ALL:
         return selections[split]
     return select_all(concatenate_splits({part.name: part for part in official_splits(selections)}, ALL))
 
 
 def known_grades(segmented: dict[str, Selection], graded: dict[str, Selection]) -> dict[Path, int]:
-    """True grades of pixel-labelled photographs, by file: to evaluate pseudo-labels, never to train on.
+    """Collects the true grades of pixel-labelled images by file, to evaluate pseudo-labels, never to train on.
 
-    They come with the set, or from the graded set where the same photograph stands in it, unless it does so twice with
-    different grades.
+    They come with the set, or from the graded set if the same photograph is in it, unless its grades there contradict each
+    other.
     """
     found: dict[Path, set[int]] = defaultdict(set)
     given: dict[Path, int] = {}
@@ -209,10 +244,10 @@ def known_grades(segmented: dict[str, Selection], graded: dict[str, Selection]) 
 
 
 def require_lesion_types(segmented: dict[str, Selection]) -> None:
-    """For networks that tell lesions apart.
+    """Checks that a network that tells lesions apart can be trained on the masks.
 
     Raises:
-        DataError: Some masks do not say which lesion they show, and would be learnt as background.
+        DataError: Some masks do not say which lesion they show, and would count as background.
     """
     untyped = EVIDENCE.index("untyped")
     found = [row.image_id for split in official_splits(segmented) for row in split.metadata if row.evidence_px[untyped] > 0]
@@ -222,7 +257,7 @@ def require_lesion_types(segmented: dict[str, Selection]) -> None:
 
 
 def official_splits(selections: dict[str, Selection]) -> list[PreparedSplit]:
-    """The prepared splits that the selections are of, each once."""
+    """Returns the prepared splits that the selections are taken from, each once."""
     return list({id(selection.split): selection.split for selection in selections.values()}.values())
 
 
@@ -232,7 +267,7 @@ def _selections(
     mode: str,
     strata_of: Callable[[PreparedSplit], list[Hashable]],
 ) -> dict[str, Selection]:
-    """Images by their use: parts of the official training split, and the set's own val and test where it has them."""
+    """Selects parts of the official training split, and the set's own val and test if it has them."""
     if mode == "all_folds":
         prepared = {"train": concatenate_splits(prepared, "train")}
     train = prepared["train"]
@@ -250,17 +285,17 @@ def _selections(
 
 
 def group_same_eyes(split: PreparedSplit, data: DataConfig) -> Int[np.ndarray, "n"]:
-    """See `group_near_duplicates`."""
+    """Groups the near duplicates of a split; see `group_near_duplicates`."""
     return group_near_duplicates([row.dhash for row in split.metadata], data.leakage_distance)
 
 
 def assign_folds(
     split: PreparedSplit, strata: Sequence[Hashable], groups: Int[np.ndarray, "n"], data: DataConfig
 ) -> Int[np.ndarray, "n"]:
-    """The fold of each image: our own, or those of `data.folds_file` where the set is the pixel-labelled one.
+    """Assigns each image to a fold: that of `data.folds_file`, if it is given for this set, or a stratified one.
 
     Raises:
-        UserError: See `read_folds`; or the same photograph is in two of the given folds.
+        UserError: See `read_folds`; or the file has near duplicates in two folds.
     """
     if not data.folds_file or split.origins[0][0] not in parse_set_names(data.segmentation):
         return stratified_folds(strata, data.num_folds, data.split_seed, groups)
@@ -274,5 +309,5 @@ def assign_folds(
 
 
 def select_all(split: PreparedSplit) -> Selection:
-    """Every image of a split."""
+    """Selects every image of a split."""
     return Selection(split, np.arange(len(split)))

@@ -1,4 +1,4 @@
-"""What a run records of its data: who is in which split and fold, what leaks, and what was left out."""
+"""Summarizes the data of a run for `data.json`: splits, folds, near duplicates, and what was left out."""
 
 from collections import Counter
 from typing import Any
@@ -20,7 +20,16 @@ from pldmlt_jax.types import LESIONS
 
 
 def dataset_summary(segmented: dict[str, Selection], graded: dict[str, Selection], data: DataConfig) -> dict[str, Any]:
-    """What `data.json` records: who is in which split, lesion pixels before and after fusion, leakage, what was left out."""
+    """Summarizes what `data.json` records.
+
+    Args:
+        segmented: The splits of the pixel-labelled set.
+        graded: The splits of the graded set; empty: none is used.
+        data: The config of the data.
+
+    Returns:
+        Images of each split, lesion pixels and components before and after the reduction, near duplicates, and bad files.
+    """
     train = segmented["train"].split
     rows = [
         train.metadata[i]
@@ -73,7 +82,7 @@ def _left_out(selections: dict[str, Selection]) -> dict[str, Any]:
 def near_duplicate_summary(
     segmented: dict[str, Selection], graded: dict[str, Selection], data: DataConfig
 ) -> dict[str, Any]:
-    """The same photographs and eyes in both sets, and those that stand in one of them more than once."""
+    """Summarizes the near duplicates between the sets and within each of them."""
     official = official_splits(graded)
     pairs = find_duplicates_across_sets(official, segmented, data.leakage_distance)
     leaking, same = ({pair[:2] for pair in pairs if pair.same_photograph or eyes} for eyes in (True, False))
@@ -92,13 +101,13 @@ def near_duplicate_summary(
 
 
 def grade_counts(selection: Selection) -> dict[str, int]:
-    """Number of images of each grade."""
+    """Counts the images of each grade."""
     counts = Counter(selection.split.metadata[i].grade for i in selection.indices)
     return {str(grade): counts[grade] for grade in sorted(counts)}
 
 
 def fold_rows(segmented: dict[str, Selection], data: DataConfig) -> list[tuple[str, str, str, int]]:
-    """Set, name, stratum and fold of each image, as `write_folds` takes them; none where the splits are official."""
+    """Returns set, name, stratum and fold of each image for `write_folds`; nothing if the splits are official."""
     if data.split == "official":
         return []
     split = segmented["train"].split

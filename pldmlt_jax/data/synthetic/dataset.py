@@ -1,4 +1,4 @@
-"""The embedded synthetic set, written once as files in IDRiD's official layout and then read like IDRiD itself."""
+"""Makes the synthetic data set: files in IDRiD's official layout, written once and then read like IDRiD itself."""
 
 import csv
 import dataclasses
@@ -36,20 +36,22 @@ from pldmlt_jax.io.locks import locked
 from pldmlt_jax.types import LESIONS, NUM_GRADES
 
 DRAWING_VERSION = 4
-"""Part of the folder's name: raised when the same seed would be written differently."""
+"""Part of the folder's name, increased when the same seed gives other files."""
 
 SEGMENTATION_MIX = (0.26, 0.10, 0.28, 0.18, 0.18)
 GRADING_MIX = (0.34, 0.08, 0.24, 0.18, 0.16)
-"""Shares of the grades. Of the graded part they are IDRiD's, roughly; IDRiD's pixel-labelled part has hardly any of the
-grades 0 and 1, and a network trained on that part alone cannot answer them."""
+"""Shares of the grades 0 to 4. Those of the graded part are roughly IDRiD's. IDRiD's pixel-labelled part has hardly any of
+grades 0 and 1, and a network trained on it alone cannot predict them."""
 
 JPEG_QUALITY = 95
 GRADE_COLUMNS = ("Image name", "Retinopathy grade", "Risk of macular edema ", *[""] * 9)
 MASK_COLOUR_BGR = (0, 0, 255)
-"""Of the released masks' palette; OpenCV reads it as 76 in grey."""
+"""Colour of lesions in the released masks; OpenCV reads it as 76 in grey."""
 
 
 class SyntheticFundus(NamedTuple):
+    """A synthetic photograph with its labels."""
+
     image: UInt8[np.ndarray, "h w 3"]
     masks: dict[str, Bool[np.ndarray, "h w"]]
     disc: Bool[np.ndarray, "h w"]
@@ -57,15 +59,20 @@ class SyntheticFundus(NamedTuple):
 
 
 def draw_fundus(seed: Sequence[int], grade: int, height_px: int) -> SyntheticFundus:
-    """Draws one photograph.
+    """Draws a synthetic fundus photograph with its masks.
 
     Args:
-        seed: Of everything random in it.
-        grade: 0..4; decides what is drawn.
-        height_px: The width is 1.5 times that.
+        seed: Seed of everything random in it; any integers.
+        grade: 0..4, which decides what is drawn.
+        height_px: Height in pixels; the width is 1.5 times as large.
 
     Returns:
-        The photograph, its lesion and disc masks, and the grade that follows from what was drawn.
+        The photograph as uint8 RGB [h, w, 3], bool masks [h, w] of lesions and optic disc, and the grade of what was drawn.
+
+    Example:
+        >>> fundus = draw_fundus((0, 1), grade=2, height_px=96)
+        >>> fundus.image.shape, sorted(fundus.masks), fundus.grade
+        ((96, 144, 3), ['EX', 'HE', 'MA', 'SE'], 2)
     """
     rng = np.random.default_rng(seed)
     canvas = new_canvas(rng, height_px)
@@ -80,12 +87,14 @@ def draw_fundus(seed: Sequence[int], grade: int, height_px: int) -> SyntheticFun
 def ensure_synthetic_set(
     config: SyntheticConfig, cache_dir: str, progress: Callable[[int, int, str], None] | None = None
 ) -> Path:
-    """The set's folder, drawn if it is not there yet; a set that was interrupted is drawn anew.
+    """Returns the folder of the synthetic data set, and draws the set if the folder does not exist.
+
+    A set whose drawing was interrupted is drawn again.
 
     Args:
-        config: Numbers, size, seed and the share of corrupted grades.
-        cache_dir: Where the folder goes.
-        progress: Called with the number drawn, the number in all and what is drawn.
+        config: Numbers of images, their size, the seed, and the share of corrupted grades.
+        cache_dir: The folder's parent.
+        progress: Called with the number of images drawn, the number of all images, and what is drawn.
     """
     facts = json.dumps([DRAWING_VERSION, dataclasses.asdict(config)], sort_keys=True)
     root = Path(cache_dir) / f"synthetic-{hashlib.sha256(facts.encode()).hexdigest()[:12]}"
@@ -96,7 +105,7 @@ def ensure_synthetic_set(
             remove_leftovers(root.parent)
             partial = partial_path(root)
             shutil.rmtree(partial, ignore_errors=True)
-            _write(config, partial, progress)
+            _draw_all(config, partial, progress)
             sync_tree(partial)
             partial.rename(root)
             sync_folder(root.parent)
@@ -104,7 +113,7 @@ def ensure_synthetic_set(
 
 
 class SyntheticSegmentation(IdridSegmentation):
-    """Drawn photographs with their lesion masks; nothing has to be got by hand."""
+    """Synthetic photographs with lesion masks; nothing has to be downloaded."""
 
     MANUAL_DOWNLOAD_INSTRUCTIONS = None
     CITATION = "drawn by this program (data/synthetic/dataset.py)"
@@ -116,7 +125,7 @@ class SyntheticSegmentation(IdridSegmentation):
 
 
 class SyntheticGrading(SyntheticSegmentation):
-    """Drawn photographs with their grades."""
+    """Synthetic photographs with grades."""
 
     @classmethod
     def listing(cls, folder: Path) -> Listing:
@@ -130,29 +139,29 @@ class _Job(NamedTuple):
     grade: int
 
 
-def _write(config: SyntheticConfig, root: Path, progress: Callable[[int, int, str], None] | None) -> None:
-    jobs = _segmentation_jobs(config, root) + _grading_jobs(config, root)
+def _draw_all(config: SyntheticConfig, root: Path, progress: Callable[[int, int, str], None] | None) -> None:
+    jobs = _plan_segmentation(config, root) + _plan_grading(config, root)
     for job in jobs:
         job.image.parent.mkdir(parents=True, exist_ok=True)
     cv2.setNumThreads(1)
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        for done, _ in enumerate(pool.map(lambda job: _write_one(job, config.height_px), jobs), start=1):
+        for done, _ in enumerate(pool.map(lambda job: _draw_one(job, config.height_px), jobs), start=1):
             if progress:
-                progress(done, len(jobs), "synthetic photographs drawn")
+                progress(done, len(jobs), "synthetic images drawn")
 
 
-def _grades(mix: Sequence[float], num: int, rng: np.random.Generator) -> np.ndarray:
-    """Grades in the mix's shares, to the nearest whole number, in random order."""
+def _sample_grades(mix: Sequence[float], num: int, rng: np.random.Generator) -> np.ndarray:
+    """Returns `num` grades in random order, with the shares of `mix` to the nearest integer."""
     edges = np.round(np.cumsum(mix) * num).astype(int)
     return rng.permutation(np.searchsorted(edges, np.arange(num), side="right").clip(0, NUM_GRADES - 1))
 
 
-def _segmentation_jobs(config: SyntheticConfig, root: Path) -> list[_Job]:
+def _plan_segmentation(config: SyntheticConfig, root: Path) -> list[_Job]:
     base, jobs, truth, labels, number = root / "A. Segmentation", [], [], [], 0
     rng, label_rng = np.random.default_rng((config.seed, 0)), np.random.default_rng((config.seed, 5))
     for split, num in (("train", config.num_segmentation_train), ("test", config.num_segmentation_test)):
         folder = SPLIT_FOLDERS[split]
-        grades = _grades(SEGMENTATION_MIX, num, rng)
+        grades = _sample_grades(SEGMENTATION_MIX, num, rng)
         given = corrupt_grades(grades, config.corrupt_share, label_rng) if split == "train" else grades
         for grade, label in zip(grades, given, strict=True):
             number += 1
@@ -166,11 +175,11 @@ def _segmentation_jobs(config: SyntheticConfig, root: Path) -> list[_Job]:
     return jobs
 
 
-def _grading_jobs(config: SyntheticConfig, root: Path) -> list[_Job]:
+def _plan_grading(config: SyntheticConfig, root: Path) -> list[_Job]:
     base, jobs, truth = root / "B. Disease Grading", [], []
     rng = np.random.default_rng((config.seed, 2))
     for code, (split, num) in enumerate((("train", config.num_grading_train), ("test", config.num_grading_test))):
-        grades = _grades(GRADING_MIX, num, rng)
+        grades = _sample_grades(GRADING_MIX, num, rng)
         given = corrupt_grades(grades, config.corrupt_share, rng) if split == "train" else grades
         names = [f"IDRiD_{i:03d}" for i in range(1, num + 1)]
         folder = base / "1. Original Images" / SPLIT_FOLDERS[split]
@@ -186,7 +195,16 @@ def _grading_jobs(config: SyntheticConfig, root: Path) -> list[_Job]:
 
 
 def corrupt_grades(grades: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
-    """Replaces exactly that share of the grades, rounded, each by one of the four others."""
+    """Replaces a share of the grades by one of the four other grades each.
+
+    Args:
+        grades: int [n] in 0..4.
+        share: In 0..1; share * n grades, rounded, are replaced.
+        rng: Source of all randomness.
+
+    Returns:
+        A new array int [n].
+    """
     chosen = rng.permutation(len(grades))[: round(share * len(grades))]
     result = grades.copy()
     result[chosen] = (grades[chosen] + rng.integers(1, NUM_GRADES, size=len(chosen))) % NUM_GRADES
@@ -201,7 +219,7 @@ def _write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence]) -> N
         writer.writerows(rows)
 
 
-def _write_one(job: _Job, height_px: int) -> None:
+def _draw_one(job: _Job, height_px: int) -> None:
     fundus = draw_fundus(job.seed, job.grade, height_px)
     if fundus.grade != job.grade:
         raise AssertionError(f"{job.image.name}: drew grade {fundus.grade} for {job.grade}")

@@ -1,4 +1,4 @@
-"""Draws a fundus photograph without lesions: camera, retina, optic disc, fovea and vessels, from a seeded generator."""
+"""Draws a synthetic fundus photograph without lesions: camera, retina, optic disc, fovea and vessels."""
 
 from dataclasses import dataclass
 
@@ -7,15 +7,18 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 FOV_RADIUS = 0.605
-"""Of the camera's circle, in image heights: it is cut off above and below, as in IDRiD."""
+"""Radius of the field of view in image heights; it is cut off at the top and bottom, as in IDRiD."""
 
 ASPECT = 1.5
-SHIFT = 4  # binary digits of OpenCV's sub-pixel coordinates
+"""Width over height."""
+
+SHIFT = 4
+"""Fractional bits of OpenCV's fixed-point coordinates."""
 
 
 @dataclass
 class Canvas:
-    """A photograph being drawn; lengths are in units of the field of view's radius, points relative to its centre."""
+    """A photograph while it is drawn. Lengths are in radii of the field of view, and points are relative to its centre."""
 
     image: Float[np.ndarray, "h w 3"]  # RGB, 0..1
     fov: Bool[np.ndarray, "h w"]
@@ -30,28 +33,34 @@ class Canvas:
         return self.fov.shape[0], self.fov.shape[1]
 
     def to_px(self, points: np.ndarray) -> np.ndarray:
-        """Points [n, 2] (x, y) in radii -> pixel coordinates."""
+        """Converts points [n, 2] (x, y) in radii to pixel coordinates."""
         height, width = self.shape
         return np.asarray(points) * self.radius_px + np.array([(width - 1) / 2.0, (height - 1) / 2.0])
 
     def blend(self, alpha: Float[np.ndarray, "h w"], factor: np.ndarray) -> None:
-        """Multiplies the colour by `factor` where alpha is 1."""
+        """Multiplies the colour by `factor` (RGB) where `alpha` is 1, and by less where it is smaller."""
         self.image *= 1.0 + alpha[..., None] * (np.asarray(factor, np.float32) - 1.0)
 
 
 def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], cells: int) -> Float[np.ndarray, "h w"]:
-    """Smooth noise of unit deviation with so many cells along the height."""
+    """Samples smooth noise with a standard deviation of 1 at its grid points.
+
+    Args:
+        rng: Source of all randomness.
+        shape: Height and width in pixels.
+        cells: Grid points along the height.
+    """
     coarse = rng.normal(size=(cells, round(cells * ASPECT))).astype(np.float32)
     return cv2.resize(coarse, (shape[1], shape[0]), interpolation=cv2.INTER_CUBIC)
 
 
 def to_fixed_point(canvas: Canvas, points: np.ndarray) -> np.ndarray:
-    """Fixed-point coordinates for OpenCV's drawing functions."""
+    """Converts points [n, 2] in radii to fixed-point pixel coordinates int32 [n, 1, 2] for OpenCV."""
     return np.round(canvas.to_px(points) * (1 << SHIFT)).astype(np.int32)[:, None]
 
 
 def new_canvas(rng: np.random.Generator, height_px: int) -> Canvas:
-    """Camera, retina, optic disc and fovea."""
+    """Draws the retina with its shading and the fovea, and places the optic disc."""
     width_px = round(ASPECT * height_px)
     radius_px = FOV_RADIUS * height_px
     y, x = np.mgrid[:height_px, :width_px].astype(np.float32)
@@ -86,7 +95,7 @@ def _spot(canvas: Canvas, centre: tuple[float, float], radius: float, factor: np
 
 
 def draw_disc(canvas: Canvas, rng: np.random.Generator) -> Bool[np.ndarray, "h w"]:
-    """The optic disc, bright, with its cup; returns its mask."""
+    """Draws the bright optic disc with its cup, and returns its mask."""
     cx, cy = canvas.to_px(np.array([canvas.disc]))[0]
     radius_px = canvas.disc_radius * canvas.radius_px
     y, x = np.ogrid[: canvas.shape[0], : canvas.shape[1]]
@@ -103,7 +112,7 @@ def draw_disc(canvas: Canvas, rng: np.random.Generator) -> Bool[np.ndarray, "h w
 def random_vessel_path(
     rng: np.random.Generator, start: np.ndarray, angle: float, length: float, bend: float
 ) -> Float[np.ndarray, "n 2"]:
-    """A winding path; `bend` is the turn in radians over its whole length."""
+    """Samples a winding path in radii; `bend` is its total turn in radians."""
     steps = max(int(length / 0.03), 4)
     turns = bend / steps + 0.06 * rng.normal(size=steps)
     angles = angle + np.cumsum(turns)
@@ -112,7 +121,14 @@ def random_vessel_path(
 
 
 def draw_path(plane: np.ndarray, canvas: Canvas, path: np.ndarray, widths: np.ndarray) -> None:
-    """Draws a path of varying width (in radii) onto a plane of intensities."""
+    """Draws a path onto a plane of intensities in 0..1.
+
+    Args:
+        plane: float32 [h, w], changed in place.
+        canvas: Gives the scale.
+        path: [n, 2] (x, y) in radii.
+        widths: [n] in radii.
+    """
     points = to_fixed_point(canvas, path)
     for i in range(len(path) - 1):
         width_px = max(widths[i] * canvas.radius_px, 0.6)
@@ -123,7 +139,7 @@ def draw_path(plane: np.ndarray, canvas: Canvas, path: np.ndarray, widths: np.nd
 def _grow(
     rng: np.random.Generator, start: np.ndarray, angle: float, length: float, width: float, bend: float, depth: int
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """A vessel and its branches, as paths with widths."""
+    """Samples a vessel and its branches, as paths with widths."""
     path = random_vessel_path(rng, start, angle, length, bend)
     vessels = [(path, np.linspace(width, 0.45 * width, len(path)))]
     if depth == 0:
@@ -140,9 +156,12 @@ def _grow(
 
 
 def draw_vessels(canvas: Canvas, rng: np.random.Generator, beaded: bool = False) -> None:
-    """Arteries and veins: arcades that arch from the disc around the fovea, and nasal ones.
+    """Draws arteries and veins: arcades from the optic disc around the fovea, and nasal vessels.
 
-    `beaded` gives the veins the alternating calibre of venous beading.
+    Args:
+        canvas: Changed in place.
+        rng: Source of all randomness.
+        beaded: Whether the veins have the alternating width of venous beading.
     """
     toward = np.sign(canvas.fovea[0] - canvas.disc[0])
     start = np.array(canvas.disc)
@@ -162,7 +181,11 @@ def draw_vessels(canvas: Canvas, rng: np.random.Generator, beaded: bool = False)
 
 
 def render_photograph(canvas: Canvas, rng: np.random.Generator) -> np.ndarray:
-    """The photograph as a camera would store it: slight blur, sensor noise, black outside the field of view."""
+    """Renders the photograph as a camera stores it: slightly blurred, with sensor noise, black outside the field of view.
+
+    Returns:
+        uint8 RGB [h, w, 3].
+    """
     image = cv2.GaussianBlur(canvas.image, (0, 0), rng.uniform(0.3, 0.55) * canvas.shape[0] / 384.0 + 0.1)
     image = image + rng.normal(scale=0.008, size=image.shape).astype(np.float32)
     edge = cv2.GaussianBlur(canvas.fov.astype(np.float32), (0, 0), 0.8)

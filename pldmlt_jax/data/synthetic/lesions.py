@@ -1,4 +1,4 @@
-"""Draws the lesions of diabetic retinopathy, and grades what was drawn by the international clinical scale."""
+"""Draws the signs of diabetic retinopathy, and grades them by the international clinical scale."""
 
 from dataclasses import dataclass, field
 
@@ -12,7 +12,7 @@ from pldmlt_jax.types import LESIONS
 
 @dataclass
 class DrawnSigns:
-    """What was drawn, as far as the grade depends on it."""
+    """The signs that were drawn, as far as the grade depends on them."""
 
     masks: dict[str, Bool[np.ndarray, "h w"]]
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(LESIONS, 0))
@@ -23,9 +23,9 @@ class DrawnSigns:
 
 
 def grade_from_signs(signs: DrawnSigns) -> int:
-    """The international clinical diabetic retinopathy scale (Wilkinson et al. 2003).
+    """Grades signs by the international clinical diabetic retinopathy scale (Wilkinson et al. 2003).
 
-    0 nothing; 1 microaneurysms only; 2 more than that; 3 more than 20 haemorrhages in each of the four quadrants,
+    0 no signs; 1 microaneurysms only; 2 more than that; 3 more than 20 haemorrhages in each of the four quadrants,
     venous beading or intraretinal microvascular abnormalities; 4 neovascularisation or pre-retinal haemorrhage.
     """
     if signs.proliferative:
@@ -41,7 +41,13 @@ def grade_from_signs(signs: DrawnSigns) -> int:
 
 
 def random_position(canvas: Canvas, rng: np.random.Generator, quadrant: int | None = None) -> tuple[float, float]:
-    """A point inside the photograph, off the disc; in a quadrant where one is asked for."""
+    """Samples a point (x, y) in radii inside the photograph and outside the optic disc.
+
+    Args:
+        canvas: The photograph.
+        rng: Source of all randomness.
+        quadrant: 0..3 for the upper left, upper right, lower left and lower right one; None for any.
+    """
     low_y = (canvas.shape[0] / 2.0) / canvas.radius_px
     while True:
         x, y = rng.uniform(-0.93, 0.93), rng.uniform(-0.9 * low_y, 0.9 * low_y)
@@ -58,7 +64,16 @@ def draw_blob(
     radius: float,
     rough: float,
 ) -> None:
-    """Fills an irregular outline on a plane of intensities."""
+    """Fills an irregular outline on a plane of intensities in 0..1.
+
+    Args:
+        plane: float32 [h, w], changed in place.
+        canvas: Gives the scale.
+        rng: Source of all randomness.
+        centre: (x, y) in radii.
+        radius: Mean radius of the blob, in radii of the field of view.
+        rough: Irregularity; 0 is a circle.
+    """
     n = 14
     radius = max(radius - 0.5 / canvas.radius_px, 0.4 / canvas.radius_px)  # OpenCV fills the outline's own pixels too
     radii = radius * (1.0 + rough * cv2.GaussianBlur(rng.normal(size=(3 * n, 1)), (1, 5), 0)[n : 2 * n, 0])
@@ -72,11 +87,11 @@ def draw_blob(
 
 @dataclass(frozen=True)
 class Appearance:
-    """How one kind of lesion looks: a colour factor and the softness of its edge, in radii."""
+    """How a kind of lesion looks."""
 
-    factor: tuple[float, float, float]
-    spread: float  # of the factor between images
-    softness: float
+    factor: tuple[float, float, float]  # multiplies RGB
+    spread: float  # largest change of the factor between images
+    softness: float  # blur of the edge, in radii
 
 
 APPEARANCES = {
@@ -92,9 +107,10 @@ class RadiusDistribution:
     """A log-normal distribution of radii, in radii of the field of view."""
 
     median: float
-    spread: float  # of the logarithm: large lesions are few, but hold most of the pixels
+    spread: float  # of the logarithm; large lesions are few but have most of the pixels
 
     def sample(self, rng: np.random.Generator) -> float:
+        """Samples a radius."""
         return self.median * float(np.exp(rng.normal(0.0, self.spread)))
 
 
@@ -106,7 +122,7 @@ SOFT_EXUDATES = RadiusDistribution(0.0400, 0.12)
 
 
 def apply_lesion(canvas: Canvas, rng: np.random.Generator, signs: DrawnSigns, lesion: str, plane: np.ndarray) -> None:
-    """Blends a plane of one lesion into the photograph and marks it."""
+    """Blends a plane float32 [h, w] of one kind of lesion into the photograph, and adds it to the lesion's mask."""
     look = APPEARANCES[lesion]
     soft = cv2.GaussianBlur(plane, (0, 0), max(look.softness * canvas.radius_px, 0.35))
     canvas.blend(soft, np.array(look.factor) + look.spread * rng.uniform(-1.0, 1.0))
@@ -114,6 +130,7 @@ def apply_lesion(canvas: Canvas, rng: np.random.Generator, signs: DrawnSigns, le
 
 
 def draw_microaneurysms(canvas: Canvas, rng: np.random.Generator, signs: DrawnSigns, count: int) -> None:
+    """Draws microaneurysms: small dark red dots."""
     plane = np.zeros(canvas.shape, np.float32)
     for _ in range(count):
         draw_blob(plane, canvas, rng, random_position(canvas, rng), MICROANEURYSMS.sample(rng), 0.15)
@@ -129,6 +146,7 @@ def draw_haemorrhages(
     sizes: RadiusDistribution = HAEMORRHAGES,
     quadrant: int | None = None,
 ) -> None:
+    """Draws haemorrhages: dark red patches, anywhere or in one quadrant."""
     plane = np.zeros(canvas.shape, np.float32)
     for _ in range(count):
         centre = random_position(canvas, rng, quadrant)
@@ -139,7 +157,7 @@ def draw_haemorrhages(
 
 
 def draw_hard_exudates(canvas: Canvas, rng: np.random.Generator, signs: DrawnSigns, count: int) -> None:
-    """Sharp yellow specks in clusters, more often near the fovea."""
+    """Draws hard exudates: sharp yellow specks in clusters, often near the fovea."""
     plane = np.zeros(canvas.shape, np.float32)
     drawn = 0
     while drawn < count:
@@ -147,15 +165,15 @@ def draw_hard_exudates(canvas: Canvas, rng: np.random.Generator, signs: DrawnSig
         if rng.random() < 0.5:
             centre = np.array(canvas.fovea) + rng.normal(scale=0.22, size=2)
         for _ in range(min(int(rng.integers(8, 30)), count - drawn)):
-            place = centre + rng.normal(scale=0.045, size=2)
-            draw_blob(plane, canvas, rng, tuple(place), HARD_EXUDATES.sample(rng), 0.3)
+            position = centre + rng.normal(scale=0.045, size=2)
+            draw_blob(plane, canvas, rng, tuple(position), HARD_EXUDATES.sample(rng), 0.3)
             drawn += 1
     signs.counts["EX"] += count
     apply_lesion(canvas, rng, signs, "EX", plane)
 
 
 def draw_soft_exudates(canvas: Canvas, rng: np.random.Generator, signs: DrawnSigns, count: int) -> None:
-    """Pale patches with feathered edges."""
+    """Draws soft exudates: pale patches with soft edges."""
     plane = np.zeros(canvas.shape, np.float32)
     for _ in range(count):
         draw_blob(plane, canvas, rng, random_position(canvas, rng), SOFT_EXUDATES.sample(rng), 0.4)
@@ -164,7 +182,7 @@ def draw_soft_exudates(canvas: Canvas, rng: np.random.Generator, signs: DrawnSig
 
 
 def draw_irma(canvas: Canvas, rng: np.random.Generator, signs: DrawnSigns) -> None:
-    """Intraretinal microvascular abnormalities: short winding vessels where there should be none."""
+    """Draws intraretinal microvascular abnormalities: short winding vessels where there should be none."""
     plane = np.zeros(canvas.shape, np.float32)
     for _ in range(int(rng.integers(4, 8))):
         start = np.array(random_position(canvas, rng))
@@ -176,7 +194,7 @@ def draw_irma(canvas: Canvas, rng: np.random.Generator, signs: DrawnSigns) -> No
 
 
 def draw_neovascularisation(canvas: Canvas, rng: np.random.Generator, signs: DrawnSigns) -> None:
-    """A tangle of fine vessels on the disc and along an arcade."""
+    """Draws neovascularisation: a tangle of fine vessels on the optic disc and elsewhere."""
     plane = np.zeros(canvas.shape, np.float32)
     centres = [np.array(canvas.disc), np.array(random_position(canvas, rng))]
     for centre, spread, strands in zip(centres, (canvas.disc_radius, 0.12), (34, 26), strict=True):
@@ -191,7 +209,7 @@ def draw_neovascularisation(canvas: Canvas, rng: np.random.Generator, signs: Dra
 
 
 def draw_preretinal_haemorrhage(canvas: Canvas, rng: np.random.Generator, signs: DrawnSigns) -> None:
-    """Boat-shaped: blood that has settled before the retina, level above and round below."""
+    """Draws a pre-retinal haemorrhage: settled blood in the shape of a boat, level at the top and round below."""
     plane = np.zeros(canvas.shape, np.float32)
     centre, width = random_position(canvas, rng), rng.uniform(0.16, 0.28)
     t = np.linspace(0.0, np.pi, 24)
@@ -204,21 +222,21 @@ def draw_preretinal_haemorrhage(canvas: Canvas, rng: np.random.Generator, signs:
 
 
 def draw_signs(canvas: Canvas, rng: np.random.Generator, grade: int) -> DrawnSigns:
-    """Draws what a grade calls for; venous beading is drawn with the vessels."""
+    """Draws the signs of a grade 0..4, except venous beading, which is drawn with the vessels."""
     signs = DrawnSigns({lesion: np.zeros(canvas.shape, bool) for lesion in LESIONS})
 
-    def some(median: float, spread: float) -> int:
+    def sample_count(median: float, spread: float) -> int:
         return max(round(median * float(np.exp(rng.normal(0.0, spread)))), 1)
 
     if grade == 0:
         return signs
-    draw_microaneurysms(canvas, rng, signs, some(10 if grade == 1 else 24, 0.4))
+    draw_microaneurysms(canvas, rng, signs, sample_count(10 if grade == 1 else 24, 0.4))
     if grade == 1:
         return signs
-    draw_hard_exudates(canvas, rng, signs, min(some(110, 0.4), 300))
-    draw_haemorrhages(canvas, rng, signs, min(some(8, 0.3), 50))
+    draw_hard_exudates(canvas, rng, signs, min(sample_count(110, 0.4), 300))
+    draw_haemorrhages(canvas, rng, signs, min(sample_count(8, 0.3), 50))
     if rng.random() < 0.7:
-        draw_soft_exudates(canvas, rng, signs, some(6, 0.3))
+        draw_soft_exudates(canvas, rng, signs, sample_count(6, 0.3))
     if grade == 3:
         _draw_severe(canvas, rng, signs)
     if grade == 4:

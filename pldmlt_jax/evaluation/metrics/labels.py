@@ -1,4 +1,4 @@
-"""What the label network has done: to right and to wrong labels, and to the gradients that they send into the encoder."""
+"""Metrics of the label network: how it changes right and wrong labels, and the gradients on the encoder."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,10 +13,10 @@ LOGGED_METRICS = (
     *("grad_norm/grade_encoder_fixed", "grad_cosine_encoder_fixed", "direct_norm", "indirect_norm"),
     *("agreement/pseudo_label", "agreement/head", "label_entropy"),
 )
-"""Figures of single steps in `log.jsonl` that are summed up over training."""
+"""Per-step metrics of `log.jsonl` that are summarised over training."""
 
 FIRST_STEP_METRICS = ("direct_norm", "indirect_norm")
-"""Those that are also told of the first meta step: once the labels have collapsed, both are zero."""
+"""Metrics that are also reported for the first meta step: once the labels have collapsed, both are zero."""
 
 
 def label_quality_metrics(
@@ -25,23 +25,25 @@ def label_quality_metrics(
     true: Int[np.ndarray, "n"],
     allowed: Bool[np.ndarray, "n c"],
 ) -> dict[str, Any]:
-    """How many wrong labels were repaired and right ones spoilt; None where there is none of the kind.
+    """Counts how many wrong labels the update repairs and how many right ones it spoils.
 
     Args:
-        labels: The soft labels, rows sum to 1; the arg-max is the updated grade.
-        given: The labels before, 0..4.
-        true: True grades, 0..4.
-        allowed: The grades that the hierarchy allows each image. `..._by_hierarchy` is what it does without learning: a
-            given label stays where it is allowed, else one of the allowed grades is drawn.
+        labels: Soft labels after the update; rows sum to 1, and the arg-max is the updated grade.
+        given: Labels before the update, 0 to 4.
+        true: True grades, 0 to 4.
+        allowed: Grades that the hierarchy allows each image. The `..._by_hierarchy` baselines apply it alone: an allowed
+            label stays, any other is replaced by an allowed grade at random.
 
     Returns:
-        `labels/repaired`: share of the wrong labels whose updated grade is the true one; `labels/spoilt`: share of the
-        right ones whose updated grade is not; accuracy before and after, and the mean weight of the true grade.
+        The metrics by name (see docs/metrics.md); None where no label is of the kind that is counted.
+        `labels/repaired` is the share of the wrong labels whose updated grade is the true one, `labels/spoilt` the share of
+        the right labels whose updated grade is not. The others are the accuracy before and after the update, and the mean
+        weight of the true grade.
     """
     rows, wrong = np.arange(len(given)), given != true
-    right_now = labels.argmax(axis=1) == true
+    right_after = labels.argmax(axis=1) == true
     kept = allowed[rows, given][:, None]
-    untrained = np.where(kept, np.eye(NUM_GRADES)[given], allowed / np.maximum(allowed.sum(axis=1, keepdims=True), 1))
+    by_hierarchy = np.where(kept, np.eye(NUM_GRADES)[given], allowed / np.maximum(allowed.sum(axis=1, keepdims=True), 1))
 
     def mean(values: np.ndarray) -> float | None:
         return float(values.mean()) if len(values) else None
@@ -49,28 +51,33 @@ def label_quality_metrics(
     return {
         "labels/n": len(given),
         "labels/n_wrong": int(wrong.sum()),
-        "labels/repaired": mean(right_now[wrong]),
-        "labels/spoilt": mean(~right_now[~wrong]),
-        "labels/repaired_by_hierarchy": mean(untrained[rows, true][wrong]),
-        "labels/spoilt_by_hierarchy": mean(1.0 - untrained[rows, true][~wrong]),
+        "labels/repaired": mean(right_after[wrong]),
+        "labels/spoilt": mean(~right_after[~wrong]),
+        "labels/repaired_by_hierarchy": mean(by_hierarchy[rows, true][wrong]),
+        "labels/spoilt_by_hierarchy": mean(1.0 - by_hierarchy[rows, true][~wrong]),
         "labels/accuracy_before": mean(~wrong),
-        "labels/accuracy_after": mean(right_now),
+        "labels/accuracy_after": mean(right_after),
         "labels/true_weight_of_wrong": mean(labels[rows, true][wrong]),
         "labels/true_weight_of_right": mean(labels[rows, true][~wrong]),
     }
 
 
 def label_training_metrics(log: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Medians of what was logged in the second half of training, by name, `train/` in front; see also FIRST_STEP_METRICS.
+    """Summarises the gradients and labels of a training run.
 
-    The gradients' norms on the encoder tell whether the tasks are balanced, those over theta_1 what moves the labels.
+    Args:
+        log: Lines of `log.jsonl`.
+
+    Returns:
+        `train/NAME` for each of LOGGED_METRICS: the median over the second half of training. `train/NAME_at_start` for each
+        of FIRST_STEP_METRICS: the first value. What was not logged is left out.
     """
     last = max((line["step"] for line in log), default=0)
-    figures = {}
+    metrics = {}
     for name in LOGGED_METRICS:
         values = [line[name] for line in log if line["step"] > last / 2 and line.get(name) is not None]
         if values:
-            figures[f"train/{name}"] = float(np.median(values))
+            metrics[f"train/{name}"] = float(np.median(values))
     for name in FIRST_STEP_METRICS:
-        figures |= {f"train/{name}_at_start": float(line[name]) for line in log[::-1] if line.get(name) is not None}
-    return figures
+        metrics |= {f"train/{name}_at_start": float(line[name]) for line in log[::-1] if line.get(name) is not None}
+    return metrics

@@ -20,6 +20,7 @@ from typing import NamedTuple
 from pldmlt_jax.cli.app import configure_libraries, guarded, own_folder
 from pldmlt_jax.config import Config, frozen
 from pldmlt_jax.config_checks import validate_config
+from pldmlt_jax.data.datasets.registry import RawListings
 from pldmlt_jax.errors import UserError
 from pldmlt_jax.io.files import read_json, read_json_if_present, write_json
 from pldmlt_jax.io.signals import STOP
@@ -65,7 +66,9 @@ class RawSets:
         """See `pipeline.describe_raw_sets`; bad files are left to `prepare`."""
         key = frozen(Config(data=dataclasses.replace(config.data, fold=0)))
         if key not in self._found:
-            self._found[key] = describe_raw_sets(key, [] if errors is None else errors, defer_errors=True)
+            self._found[key] = describe_raw_sets(
+                key.data, RawListings(key.data), [] if errors is None else errors, defer_errors=True
+            )
         return self._found[key]
 
 
@@ -150,7 +153,7 @@ def _work(order: Order) -> int:
     config = order.options.config
     context = Context(dataclasses.replace(order.options, config=frozen(config)), order.others)
     with own_folder(order.options):
-        raw = RawSets().of(config)
+        raw = describe_raw_sets(config.data, context.listings, [], defer_errors=True)
         for stage in stages_of(config, STAGES_OF[order.part]):
             try:
                 run_stage(stage, context, raw, may_skip=True)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from pldmlt_jax.config import NO_SET, Config
-from pldmlt_jax.errors import ConfigError, UserError, nearest, raise_all
+from pldmlt_jax.errors import ConfigError, UserError, raise_all, suggest_nearest
 from pldmlt_jax.io.files import FOLDER_NAME, is_folder_name
 from pldmlt_jax.table_config import PARTS, PUBLISHED, Row, Table
 
@@ -69,7 +69,7 @@ def chosen(table: Table, rows: str, folds: str, seeds: str) -> tuple[Table, tupl
     wanted = [name.strip() for name in rows.split(",")] if rows else names
     for name in wanted:
         if name not in names:
-            action = nearest(name, names, "choose some of them")
+            action = suggest_nearest(name, names, "choose some of them")
             errors.append(ConfigError("--rows", f"no row {name!r}", "some of " + ", ".join(names), action))
     for flag, text in (("folds", folds), ("seeds", seeds)):
         if not re.fullmatch(r"(\d{1,9}(,\d{1,9})*)?", text):

@@ -1,17 +1,15 @@
-"""`prepare`: raw files -> prepared sets, and `data.json` with who is in which split."""
+"""The stage `prepare`: turns raw files into prepared sets and writes `data.json` and `folds.csv`."""
 
 import cv2
 import numpy as np
 
-from pldmlt_jax.config import SyntheticConfig, has_stage_1
+from pldmlt_jax.config import SyntheticConfig
 from pldmlt_jax.data.augment import augment, make_training_window
 from pldmlt_jax.data.loader import sample_rng
-from pldmlt_jax.data.preprocessing.store import open_prepared
 from pldmlt_jax.data.splits.folds import write_folds
 from pldmlt_jax.data.splits.selection import choose_splits
 from pldmlt_jax.data.splits.summary import dataset_summary, fold_rows
 from pldmlt_jax.data.synthetic.dataset import draw_fundus, ensure_synthetic_set
-from pldmlt_jax.errors import UserError, collect_errors, raise_all
 from pldmlt_jax.io.progress import show_progress
 from pldmlt_jax.reporting.overlays import add_caption, overlay, write_picture
 from pldmlt_jax.types import LESIONS, MASK_BITS, NUM_GRADES
@@ -22,38 +20,47 @@ AUGMENTED_COLUMNS, AUGMENTED_PX = 5, 320
 
 
 def prepare(context: Context) -> None:
-    """Opens (and so prepares) every set that the run needs."""
+    """Prepares the images that the run trains on, and writes who is in which split."""
+    draw_synthetic_images(context)
+    context.prepare_sets()
+    segmented, graded = context.segmented, context.graded_for_training
     data = context.config.data
-    synthetic = "synthetic" in data.segmentation or "synthetic" in data.grading
-    if synthetic:
-        with show_progress("draw synthetic photographs") as task:
-            ensure_synthetic_set(data.synthetic, data.cache_dir, task)
-        write_picture(context.workdir / "contact_sheet", contact_sheet(data.synthetic))
-    errors: list[UserError] = []
-    with collect_errors(errors):
-        _ = context.segmented
-    if errors and has_stage_1(context.config):  # what is wrong with the other set's photographs is told together with it
-        with collect_errors(errors), show_progress(f"prepare {data.grading} for the graders") as task:
-            open_prepared(data.grading, data, context.config.grader.size_px, task)
-    raise_all(errors)
-    sets = {data.segmentation: context.segmented, data.grading: context.graded_for_training}
-    choose_splits(sets, context.options.split)  # a split that is not there is told now, not after training
-    facts = dataset_summary(context.segmented, context.graded_for_training, data)
-    context.write_json("data.json", facts)
-    if context.options.augmented:
-        write_picture(context.workdir / "augmented", augmented_sheet(context))
-        print(f"  training images as training sees them: {context.workdir / 'augmented.jpg'}")
-    folds_file = context.workdir / "folds.csv"
-    folds_file.unlink(missing_ok=True)
-    if folds := fold_rows(context.segmented, data):
-        write_folds(folds_file, folds)
+    choose_splits({data.segmentation: segmented, data.grading: graded}, context.options.split)  # an unknown one ends here
+    summary = dataset_summary(segmented, graded, data)
+    context.write_json("data.json", summary)
+    write_augmented_sheet(context)
+    write_folds_file(context)
     for key in ("segmentation", "grading"):
-        for message in facts[key]["bad_files"]:
+        for message in summary[key]["bad_files"]:
             print(f"  left out: {message}")
 
 
+def draw_synthetic_images(context: Context) -> None:
+    """Draws the synthetic images, if the run uses them, and a sheet that shows some of each grade."""
+    data = context.config.data
+    if "synthetic" in data.segmentation or "synthetic" in data.grading:
+        with show_progress("draw synthetic photographs") as task:
+            ensure_synthetic_set(data.synthetic, data.cache_dir, task)
+        write_picture(context.workdir / "contact_sheet", contact_sheet(data.synthetic))
+
+
+def write_folds_file(context: Context) -> None:
+    """Writes the fold of each image to folds.csv; with official splits there is no such file."""
+    path = context.workdir / "folds.csv"
+    path.unlink(missing_ok=True)
+    if folds := fold_rows(context.segmented, context.config.data):
+        write_folds(path, folds)
+
+
+def write_augmented_sheet(context: Context) -> None:
+    """Writes a picture of augmented training images, if `--augmented` says how many."""
+    if context.options.augmented:
+        write_picture(context.workdir / "augmented", augmented_sheet(context))
+        print(f"  training images as training sees them: {context.workdir / 'augmented.jpg'}")
+
+
 def augmented_sheet(context: Context) -> np.ndarray:
-    """A row for each image: as it is, and as training sees it in its first epochs, lesions outlined."""
+    """Draws a row for each image: as it is, and as training sees it in its first epochs, with lesions outlined."""
     config, training = context.config, context.segmented["train"]
     window = make_training_window(config.train)
     rows = []
@@ -62,21 +69,21 @@ def augmented_sheet(context: Context) -> np.ndarray:
         panels = [add_caption(_with_lesions(sample.image, sample.mask_bits), sample.image_id)]
         for epoch in range(AUGMENTED_COLUMNS):
             rng = sample_rng(config.seed, epoch, index)
-            drawn = augment(sample.image, sample.mask_bits, config.data.augment, rng, window)
-            panels.append(add_caption(_with_lesions(*drawn), f"epoch {epoch}"))
+            augmented = augment(sample.image, sample.mask_bits, config.data.augment, rng, window)
+            panels.append(add_caption(_with_lesions(*augmented), f"epoch {epoch}"))
         rows.append(np.concatenate(panels, axis=1))
     return np.concatenate(rows)
 
 
 def _with_lesions(image: np.ndarray, mask_bits: np.ndarray) -> np.ndarray:
     masks = {lesion: (mask_bits & MASK_BITS[lesion]) > 0 for lesion in LESIONS}
-    if not any(mask.any() for mask in masks.values()):  # a set that does not tell them apart
+    if not any(mask.any() for mask in masks.values()):  # a set whose masks do not say which lesion they show
         masks = {"lesion": (mask_bits & MASK_BITS["fused"]) > 0}
     return cv2.resize(overlay(image, masks), (AUGMENTED_PX, AUGMENTED_PX), interpolation=cv2.INTER_AREA)
 
 
 def contact_sheet(config: SyntheticConfig) -> np.ndarray:
-    """A row for each grade: drawn photographs, each beside itself with its lesions outlined."""
+    """Draws a row for each grade: synthetic images, each beside itself with its lesions outlined."""
     rows = []
     for grade in range(NUM_GRADES):
         panels = []

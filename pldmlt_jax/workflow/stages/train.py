@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from pldmlt_jax.config import Config, has_stage_1
-from pldmlt_jax.config_text import config_text
+from pldmlt_jax.config.listing import config_text
 from pldmlt_jax.data.augment import make_training_window
 from pldmlt_jax.data.loader import (
     GradeLabels,
@@ -35,7 +35,7 @@ from pldmlt_jax.method.virtual_step import uses_graded_images
 from pldmlt_jax.models.weights.checkpoint_io import WEIGHTS, read_variables
 from pldmlt_jax.models.weights.download import fetch_weights
 from pldmlt_jax.models.weights.load import load_encoder_weights, preprocessing_scheme
-from pldmlt_jax.reporting.validation_panel import NUM_IMAGES, validation_panel
+from pldmlt_jax.reporting.overlays import VALIDATION_IMAGES, validation_panel
 from pldmlt_jax.training.init_from import read_best_network, transfer_weights
 from pldmlt_jax.training.log import open_log
 from pldmlt_jax.training.loop import ValidationResult, fit
@@ -240,7 +240,7 @@ def validate(
                 threshold=MONITOR_THRESHOLD,
             )
         )
-        for row in np.flatnonzero(batch.sample_mask)[: NUM_IMAGES - len(pictures)]:
+        for row in np.flatnonzero(batch.sample_mask)[: VALIDATION_IMAGES - len(pictures)]:
             name, p = selection.split.image_ids[batch.index[row]], output.probabilities[row]
             pictures[name] = validation_panel(
                 batch.image[row], batch.mask_bits[row], p, method.loss.target, MONITOR_THRESHOLD

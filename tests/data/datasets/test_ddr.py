@@ -151,8 +151,8 @@ def test_every_wrong_line_is_named_at_once(root):
     with pytest.raises(ErrorGroup) as caught:
         list_grading(root).valid_records()
     text = str(caught.value)
-    for part in ("line 1: '007-1000-000.jpg 6'", "a line for x.jpg", "line 3: 'a.jpg'", "line 4: 'a.jpg 1 2'",
-                 "line 8: 007-1002-200.jpg again", "007-1001-500.jpg: no line", "b.jpg: no line"):  # fmt: skip
+    for part in ("line 1: '007-1000-000.jpg 6'", "a row for x.jpg", "line 3: 'a.jpg'", "line 4: 'a.jpg 1 2'",
+                 "line 8: 007-1002-200.jpg again", "007-1001-500.jpg: no row", "b.jpg: no row"):  # fmt: skip
         assert part in text
 
 

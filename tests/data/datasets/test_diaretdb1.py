@@ -120,7 +120,7 @@ def test_agreement_map_is_the_mean_of_the_experts_confidences(tmp_path):
     [
         (("Red_small_dots", "Drusen"), "markingtype 'Drusen'"),
         (("High", "Sure"), "confidencelevel 'Sure'"),
-        (("circleregion", "squareregion"), "no circle, ellipse or polygon"),
+        (("circleregion", "squareregion"), "not a circle, ellipse or polygon"),
         (("301,201", "301"), "not enough values"),
         (("301,201", "a,b"), "invalid literal"),
         (('<radius direction="x">5</radius>', ""), "without its radius"),

@@ -1,24 +1,28 @@
 """From raw files to array_record and back: bits, counts, reuse, and every bad file at once."""
 
 import dataclasses
+import errno
 import os
 import platform
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from data.idrid_files import SHAPE, write_grading, write_segmentation
+from data.idrid_files import SHAPE, photograph, write_grading, write_segmentation
 
 from pldmlt_jax.config import DataConfig, SyntheticConfig
 from pldmlt_jax.data.datasets.base import FundusConfig
 from pldmlt_jax.data.datasets.idrid import IdridSegmentation
+from pldmlt_jax.data.preprocessing import store
 from pldmlt_jax.data.preprocessing.geometry import read_image
 from pldmlt_jax.data.preprocessing.masks import fuse_lesions, mask_to_network, read_mask
+from pldmlt_jax.data.preprocessing.prepare import prepare_record
 from pldmlt_jax.data.preprocessing.store import open_prepared
 from pldmlt_jax.data.splits.selection import find_duplicates_across_sets, known_grades, select_graded, select_segmented
 from pldmlt_jax.data.splits.summary import dataset_summary
@@ -250,22 +254,152 @@ prepared.open_prepared("idrid_s", DataConfig(root=sys.argv[1], cache_dir=sys.arg
 """
 
 
-def test_killed_preparation_goes_on_and_leaves_nothing_behind(data):
-    """Killed while it writes the fourth of six photographs."""
+def prepared_files(data: DataConfig) -> list[Path]:
+    """Prepared files that are not packed yet, whole or half written."""
+    return sorted((Path(data.cache_dir) / "photographs").glob("*"))
+
+
+def count_prepared(monkeypatch) -> list[str]:
+    """The images that are prepared from now on."""
+    names: list[str] = []
+
+    def counted(record, *arguments):
+        names.append(record.image_id)
+        return prepare_record(record, *arguments)
+
+    monkeypatch.setattr("pldmlt_jax.data.preprocessing.prepare.prepare_record", counted)
+    return names
+
+
+def test_killed_preparation_resumes_and_leaves_nothing_behind(data, monkeypatch):
+    """Killed while it writes the fourth of six images."""
     killed = subprocess.run([sys.executable, "-c", KILLED, data.root, data.cache_dir], check=False)
     assert killed.returncode == -signal.SIGKILL
-    photographs = Path(data.cache_dir) / "photographs"
-    before = {path.name: path.stat().st_mtime_ns for path in photographs.iterdir()}
+    before = [path.name for path in prepared_files(data)]
     assert len([name for name in before if ".part" in name]) == 1
     assert len(before) == 4
+    names = count_prepared(monkeypatch)
     split = open_prepared("idrid_s", data, 48)["train"]
-    assert len(split) == 6
-    assert not list(photographs.glob("*.part*"))
-    after = {path.name: path.stat().st_mtime_ns for path in photographs.iterdir()}
-    assert len(after) == 6
-    kept = set(before) & set(after)
-    assert len(kept) == 3
-    assert all(before[name] == after[name] for name in kept)
+    assert split.image_ids == list(LESION_FILES)
+    assert names == list(LESION_FILES)[3:]
+    assert not prepared_files(data)
+
+
+def test_packed_set_is_stored_once_and_opened_again_without_work(data, monkeypatch):
+    first = open_prepared("idrid_s", data, 48)["train"]
+    assert not prepared_files(data)
+    names = count_prepared(monkeypatch)
+    packed = {path: path.stat().st_mtime_ns for path in Path(data.cache_dir).rglob("*.array_record*")}
+    again = open_prepared("idrid_s", data, 48)["train"]
+    assert not names and packed
+    assert packed == {path: path.stat().st_mtime_ns for path in Path(data.cache_dir).rglob("*.array_record*")}
+    np.testing.assert_array_equal(first[2].image, again[2].image)
+
+
+def test_kill_between_packing_and_removing_is_cleaned_up_as_is_an_older_cache(data, monkeypatch):
+    """Older versions kept both forms of each image."""
+
+    def killed(_: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("pldmlt_jax.data.preprocessing.store.sync_tree", killed)
+        open_prepared("idrid_s", data, 48)
+    assert len(prepared_files(data)) == 6
+    names = count_prepared(monkeypatch)
+    assert len(open_prepared("idrid_s", data, 48)["train"]) == 6
+    assert not names and not prepared_files(data)
+
+
+def test_full_disk_while_packing_keeps_what_is_prepared(data, monkeypatch):
+    def full(*_: object) -> Iterator:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        yield
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr(IdridSegmentation, "_generate_examples", full)
+        open_prepared("idrid_s", data, 48)
+    assert len(prepared_files(data)) == 6
+    names = count_prepared(monkeypatch)
+    assert len(open_prepared("idrid_s", data, 48)["train"]) == 6
+    assert not names and not prepared_files(data)
+    assert not list(Path(data.cache_dir).rglob("*incomplete*"))
+
+
+def test_file_that_another_process_has_packed_and_removed_is_prepared_again(data, monkeypatch):
+    expected = open_prepared("idrid_s", data, 48)["train"]
+    other = dataclasses.replace(data, cache_dir=f"{data.cache_dir}_2")
+
+    def removed(builder) -> None:
+        for path in prepared_files(other)[:3]:
+            path.unlink()
+        pack(builder)
+
+    pack = store._pack
+    monkeypatch.setattr(store, "_pack", removed)
+    split = open_prepared("idrid_s", other, 48)["train"]
+    for i in range(6):
+        np.testing.assert_array_equal(split[i].image, expected[i].image)
+        np.testing.assert_array_equal(split[i].mask_bits, expected[i].mask_bits)
+
+
+OPENED = """
+import sys
+from pldmlt_jax.config import DataConfig
+from pldmlt_jax.data.preprocessing import store
+from pldmlt_jax.data.preprocessing.prepare import prepare_record
+from pldmlt_jax.data.preprocessing.store import open_prepared
+print(len(open_prepared("idrid_s", DataConfig(root=sys.argv[1], cache_dir=sys.argv[2], num_threads=1), 48)["train"]))
+"""
+
+
+def test_two_processes_prepare_the_same_set_at_once(data):
+    command = [sys.executable, "-c", OPENED, data.root, data.cache_dir]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    outputs = [process.communicate()[0] for process in processes]
+    assert [output.split()[-1] for output in outputs] == ["6", "6"]
+    assert sum("prepare idrid_s at 48 px: 6 done" in output for output in outputs) == 1
+    assert not prepared_files(data)
+
+
+def test_set_that_shares_images_with_a_packed_one_is_prepared_beside_it(data):
+    first = open_prepared("idrid_s", data, 48)["train"]
+    image, before = first[4].image, len(first)
+    cv2.imwrite(str(images_folder(data) / "IDRiD_07.jpg"), photograph(77))
+    second = open_prepared("idrid_s", data, 48)["train"]
+    assert (before, len(second)) == (6, 7)
+    np.testing.assert_array_equal(second[4].image, image)
+    assert not prepared_files(data)
+
+
+def test_left_out_images_are_reported_at_every_opening(data, monkeypatch):
+    skipping = dataclasses.replace(data, on_bad_file="skip")
+    (images_folder(data) / "IDRiD_04.jpg").write_bytes(b"")
+    first = open_prepared("idrid_s", skipping, 48)["train"]
+    names = count_prepared(monkeypatch)
+    again = open_prepared("idrid_s", skipping, 48)["train"]
+    assert names == ["IDRiD_04"]  # the bad one alone is read again
+    assert first.image_ids == again.image_ids == [name for name in LESION_FILES if name != "IDRiD_04"]
+    assert first.skipped == again.skipped
+    assert len(first.skipped) == 1 and "IDRiD_04.jpg: an empty file" in first.skipped[0]
+    with pytest.raises(DataError, match=r"IDRiD_04\.jpg"):
+        open_prepared("idrid_s", data, 48)
+
+
+def test_image_that_can_be_read_now_is_not_missing_in_silence(data, monkeypatch):
+    skipping = dataclasses.replace(data, on_bad_file="skip")
+
+    def unreadable(record, *arguments):
+        if record.image_id == "IDRiD_02":
+            raise DataError(record.image, "an unknown codec", "", "")
+        return prepare_record(record, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pldmlt_jax.data.preprocessing.prepare.prepare_record", unreadable)
+        open_prepared("idrid_s", skipping, 48)
+    (message,) = open_prepared("idrid_s", skipping, 48)["train"].skipped
+    assert "IDRiD_02.jpg, which can be read now" in message and "remove that folder" in message
+    assert not prepared_files(data)
 
 
 def test_leftovers_of_running_processes_stay(tmp_path):

@@ -51,7 +51,7 @@ def _pixels(samples: list[_Sample]) -> tuple[np.ndarray, np.ndarray]:
     return images, np.concatenate([sample.mask_bits[v] & FUSED != 0 for sample, v in zip(samples, valid, strict=True)])
 
 
-def _figures(train: Selection, test: Selection) -> dict[str, Any]:
+def _metrics(train: Selection, test: Selection) -> dict[str, Any]:
     threshold, pixels = best_threshold(channel_histograms(train)), channel_histograms(train)
     return {
         "rule": format_threshold(threshold),
@@ -63,31 +63,31 @@ def _figures(train: Selection, test: Selection) -> dict[str, Any]:
 @pytest.mark.parametrize(("channel", "shift"), [(0, 12), (1, -8), (2, 5)])
 def test_it_is_the_best_of_all_thresholds_on_the_training_images(channel: int, shift: int) -> None:
     train, test = _split(3, 0, channel=channel, shift=shift), _split(2, 1, channel=channel, shift=shift)
-    figures = _figures(_selection(train, [0, 2]), _selection(test, [0, 1]))
+    metrics = _metrics(_selection(train, [0, 2]), _selection(test, [0, 1]))
     images, lesion = _pixels([train[0], train[2]])
     candidates = [(c, sign, level) for c in range(3) for sign in (">=", "<=") for level in range(95, 140)]
 
-    def answers(candidate: tuple[int, str, int], pixels: np.ndarray) -> np.ndarray:
+    def select(candidate: tuple[int, str, int], pixels: np.ndarray) -> np.ndarray:
         c, sign, level = candidate
         return pixels[:, c] >= level if sign == ">=" else pixels[:, c] <= level
 
-    scores = {one: f1_score(lesion, answers(one, images), zero_division=0.0) for one in candidates}
-    assert figures["baseline/channel_threshold/dice_train"] == pytest.approx(max(scores.values()), abs=1e-12)
-    name, sign, level = figures["rule"].split()
+    scores = {one: f1_score(lesion, select(one, images), zero_division=0.0) for one in candidates}
+    assert metrics["baseline/channel_threshold/dice_train"] == pytest.approx(max(scores.values()), abs=1e-12)
+    name, sign, level = metrics["rule"].split()
     chosen = (CHANNELS.index(name), sign, int(level))
     assert chosen[:2] == (channel, ">=" if shift > 0 else "<=")
     assert scores[chosen] == max(scores.values())
     images, lesion = _pixels(test)
-    expected = f1_score(lesion, answers(chosen, images))
-    assert figures["baseline/channel_threshold/dice"] == pytest.approx(expected, abs=1e-12)
-    expected = jaccard_score(lesion, answers(chosen, images))
-    assert figures["baseline/channel_threshold/iou"] == pytest.approx(expected, abs=1e-12)
+    expected = f1_score(lesion, select(chosen, images))
+    assert metrics["baseline/channel_threshold/dice"] == pytest.approx(expected, abs=1e-12)
+    expected = jaccard_score(lesion, select(chosen, images))
+    assert metrics["baseline/channel_threshold/iou"] == pytest.approx(expected, abs=1e-12)
 
 
 def test_nothing_marked_and_nothing_chosen_is_undefined() -> None:
     train, test = _split(1, 0, channel=0, shift=60), _split(1, 1, channel=0, shift=60)
     test[0].mask_bits &= VALID
     test[0].image[:] = 10
-    figures = _figures(_selection(train, [0]), _selection(test, [0]))
-    assert figures["baseline/channel_threshold/dice_train"] == 1.0
-    assert figures["baseline/channel_threshold/dice"] is None
+    metrics = _metrics(_selection(train, [0]), _selection(test, [0]))
+    assert metrics["baseline/channel_threshold/dice_train"] == 1.0
+    assert metrics["baseline/channel_threshold/dice"] is None

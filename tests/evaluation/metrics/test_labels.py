@@ -14,19 +14,19 @@ def test_repaired_and_spoilt_labels_are_counted_by_hand():
     labels = np.array(
         [[0.6, 0.4, 0, 0, 0], [0.1, 0.2, 0.7, 0, 0], [0, 0, 0.8, 0.2, 0], [0, 0.5, 0, 0.3, 0.2]],
     )
-    figures = label_quality_metrics(labels, given, true, EVERY)
-    assert (figures["labels/n"], figures["labels/n_wrong"]) == (4, 2)
-    assert (figures["labels/repaired"], figures["labels/spoilt"]) == (0.5, 0.5)
-    assert (figures["labels/accuracy_before"], figures["labels/accuracy_after"]) == (0.5, 0.5)
-    assert figures["labels/true_weight_of_wrong"] == pytest.approx((0.6 + 0.1) / 2)
-    assert figures["labels/true_weight_of_right"] == pytest.approx((0.8 + 0.3) / 2)
-    assert (figures["labels/repaired_by_hierarchy"], figures["labels/spoilt_by_hierarchy"]) == (0.0, 0.0)
+    metrics = label_quality_metrics(labels, given, true, EVERY)
+    assert (metrics["labels/n"], metrics["labels/n_wrong"]) == (4, 2)
+    assert (metrics["labels/repaired"], metrics["labels/spoilt"]) == (0.5, 0.5)
+    assert (metrics["labels/accuracy_before"], metrics["labels/accuracy_after"]) == (0.5, 0.5)
+    assert metrics["labels/true_weight_of_wrong"] == pytest.approx((0.6 + 0.1) / 2)
+    assert metrics["labels/true_weight_of_right"] == pytest.approx((0.8 + 0.3) / 2)
+    assert (metrics["labels/repaired_by_hierarchy"], metrics["labels/spoilt_by_hierarchy"]) == (0.0, 0.0)
 
 
 def test_labels_that_stay_repair_and_spoil_nothing():
     given, true = np.array([1, 4, 2, 3]), np.array([0, 0, 2, 3])
-    figures = label_quality_metrics(np.eye(5)[given], given, true, EVERY)
-    assert (figures["labels/repaired"], figures["labels/spoilt"]) == (0.0, 0.0)
+    metrics = label_quality_metrics(np.eye(5)[given], given, true, EVERY)
+    assert (metrics["labels/repaired"], metrics["labels/spoilt"]) == (0.0, 0.0)
     clean = label_quality_metrics(np.eye(5)[true], true, true, EVERY)
     assert clean["labels/repaired"] is None and clean["labels/spoilt"] == 0.0
 
@@ -35,9 +35,9 @@ def test_what_the_hierarchy_does_alone():
     """A label that it excludes becomes each of the allowed grades with equal chance; one that it allows stays."""
     given, true = np.array([1, 1, 2, 3]), np.array([0, 3, 2, 3])
     allowed = np.array([[1, 0, 0, 0, 0], [0, 0, 1, 1, 1], [0, 0, 1, 1, 1], [1, 1, 0, 0, 0]], bool)
-    figures = label_quality_metrics(np.eye(5)[given], given, true, allowed)
-    assert figures["labels/repaired_by_hierarchy"] == pytest.approx((1 + 1 / 3) / 2)
-    assert figures["labels/spoilt_by_hierarchy"] == pytest.approx(0.5)  # the last: its true grade is excluded
+    metrics = label_quality_metrics(np.eye(5)[given], given, true, allowed)
+    assert metrics["labels/repaired_by_hierarchy"] == pytest.approx((1 + 1 / 3) / 2)
+    assert metrics["labels/spoilt_by_hierarchy"] == pytest.approx(0.5)  # the last: its true grade is excluded
 
 
 def test_training_is_summed_up_by_medians_of_its_second_half():

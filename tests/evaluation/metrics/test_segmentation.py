@@ -1,4 +1,4 @@
-"""Segmentation figures against scikit-learn on the same pixels, slow direct forms, and their invariants."""
+"""Segmentation metrics against scikit-learn on the same pixels, slow direct forms, and their invariants."""
 
 import dataclasses
 import json
@@ -39,7 +39,7 @@ def _masks(seed: int = 0) -> np.ndarray:
 
 
 def _probabilities(bits: np.ndarray, target: str, seed: int = 1) -> np.ndarray:
-    """What a fair network would answer: noise that leans towards the truth."""
+    """What a fair network would predict: noise that leans towards the truth."""
     noise = np.random.default_rng(seed).normal(size=(*bits.shape, 5))
     truth = np.stack([bits & MASK_BITS[name] > 0 for name in ("fused", *LESIONS)], axis=-1)
     logits = (noise + 1.5 * truth - 0.7).astype(np.float32)
@@ -61,8 +61,8 @@ def _count(
     return segmentation_counts(probabilities, bits, sample_mask, target=target, threshold=threshold)
 
 
-def _figures(target: str) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
-    """Computed figures; probabilities and bits of the valid pixels alone."""
+def _metrics(target: str) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
+    """Computed metrics; probabilities and bits of the valid pixels alone."""
     bits = _masks()
     probabilities = _probabilities(bits, target)
     valid = bits & MASK_BITS["valid"] > 0
@@ -79,50 +79,50 @@ def _assert_same(a: SegmentationCounts, b: SegmentationCounts) -> None:
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_pooled_figures_are_scikit_learns(target: str) -> None:
-    figures, probabilities, bits = _figures(target)
-    truth, answer = bits & MASK_BITS["fused"] > 0, foreground_score(probabilities, target) > 0.5
-    one_hot = [np.stack([~labels, labels], axis=1).astype(int) for labels in (truth, answer)]
+def test_pooled_metrics_are_scikit_learns(target: str) -> None:
+    metrics, probabilities, bits = _metrics(target)
+    truth, predicted = bits & MASK_BITS["fused"] > 0, foreground_score(probabilities, target) > 0.5
+    one_hot = [np.stack([~labels, labels], axis=1).astype(int) for labels in (truth, predicted)]
     expected = {
-        "seg/foreground/dice": oracle.f1_score(truth, answer),
-        "seg/foreground/iou": oracle.jaccard_score(truth, answer),
-        "seg/foreground/precision": oracle.precision_score(truth, answer),
-        "seg/foreground/recall": oracle.recall_score(truth, answer),
+        "seg/foreground/dice": oracle.f1_score(truth, predicted),
+        "seg/foreground/iou": oracle.jaccard_score(truth, predicted),
+        "seg/foreground/precision": oracle.precision_score(truth, predicted),
+        "seg/foreground/recall": oracle.recall_score(truth, predicted),
         "seg/micro_bg/dice": oracle.f1_score(*one_hot, average="micro"),
         "seg/micro_bg/iou": oracle.jaccard_score(*one_hot, average="micro"),
-        "seg/macro_bg/dice": oracle.f1_score(truth, answer, average="macro"),
-        "seg/macro_bg/iou": oracle.jaccard_score(truth, answer, average="macro"),
+        "seg/macro_bg/dice": oracle.f1_score(truth, predicted, average="macro"),
+        "seg/macro_bg/iou": oracle.jaccard_score(truth, predicted, average="macro"),
         "seg/micro_bg/dice_all_background": oracle.accuracy_score(truth, np.zeros_like(truth)),
         "seg/macro_bg/dice_all_background": oracle.f1_score(truth, np.zeros_like(truth), average="macro", zero_division=0.0),
     }
-    assert {name: figures[name] for name in expected} == pytest.approx(expected, abs=1e-12)
-    assert figures["seg/micro_bg/dice"] == pytest.approx(oracle.accuracy_score(truth, answer), abs=1e-12)
+    assert {name: metrics[name] for name in expected} == pytest.approx(expected, abs=1e-12)
+    assert metrics["seg/micro_bg/dice"] == pytest.approx(oracle.accuracy_score(truth, predicted), abs=1e-12)
 
 
 @pytest.mark.parametrize("target", ["lesions", "exclusive"])
-def test_figures_of_each_lesion_are_scikit_learns(target: str) -> None:
-    figures, probabilities, bits = _figures(target)
+def test_metrics_of_each_lesion_are_scikit_learns(target: str) -> None:
+    metrics, probabilities, bits = _metrics(target)
     scores = lesion_scores(probabilities, target)
     expected, ap = {}, {}
     for i, lesion in enumerate(LESIONS):
-        truth, answer = bits & MASK_BITS[lesion] > 0, scores[:, i] > 0.5
+        truth, predicted = bits & MASK_BITS[lesion] > 0, scores[:, i] > 0.5
         expected |= {
-            f"seg/{lesion}/dice": oracle.f1_score(truth, answer),
-            f"seg/{lesion}/iou": oracle.jaccard_score(truth, answer),
-            f"seg/{lesion}/recall": oracle.recall_score(truth, answer),
+            f"seg/{lesion}/dice": oracle.f1_score(truth, predicted),
+            f"seg/{lesion}/iou": oracle.jaccard_score(truth, predicted),
+            f"seg/{lesion}/recall": oracle.recall_score(truth, predicted),
         }
         ap[f"seg/{lesion}/ap"] = oracle.average_precision_score(truth, scores[:, i])
-    assert {name: figures[name] for name in expected} == pytest.approx(expected, abs=1e-12)
-    assert {name: figures[name] for name in ap} == pytest.approx(ap, abs=2e-3)
-    assert figures["seg/mean/dice"] == pytest.approx(np.mean([expected[f"seg/{lesion}/dice"] for lesion in LESIONS]))
+    assert {name: metrics[name] for name in expected} == pytest.approx(expected, abs=1e-12)
+    assert {name: metrics[name] for name in ap} == pytest.approx(ap, abs=2e-3)
+    assert metrics["seg/mean/dice"] == pytest.approx(np.mean([expected[f"seg/{lesion}/dice"] for lesion in LESIONS]))
 
 
 def test_a_fused_prediction_has_the_share_of_each_lesion_that_it_finds_and_no_dice() -> None:
-    figures, probabilities, bits = _figures("fused")
+    metrics, probabilities, bits = _metrics("fused")
     for lesion in LESIONS:
         recall = oracle.recall_score(bits & MASK_BITS[lesion] > 0, probabilities[:, 1] > 0.5)
-        assert figures[f"seg/{lesion}/recall"] == pytest.approx(recall, abs=1e-12)
-        assert f"seg/{lesion}/dice" not in figures and f"seg/{lesion}/ap" not in figures
+        assert metrics[f"seg/{lesion}/recall"] == pytest.approx(recall, abs=1e-12)
+        assert f"seg/{lesion}/dice" not in metrics and f"seg/{lesion}/ap" not in metrics
 
 
 def test_precision_recall_is_scikit_learns_curve_at_its_points() -> None:
@@ -183,12 +183,12 @@ def test_bins_keep_the_order_of_all_probabilities_from_0_to_1() -> None:
 
 
 def test_soft_dice_by_its_definition() -> None:
-    figures, probabilities, bits = _figures("fused")
+    metrics, probabilities, bits = _metrics("fused")
     p = probabilities.astype(np.float64)
     lesion = (bits & MASK_BITS["fused"] > 0).astype(np.float64)
     truth = np.stack([1.0 - lesion, lesion], axis=1)
     expected = np.mean(2.0 * (p * truth).sum(axis=0) / (p.sum(axis=0) + truth.sum(axis=0)))
-    assert figures["seg/macro_bg/dice_soft"] == pytest.approx(expected, abs=1e-6)
+    assert metrics["seg/macro_bg/dice_soft"] == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -221,17 +221,17 @@ def _aupr_11_directly(scores: np.ndarray, bits: np.ndarray, lesion: str) -> floa
 
 @pytest.mark.parametrize("target", ["lesions", "exclusive"])
 def test_aupr_of_11_thresholds_by_its_definition(target: str) -> None:
-    figures, probabilities, bits = _figures(target)
+    metrics, probabilities, bits = _metrics(target)
     scores = lesion_scores(probabilities, target)
     expected = [_aupr_11_directly(scores[:, i], bits, lesion) for i, lesion in enumerate(LESIONS)]
-    assert [figures[f"seg/{lesion}/aupr_11_exclusive"] for lesion in LESIONS] == pytest.approx(expected, abs=1e-12)
+    assert [metrics[f"seg/{lesion}/aupr_11_exclusive"] for lesion in LESIONS] == pytest.approx(expected, abs=1e-12)
 
 
 def test_scores_on_a_threshold_are_not_above_it() -> None:
     bits = np.full((1, 1, 11), MASK_BITS["valid"] | MASK_BITS["MA"] | MASK_BITS["fused"], np.uint8)
     probabilities = np.repeat(np.linspace(0.0, 1.0, 11)[None, None, :, None], 4, axis=-1)
     counts = _count(probabilities, bits, "lesions")
-    np.testing.assert_array_equal(counts.exclusive[0, 1], np.arange(10, -1, -1))
+    np.testing.assert_array_equal(counts.exclusive_above[0, 1], np.arange(10, -1, -1))
     assert counts.compute()["seg/foreground/recall"] == pytest.approx(5 / 11)
 
 
@@ -276,16 +276,16 @@ def test_rows_of_weight_0_and_pixels_outside_the_field_of_view_change_nothing(ta
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_an_answer_of_background_everywhere_scores_the_baseline(target: str) -> None:
+def test_a_prediction_of_background_everywhere_scores_the_baseline(target: str) -> None:
     bits = _masks()
     probabilities = np.zeros_like(_probabilities(bits, target))
     if target != "lesions":
         probabilities[..., 0] = 1.0
-    figures = _count(probabilities, bits, target).compute()
+    metrics = _count(probabilities, bits, target).compute()
     for name in ("micro_bg/dice", "micro_bg/iou", "macro_bg/dice", "macro_bg/iou"):
-        assert figures[f"seg/{name}"] == figures[f"seg/{name}_all_background"]
-    assert 0.5 < figures["seg/micro_bg/dice"] < 1.0
-    assert figures["seg/foreground/dice"] == 0.0 and figures["seg/foreground/precision"] is None
+        assert metrics[f"seg/{name}"] == metrics[f"seg/{name}_all_background"]
+    assert 0.5 < metrics["seg/micro_bg/dice"] < 1.0
+    assert metrics["seg/foreground/dice"] == 0.0 and metrics["seg/foreground/precision"] is None
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -301,8 +301,8 @@ def test_the_truth_itself_scores_1(target: str) -> None:
         "lesions": of_lesion,
         "exclusive": np.concatenate([~lesion, of_lesion], axis=-1),
     }[target].astype(np.float32)
-    figures = _count(probabilities, bits, target).compute()
-    perfect = {name: value for name, value in figures.items() if not name.endswith(("_all_background", "_n", "_undefined"))}
+    metrics = _count(probabilities, bits, target).compute()
+    perfect = {name: value for name, value in metrics.items() if not name.endswith(("_all_background", "_n", "_undefined"))}
     assert perfect == pytest.approx(dict.fromkeys(perfect, 1.0), abs=1e-12)
 
 
@@ -311,27 +311,27 @@ def test_dice_of_each_image_and_images_without_lesions() -> None:
     probabilities = _probabilities(bits, "fused")
     bits[1:] &= MASK_BITS["valid"]
     probabilities[1], probabilities[3] = [1.0, 0.0], [0.9, 0.1]  # nothing there, nothing found; in image 2 it is found
-    figures = _count(probabilities, bits, "fused").compute()
-    assert figures["seg/foreground/dice_per_image_undefined"] == 2 and figures["seg/foreground/dice_per_image_n"] == 2
+    metrics = _count(probabilities, bits, "fused").compute()
+    assert metrics["seg/foreground/dice_per_image_undefined"] == 2 and metrics["seg/foreground/dice_per_image_n"] == 2
     valid = bits[0] & MASK_BITS["valid"] > 0
     own = oracle.f1_score(bits[0][valid] & MASK_BITS["fused"] > 0, probabilities[0][valid][:, 1] > 0.5)
-    assert figures["seg/foreground/dice_per_image"] == pytest.approx((own + 0.0) / 2)
+    assert metrics["seg/foreground/dice_per_image"] == pytest.approx((own + 0.0) / 2)
 
 
 def test_a_lesion_absent_in_truth_and_prediction_is_left_out_of_the_mean_and_counted() -> None:
     bits = _masks() & ~np.uint8(MASK_BITS["SE"] | MASK_BITS["EX"])
     probabilities = _probabilities(bits, "lesions")
     probabilities[..., LESIONS.index("SE")] = 0.1
-    figures = _count(probabilities, bits, "lesions").compute()
-    assert figures["seg/SE/dice"] is None and figures["seg/SE/ap"] is None and figures["seg/SE/recall"] is None
-    assert figures["seg/EX/dice"] == 0.0 and figures["seg/EX/ap"] is None  # found where there is none
-    assert figures["seg/mean/dice_undefined"] == 1 and figures["seg/mean/ap_undefined"] == 2
-    assert figures["seg/mean/dice"] == pytest.approx((figures["seg/MA/dice"] + figures["seg/HE/dice"]) / 3)
-    assert figures["seg/mean/ap"] == pytest.approx((figures["seg/MA/ap"] + figures["seg/HE/ap"]) / 2)
+    metrics = _count(probabilities, bits, "lesions").compute()
+    assert metrics["seg/SE/dice"] is None and metrics["seg/SE/ap"] is None and metrics["seg/SE/recall"] is None
+    assert metrics["seg/EX/dice"] == 0.0 and metrics["seg/EX/ap"] is None  # found where there is none
+    assert metrics["seg/mean/dice_undefined"] == 1 and metrics["seg/mean/ap_undefined"] == 2
+    assert metrics["seg/mean/dice"] == pytest.approx((metrics["seg/MA/dice"] + metrics["seg/HE/dice"]) / 3)
+    assert metrics["seg/mean/ap"] == pytest.approx((metrics["seg/MA/ap"] + metrics["seg/HE/ap"]) / 2)
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_figures_of_no_image_are_undefined_and_all_figures_are_json_without_nan(target: str) -> None:
+def test_metrics_of_no_image_are_undefined_and_all_metrics_are_json_without_nan(target: str) -> None:
     bits = _masks()
     empty, full = SegmentationCounts.empty(target).compute(), _count(_probabilities(bits, target), bits, target).compute()
     assert all(value is None or value == 0 for name, value in empty.items() if not name.endswith("_undefined"))
