@@ -15,7 +15,6 @@ from data.idrid_files import SHAPE, photograph, write_grading, write_segmentatio
 from training.test_loop import run as train
 
 from pldmlt_jax.cli.app import run
-from pldmlt_jax.cli.check import nothing_left
 from pldmlt_jax.config import Config, DataConfig, to_dict
 from pldmlt_jax.data.check import Photograph, SetReport, check_set, leaking
 from pldmlt_jax.data.datasets.records import RawRecord
@@ -31,6 +30,7 @@ from pldmlt_jax.models.weights.load import assign
 from pldmlt_jax.training.checkpoint import Checkpoints
 from pldmlt_jax.training.loop import Rounds, resumed
 from pldmlt_jax.training.nonfinite import FiniteWatch
+from pldmlt_jax.workflow.check import find_no_graders
 from pldmlt_jax.workflow.pipeline import set_aside
 from pldmlt_jax.workflow.stage_table import STAGES
 
@@ -136,7 +136,7 @@ def folder(user: User, **masks: np.ndarray) -> DataConfig:
 def all_graded_are_labelled(user: User) -> str:
     record = RawRecord("a", Path("a.png"))
     both = [SetReport(name, photographs=[Photograph(record, "train", np.zeros(72, np.uint8))]) for name in ("s", "d")]
-    return next(nothing_left(both[:1], both[1:], list(leaking(*both, distance=88)))).found
+    return next(find_no_graders(both[:1], both[1:], list(leaking(*both, distance=88)))).found
 
 
 def pixels(user: User, content: bytes) -> str:
@@ -236,7 +236,7 @@ MESSAGES: dict[str, Callable[[User], str]] = {
     ),
     "give the weights of the same architecture and width, or none": lambda user: other_weights(),
     "no checkpoint in it": lambda user: user.command("evaluate", f"--checkpoint={user.root}"),
-    "a network trained for what is asked": other_config,
+    "a network trained with these values": other_config,
     "a network trained for 3 rounds": fewer_rounds,
     "made from another config or other input, and so moved to": moved_aside,
     "--config.checkpoint.fallback=True": damaged,

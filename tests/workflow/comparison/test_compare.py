@@ -17,13 +17,13 @@ from faults.tiny_table import get_table
 from PIL import Image
 
 from configs.tables import rows as rows_of
-from pldmlt_jax.cli.app import LOCK, VERBS, run
+from pldmlt_jax.cli.app import VERBS, run
 from pldmlt_jax.cli.flags import parse
-from pldmlt_jax.config_checks import config_errors
 from pldmlt_jax.io.files import locked
 from pldmlt_jax.table_config import Table, list_runs
-from pldmlt_jax.workflow.comparison import compare
-from pldmlt_jax.workflow.comparison.table_file import table_errors
+from pldmlt_jax.workflow.comparison.results import portable_command
+from pldmlt_jax.workflow.comparison.table_checks import add_starting_rows, table_errors
+from pldmlt_jax.workflow.options import LOCK
 from pldmlt_jax.workflow.stages.train_graders import grader_weight_names
 
 TABLE = "tests/faults/tiny_table.py"
@@ -149,7 +149,7 @@ def test_a_signal_reaches_the_run_and_both_end_in_good_order(root: Path, tmp_pat
 
 
 def wrong(table: Table, *overrides: str) -> str:
-    return "\n".join(map(str, table_errors(table, overrides, config_errors)))
+    return "\n".join(map(str, table_errors(table, overrides)))
 
 
 def test_all_that_is_wrong_with_a_table_is_told_at_once() -> None:
@@ -167,7 +167,7 @@ def test_all_that_is_wrong_with_a_table_is_told_at_once() -> None:
     for part in (
         "row lesions: starts_from: 'ours'", "row lesions: published: Dice", "row vgg16: grader.architectures",
         "loss.beta (row vgg16, ours): -1.0", "part: 'nothing'", "rows: 'ours' twice", "reference: 'nobody'",
-        "seeds: (3, 3)", "2 folds of 'official'", "--config.seed", "take --seeds", "--config.data.fold", "take --folds",
+        "seeds: (3, 3)", "2 folds of 'official'", "--config.seed", "use --seeds", "--config.data.fold", "use --folds",
     ):  # fmt: skip
         assert part in text, part
     assert wrong(table) == ""
@@ -191,14 +191,12 @@ def test_files_that_make_no_table_are_told(capsys, tmp_path: Path, text: str, to
 
 
 def test_the_command_that_a_table_keeps_names_no_place_of_this_machine() -> None:
-    parsed = parse(["main.py", "compare", f"--config={TABLE}"], tuple(VERBS))
-    assert parsed is not None
     files = ("--config.model.weights=/a b/own.pth", "--config.grader.weights=('/a/x.pth','y.pth')")
     words = ("compare", f"--config={TABLE}", "--workdir=/w", "--config.data.root=/d", "--config.loss.beta=2.0", *files)
     kept = (
         f"--config={TABLE} --config.loss.beta=2.0 --config.model.weights=own.pth --config.grader.weights=('x.pth','y.pth')"
     )
-    assert compare.command(dataclasses.replace(parsed, words=words)) == f"python main.py compare {kept}"
+    assert portable_command(words) == f"python main.py compare {kept}"
 
 
 def test_flags_of_a_table_are_checked_and_a_table_is_no_config(capsys) -> None:
@@ -215,7 +213,7 @@ def test_flags_of_a_table_are_checked_and_a_table_is_no_config(capsys) -> None:
 def test_a_row_brings_the_one_that_it_starts_from_and_a_cell_has_what_the_table_sets() -> None:
     parsed = parse(["main.py", *arguments(Path("r"), "--rows=ours", "--seeds=4", "--config.loss.beta=2")[1:]], tuple(VERBS))
     assert parsed is not None and parsed.table is not None
-    assert parsed.rows == ("lesions", "ours")
+    assert tuple(add_starting_rows(parsed.table, parsed.rows)) == ("lesions", "ours")
     last = list_runs(parsed.table, parsed.workdir)[-1]
     assert last.workdir == Path("r/table/ours/fold0_seed4")
     config = last.config
@@ -329,4 +327,4 @@ def test_masks_from_files_score_as_the_network_that_wrote_them(root: Path, tmp_p
     message = capsys.readouterr().err
     assert "no image of the set has this name" in message and "no file of" in message and lacking[1].name in message
     assert run([*score, "--checkpoint=x"]) == 2
-    assert "leave one of the two away" in capsys.readouterr().err
+    assert "remove one of the two" in capsys.readouterr().err
