@@ -239,7 +239,7 @@ MESSAGES: dict[str, Callable[[User], str]] = {
     ),
     "give the weights of the same architecture and width, or none": lambda user: other_weights(),
     "no checkpoint in it": lambda user: user.command("evaluate", f"--checkpoint={user.root}"),
-    "a network trained for what is asked": other_config,
+    "a network trained with these values": other_config,
     "a network trained for 3 rounds": fewer_rounds,
     "made from another config or other input, and so moved to": moved_aside,
     "--config.checkpoint.fallback=True": damaged,

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
@@ -17,12 +17,11 @@ from pldmlt_jax.cli.flags import COMPARE, VERBS_OF, parse
 from pldmlt_jax.config import Config, frozen
 from pldmlt_jax.errors import ConfigError, UserError, explain_missing_package, raise_all, suggest_nearest
 from pldmlt_jax.io.files import find_disk_error
-from pldmlt_jax.io.locks import locked
 from pldmlt_jax.io.signals import Interrupted, stop_on_signals
-from pldmlt_jax.workflow.options import RunOptions
+from pldmlt_jax.workflow.options import RunOptions, lock_output_folder
 
 PIPELINE = "pldmlt_jax.workflow.pipeline"
-"""Shares its stages among several processes; the other verbs' work is the first one's."""
+"""The one module whose work several processes share; that of the others is done by the first process."""
 
 VERBS: dict[str, str] = {
     "run": PIPELINE,
@@ -36,53 +35,50 @@ VERBS: dict[str, str] = {
     "export": "pldmlt_jax.cli.export",
     "report": "pldmlt_jax.workflow.stages.report",
     "figures": "pldmlt_jax.cli.figures",
-    COMPARE: "pldmlt_jax.workflow.comparison.compare",
+    COMPARE: "pldmlt_jax.cli.compare",
 }
-"""Verb -> the module whose `main(options)` does it; imported only then, so that `--help` answers at once."""
+"""Verb -> the module whose `main(options)` executes it, imported only then, so that `--help` is quick."""
 
 SCORE_FILES = "pldmlt_jax.workflow.stages.score_files"
-"""What `evaluate --predictions` does, which needs no network."""
-
-LOCK = ".lock"
-"""In a workdir: held by the process that works there."""
+"""The module for `evaluate --predictions`, which needs no network."""
 
 MAX_CACHE_BYTES = 2**30
-"""Of compiled programs; those that were not used for the longest time are removed."""
+"""Size of the compilation cache; programs that were not used for the longest time are removed from it."""
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
-"""Of glibc's mallopt (malloc.h)."""
+"""Parameters of glibc's mallopt (malloc.h)."""
 
 
 def run(argv: list[str]) -> int:
-    """Runs the program; returns 0 done, 1 a failure with one message, 2 a wrong flag, config or input."""
+    """Runs the program.
 
-    def work() -> int:
+    Args:
+        argv: The command line, as in `sys.argv`.
+
+    Returns:
+        The exit status: 0 if all is done, 1 after a failure, 2 if a flag, the config or an input is wrong.
+    """
+
+    def execute() -> int:
         options = parse(argv, tuple(VERBS))
         if options is None:
             return 0
         return _print_config(options) if options.print_config else _run_verb(options)
 
-    return guarded(work, debug="--debug" in argv)
+    return _exit_status(execute, debug="--debug" in argv)
 
 
-def guarded(work: Callable[[], int], *, debug: bool = False, tell: Callable[[str], None] = lambda message: None) -> int:
-    """Does something that signals may stop; returns its exit status, or that of its failure, whose message is printed.
-
-    Args:
-        work: Returns its own exit status.
-        debug: Print tracebacks of errors.
-        tell: Is given the message of a failure as well.
-    """
+def _exit_status(function: Callable[[], int], *, debug: bool) -> int:
+    """Calls a function that signals may stop; returns its exit status, or prints its exception and returns that one's."""
     try:
         with stop_on_signals():
-            return work()
+            return function()
     except KeyboardInterrupt as error:
         stop = error if isinstance(error, Interrupted) else Interrupted(signal.SIGINT)
         print(f"{stop}; {stop.then}", file=sys.stderr)
         return 128 + stop.signum
-    except Exception as error:  # a user's, a defect, or the machine's: the last line of defence, which tells it and fails
-        status, message = _failure(error)
-        tell(message)
+    except Exception as error:  # the last line of defence: an error of the user, of the program or of the machine
+        status, message = _describe_failure(error)
         if debug:
             traceback.print_exc()
         if status == 2 or not debug:
@@ -90,7 +86,7 @@ def guarded(work: Callable[[], int], *, debug: bool = False, tell: Callable[[str
         return status
 
 
-def _failure(error: Exception) -> tuple[int, str]:
+def _describe_failure(error: Exception) -> tuple[int, str]:
     """Exit status and message of an exception."""
     if isinstance(error, UserError):
         return 2, f"error: {error}"
@@ -98,34 +94,35 @@ def _failure(error: Exception) -> tuple[int, str]:
         return 1, explain_missing_package(error)
     if disk := find_disk_error(error):
         where = f"{disk.filename}: " if disk.filename else ""
-        kept = "what was written before is whole; make room, and the same command goes on from its last checkpoint"
-        return 1, f"failed: {where}{disk.strerror}\n  {kept}"
+        action = "earlier files are intact; make room, and the same command resumes from its last checkpoint"
+        return 1, f"failed: {where}{disk.strerror}\n  {action}"
     return 1, f"failed: {type(error).__name__}: {error}\n(--debug shows the traceback)"
 
 
 def _print_config(options: RunOptions) -> int:
-    """Prints the config that the verb would use, a table's row by row: a trained network's own, where it would take that."""
+    """Prints the config that the verb would use: of a table every row's, of a trained network its own."""
     from pldmlt_jax.cli.config_listing import print_config
 
+    if options.table is not None:
+        for row in options.table.rows:
+            print(f"row {row.name}")
+            print_config(row.config)
+        return 0
     if options.verb in VERBS_OF["checkpoint"]:
-        from pldmlt_jax.workflow.context import with_saved_config
+        from pldmlt_jax.workflow.checkpoint_config import with_saved_config
 
         options = with_saved_config(options)
-    if options.table is None:
-        print_config(options.config)
-    for row in options.table.rows if options.table is not None else ():
-        print(f"row {row.name}")
-        print_config(row.config)
+    print_config(options.config)
     return 0
 
 
 def run_config(config: Config, verb: str = "run", *, workdir: str | Path = "") -> Path:
-    """Does what `python main.py VERB --config=...` does, for a config that was made in Python: in a notebook, say.
+    """Does what `python main.py VERB --config=...` does, for a config that was made in Python, for example in a notebook.
 
     Args:
-        config: As a file under `configs/` makes it; it stays as it is.
-        verb: "run" for the whole method, of which complete stages are skipped, or one stage; "check", "report", "export".
-        workdir: Where the files go; "" = `config.workdir`, or runs/NAME.
+        config: A config, as the files under `configs/` make it; it is not changed.
+        verb: "run" for the whole method, of which complete stages are skipped; or one stage, "check", "report", "export".
+        workdir: The folder for the files of the run; "" for `config.workdir`, or runs/NAME.
 
     Returns:
         The workdir, which `load` takes.
@@ -143,22 +140,22 @@ def run_config(config: Config, verb: str = "run", *, workdir: str | Path = "") -
 
 
 def _run_verb(options: RunOptions) -> int:
+    """Checks and freezes the config, imports the verb's module and executes it; returns the exit status."""
     if options.table is not None:
         return _run_table(options)
     from pldmlt_jax.config_checks import validate_config
-    from pldmlt_jax.workflow.context import with_saved_config
+    from pldmlt_jax.workflow.checkpoint_config import with_saved_config
 
-    scores_files = bool(options.predictions)
-    options = options if scores_files else with_saved_config(options)
+    options = options if options.predictions else with_saved_config(options)
     validate_config(options.config)
     options = dataclasses.replace(options, config=frozen(options.config))
     configure_libraries()
     from pldmlt_jax.io.processes import is_first_process, join_processes, run_on_first
 
     join_processes(options.config.parallel)
-    name = SCORE_FILES if scores_files else VERBS[options.verb]
+    name = SCORE_FILES if options.predictions else VERBS[options.verb]
     module = importlib.import_module(name)
-    with own_folder(options) if is_first_process() else contextlib.nullcontext():
+    with lock_output_folder(options) if is_first_process() else contextlib.nullcontext():
         if name == PIPELINE:
             module.main(options)
         else:
@@ -167,57 +164,21 @@ def _run_verb(options: RunOptions) -> int:
 
 
 def _run_table(options: RunOptions) -> int:
-    """`compare`, which leaves devices to the processes of its cells."""
-    from pldmlt_jax.config_checks import config_errors
-    from pldmlt_jax.workflow.comparison.table_file import table_errors
+    """Executes `compare`, which uses no device itself and leaves it to the processes of its runs."""
+    from pldmlt_jax.workflow.comparison.table_checks import table_errors
 
     assert options.table is not None
-    raise_all(table_errors(options.table, options.overrides, config_errors))
+    raise_all(table_errors(options.table, options.overrides))
     rows = tuple(dataclasses.replace(row, config=frozen(row.config)) for row in options.table.rows)
-    options = dataclasses.replace(options, table=dataclasses.replace(options.table, rows=rows))
     configure_libraries()
     module = importlib.import_module(VERBS[COMPARE])
-    with own_folder(options):
-        return module.main(options)
-
-
-@contextlib.contextmanager
-def own_folder(options: RunOptions) -> Iterator[None]:
-    """Keeps other processes out of the folder that this one writes to.
-
-    Raises:
-        ConfigError: Another process is at work there, or nothing can be written there.
-    """
-    folder, flag = options.workdir, "--workdir"
-    if options.output:
-        folder, flag = Path(options.output), "--output"
-    made = not folder.exists()
-    if options.verb == "report" and made:  # it tells that itself
-        yield
-        return
-
-    def refused(holder: str) -> ConfigError:
-        action = f"wait for its end, stop it, or take another folder: {flag}=DIR"
-        return ConfigError(f"{flag}: {folder}", f"in use by {holder}", "one process at a time", action)
-
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(locked(folder / LOCK, refused))
-        except OSError as error:
-            expected, action = "a folder that can be written to", f"change its permissions, or take {flag}=DIR"
-            raise ConfigError(f"{flag}: {folder}", error.strerror or str(error), expected, action) from error
-        try:
-            yield
-        finally:
-            if made and os.listdir(folder) == [LOCK]:  # the input was wrong, and nothing came of it
-                (folder / LOCK).unlink()
-                folder.rmdir()
+    return module.main(dataclasses.replace(options, table=dataclasses.replace(options.table, rows=rows)))
 
 
 def _keep_freed_memory() -> None:
-    """Lets glibc reuse large blocks, which it gives back to the system by default.
+    """Makes glibc reuse large blocks instead of giving them back to the system.
 
-    XLA's buffers on the CPU are such blocks: without this each step has all their pages mapped and zeroed anew.
+    XLA's buffers on the CPU are such blocks: otherwise the system maps and zeroes all their pages again in every step.
     """
     with contextlib.suppress(OSError, AttributeError):  # another C library
         libc = ctypes.CDLL(None)
@@ -226,25 +187,29 @@ def _keep_freed_memory() -> None:
 
 
 def _except_failed_saves(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """After the first write that fails, tensorstore prints a traceback for each other one; the error itself is raised."""
+    """Hides the tracebacks that tensorstore prints for further writes after one has failed; that error itself is raised."""
     if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
         sys.__excepthook__(kind, error, trace)
 
 
 def configure_libraries() -> None:
-    """Compiled steps are kept between runs, in a place of our own, of at most 1 GiB.
+    """Keeps compiled programs between runs, in a folder of at most 1 GiB in the home folder, and silences OpenCV and Orbax.
 
-    JAX's own variables choose another: JAX_COMPILATION_CACHE_DIR (which JAX then bounds as it is told elsewhere: other
-    programs may share it), JAX_COMPILATION_CACHE_MAX_SIZE in bytes, JAX_ENABLE_COMPILATION_CACHE=false for none.
+    JAX's own variables choose otherwise: JAX_COMPILATION_CACHE_DIR, whose size is then not bounded here because other
+    programs may share it, JAX_COMPILATION_CACHE_MAX_SIZE in bytes, and JAX_ENABLE_COMPILATION_CACHE=false.
     """
     import cv2
     import jax
 
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # it names no file; our own errors do
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # its messages name no file; our errors do
     sys.excepthook = _except_failed_saves
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # Orbax' part of the same
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # Orbax prints the same errors
     _keep_freed_memory()
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser("~/.cache/pldmlt_jax/xla"))
         if "JAX_COMPILATION_CACHE_MAX_SIZE" not in os.environ:
             jax.config.update("jax_compilation_cache_max_size", MAX_CACHE_BYTES)
+
+
+if __name__ == "__main__":  # `compare` starts its runs like this
+    sys.exit(run(sys.argv))

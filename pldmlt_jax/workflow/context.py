@@ -1,13 +1,12 @@
 """What the stages of a run share: the config, the workdir, the prepared sets and their splits."""
 
 import dataclasses
-import functools
 from collections.abc import Callable, Collection
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pldmlt_jax.config import Config, fields, has_stage_1, to_dict
+from pldmlt_jax.config import Config, has_stage_1, to_dict
 from pldmlt_jax.data.datasets.registry import RawListings
 from pldmlt_jax.data.preprocessing.store import prepare_set
 from pldmlt_jax.data.splits.selection import (
@@ -18,18 +17,14 @@ from pldmlt_jax.data.splits.selection import (
     select_graded,
     select_segmented,
 )
-from pldmlt_jax.errors import CheckpointError, UserError, collect_errors, raise_all
+from pldmlt_jax.errors import UserError, collect_errors, raise_all
 from pldmlt_jax.evaluation.inference import (
-    BUNDLED_MODEL,
     TrainedNetwork,
-    checkpoint_directory,
-    saved_config,
-    split_checkpoints,
 )
 from pldmlt_jax.io.files import write_json
 from pldmlt_jax.io.processes import is_first_process
 from pldmlt_jax.method.virtual_step import uses_graded_images
-from pldmlt_jax.training.checkpoint import CONFIG, CheckpointsWithBest
+from pldmlt_jax.training.checkpoint import CheckpointsWithBest
 from pldmlt_jax.workflow.options import RunOptions
 
 
@@ -146,87 +141,3 @@ def describe_run(context: Context) -> None:
 
     context.write_json("config.json", to_dict(context.config))
     context.write_json("environment.json", describe_environment())
-
-
-SPLITS = (
-    "data.split",
-    "data.grading_split",
-    "data.num_folds",
-    "data.fold",
-    "data.val_share",
-    "data.split_seed",
-    "data.folds_file",
-    "data.leakage",
-)
-"""Fields that say which images a network is trained on: under others it would be scored on images that it has seen."""
-
-SHOWS_HELD_OUT = ("evaluate", "figures")
-"""Verbs that show networks on images that these must not have seen."""
-
-SEEN_BY_NETWORK = ("data.size_px", "data.fov_crop", "data.resize", "data.enhance", "model.", "loss.target")
-"""Beginnings of the fields that a network is trained for; under others it answers something else, often in silence."""
-
-
-def with_saved_config(options: RunOptions) -> RunOptions:
-    """Without `--config`, `evaluate`, `predict`, `export` and `figures` take the config that the network was trained with,
-    the first one's where several are named; `predict`, where nothing at all is named, the network that ships.
-
-    What the command line sets of it comes on top, and results go beside the checkpoint unless it says where. With
-    `--config` the two must agree on what the network was trained for, but for what the command line sets; and on the
-    same set always on what it was trained on.
-
-    Raises:
-        CheckpointError: There is no checkpoint, or it was trained for or on something else than is asked for.
-    """
-    from pldmlt_jax.config_checks import config_errors
-
-    if options.verb not in ("evaluate", "predict", "export", "figures"):
-        return options
-    named = options.checkpoint or options.config_given or options.workdir_given
-    if options.verb == "predict" and not named:
-        print(f"  --checkpoint names no network: the one that ships is used, see {BUNDLED_MODEL / 'model_card.md'}")
-        options = dataclasses.replace(options, checkpoint=str(BUNDLED_MODEL))
-    paths = split_checkpoints(options.checkpoint or str(options.workdir))
-    directory, *others = [checkpoint_directory(path) for path in paths]
-    for trained in (directory, *others):
-        if wrong := config_errors(saved_config(trained)):
-            found = "; ".join(f"{error.where}: {error.found}" for error in wrong)
-            raise CheckpointError(trained / CONFIG, found, "the config that the network was trained with", "restore it")
-    if not options.config_given:
-        config = saved_config(directory)
-        config.parallel = options.config.parallel  # of this machine, not of the one that trained it
-        for path in options.overrides:
-            *parts, name = path.split(".")
-            given, target = (functools.reduce(getattr, parts, c) for c in (options.config, config))
-            setattr(target, name, getattr(given, name))
-        beside = Path("runs") / BUNDLED_MODEL.name if directory.resolve() == BUNDLED_MODEL else directory.parent
-        workdir = options.workdir if options.workdir_given else beside
-        options = dataclasses.replace(options, config=config, workdir=workdir)
-    _require_agreement(options, saved_config(directory), directory)
-    for other in others if options.verb in SHOWS_HELD_OUT else ():
-        _require_agreement(options, saved_config(other), other, SPLITS)
-    return options
-
-
-def _require_agreement(options: RunOptions, saved: Config, directory: Path, seen: tuple[str, ...] = SEEN_BY_NETWORK) -> None:
-    from pldmlt_jax.models.weights.load import preprocessing_scheme
-
-    given, trained = dict(fields(options.config)), dict(fields(saved))
-    same_set = given["data.segmentation"] == trained["data.segmentation"]
-    compared = {name for name in given if name.startswith(seen)} - {"model.weights", *options.overrides}
-    compared |= set(SPLITS) if same_set and options.verb in SHOWS_HELD_OUT else set()
-    differing = [
-        f"{name} = {trained[name]!r}, not {given[name]!r}" for name in sorted(compared) if given[name] != trained[name]
-    ]
-    prepared = [preprocessing_scheme(config.model.encoder, config.model.weights) for config in (saved, options.config)]
-    if prepared[0] != prepared[1]:
-        differing.append(
-            f"images prepared as {prepared[0]!r} by model.weights = {saved.model.weights!r}, not {prepared[1]!r}"
-        )
-    if differing:
-        raise CheckpointError(
-            directory,
-            f"trained with {'; '.join(differing)}",
-            "a network trained for what is asked, and not on what it is scored on",
-            "leave these fields and --config away: the checkpoint has its own config",
-        )

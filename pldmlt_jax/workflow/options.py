@@ -1,10 +1,18 @@
 """The options of a run as plain values: what the command line or `run_config` hands to stages and tables."""
 
+import contextlib
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from pldmlt_jax.config import Config
+from pldmlt_jax.errors import ConfigError
+from pldmlt_jax.io.locks import locked
 from pldmlt_jax.table_config import Table
+
+LOCK = ".lock"
+"""File of a workdir that the process that works there holds locked."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +38,8 @@ class RunOptions:
         images: Names of the images that `figures` shows, separated by commas; "" to choose them by their lesions.
         augmented: The number of augmented training images on the sheet that `prepare` writes; 0 for no sheet.
         table: The table of `compare`, its rows' configs with the command line's overrides.
-        rows: Names of the rows of the table to run.
+        rows: Names of the rows of the table to run; the rows that they start from are run as well.
+        one_run: Whether `compare` executes one run of the table in this process, instead of each in a process of its own.
         words: The words of the command line, which a table keeps.
         print_config: Whether to print the config and do nothing else.
         debug: Whether errors come with a traceback.
@@ -54,6 +63,40 @@ class RunOptions:
     augmented: int = 0
     table: Table | None = None
     rows: tuple[str, ...] = ()
+    one_run: bool = False
     words: tuple[str, ...] = ()
     print_config: bool = False
     debug: bool = False
+
+
+@contextlib.contextmanager
+def lock_output_folder(options: RunOptions) -> Iterator[None]:
+    """Keeps other processes out of the folder that a run writes to: its output folder if it has one, else its workdir.
+
+    A folder that is made here and that nothing is written to is removed again.
+
+    Raises:
+        ConfigError: Another process works there, or nothing can be written there.
+    """
+    folder, flag = (Path(options.output), "--output") if options.output else (options.workdir, "--workdir")
+    is_new = not folder.exists()
+    if options.verb == "report" and is_new:  # which reports the missing folder itself
+        yield
+        return
+
+    def refused(holder: str) -> ConfigError:
+        action = f"wait until it ends, stop it, or choose another folder: {flag}=DIR"
+        return ConfigError(f"{flag}: {folder}", f"in use by {holder}", "one process at a time", action)
+
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked(folder / LOCK, refused))
+        except OSError as error:
+            expected, action = "a folder that can be written to", f"change its permissions, or choose {flag}=DIR"
+            raise ConfigError(f"{flag}: {folder}", error.strerror or str(error), expected, action) from error
+        try:
+            yield
+        finally:
+            if is_new and os.listdir(folder) == [LOCK]:  # the input was wrong
+                (folder / LOCK).unlink()
+                folder.rmdir()

@@ -81,6 +81,30 @@ def test_what_is_not_known_is_told_with_the_nearest_name(capsys, argument, neare
     assert f"did you mean {nearest}?" in failure(capsys, argument)
 
 
+@pytest.mark.parametrize("wrong", [(), ("--config.data.rot=x", "--config.loss.beta=-1")])
+@pytest.mark.parametrize(
+    ("verb", "definition"),
+    [
+        ("train", "def get_config():\n    return Config()\n"),
+        ("compare", "def get_table():\n    return Table('a', 'A', (Row('one', Config()), Row('two', Config())))\n"),
+    ],
+    ids=["config", "table"],
+)
+def test_the_config_file_is_executed_once(capsys, tmp_path, verb, definition, wrong):
+    file, executions = tmp_path / "counted.py", tmp_path / "executions"
+    file.write_text(
+        "from pldmlt_jax.config import Config\nfrom pldmlt_jax.table_config import Row, Table\n"
+        f"with open({str(executions)!r}, 'a') as file:\n    file.write('x')\n{definition}"
+    )
+    command = [verb, f"--config={file}", "--config.loss.beta=0.5", "--config.data.size_px=64", "--debug", *wrong]
+    if wrong:
+        text = failure(capsys, *command)
+        assert "did you mean --config.data.root?" in text and "loss.beta" in text
+    else:
+        assert parse(["main.py", *command], tuple(VERBS)) is not None
+    assert executions.read_text() == "x"
+
+
 def test_a_file_without_a_config_does_not_take_that_of_the_file_read_before(capsys, tmp_path):
     assert parse(["main.py", IDRID], tuple(VERBS)) is not None
     path = tmp_path / "empty.py"

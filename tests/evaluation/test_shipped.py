@@ -79,7 +79,7 @@ def test_predict_takes_it_where_nothing_is_named_and_says_so(other_shipped, tmp_
     (tmp_path / "configs" / "demo.py").write_bytes(Path("configs/demo.py").read_bytes())
     monkeypatch.chdir(tmp_path)
     assert run(["main.py", "predict", "--input=eye.png"]) == 0
-    assert "the one that ships is used" in capsys.readouterr().out
+    assert "using the bundled model" in capsys.readouterr().out
     assert (tmp_path / "runs" / "pretrained" / "predictions" / "predictions.csv").is_file()
     assert {path.name for path in other_shipped.iterdir()} == {"config.json", WEIGHTS}
     assert run(["main.py", "predict", "--input=eye.png", "--workdir=runs/mine"]) == 2

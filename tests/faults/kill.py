@@ -6,10 +6,8 @@ Prints a line for each stage, and exits with 1 where anything differs.
 """
 
 import argparse
-import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -17,7 +15,7 @@ from pathlib import Path
 
 from array_record.python.array_record_module import ArrayRecordReader
 
-from tests.faults.runs import differences, finish, results, start
+from tests.faults.runs import differences, finish, kill_session, results, start
 
 STAGES = ("prepare", "train-grader", "pseudo-label", "train", "evaluate", "compare")
 """Verbs in their order; one that is added here is killed as well."""
@@ -61,7 +59,7 @@ def disturbed(reference: Reference, stage: str, kills: int, rng: random.Random) 
                 process.wait(rng.uniform(EARLIEST_S, reference.seconds[stage]))
                 running = False
             except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
+                kill_session(process)
                 met += 1
             if process.wait() > 0:
                 return ended, [f"exit status {process.returncode}:\n{log.read_text(errors='replace')[-2000:]}"]

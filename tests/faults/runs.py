@@ -1,9 +1,11 @@
 """Runs of the program on the tiny config, and what they leave, in a form in which two runs can be compared."""
 
+import contextlib
 import dataclasses
 import functools
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -27,7 +29,7 @@ def arguments(workdir: Path, cache: Path, *more: str) -> list[str]:
 
 
 def start(workdir: Path, cache: Path, *more: str, log: Path | None = None, isolated: bool = False) -> subprocess.Popen:
-    """A process of its own, and the leader of its group; what it prints goes to `log`.
+    """A process of its own, and the leader of its session; what it prints goes to `log`.
 
     `isolated` leaves it no network, where the system lets a process be started so.
     """
@@ -37,6 +39,14 @@ def start(workdir: Path, cache: Path, *more: str, log: Path | None = None, isola
         return subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
     finally:
         out.close()
+
+
+def kill_session(process: subprocess.Popen) -> None:
+    """Kills a process of `start` and all that it has started; the runs of a table have process groups of their own."""
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(ProcessLookupError):
+            if os.getsid(int(path.name)) == process.pid:
+                os.kill(int(path.name), signal.SIGKILL)
 
 
 @functools.cache

@@ -95,7 +95,7 @@ def test_full_disk_ends_the_program_with_one_message(monkeypatch, tmp_path, caps
     monkeypatch.setattr("pldmlt_jax.workflow.stages.report.main", full)
     assert app.run(["main.py", "report", f"--workdir={tmp_path}"]) == 1
     message = capsys.readouterr().err
-    assert "metrics.json: No space left on device" in message and "goes on from its last checkpoint" in message
+    assert "metrics.json: No space left on device" in message and "resumes from its last checkpoint" in message
     assert "Traceback" not in message
 
 

@@ -1,33 +1,29 @@
-"""The cells of a table: which are complete, and one run in a process of its own.
+"""The runs of a table: which of them are complete, and how one is executed in a process of its own.
 
-A process of its own has all memory mappings that Linux grants (compiled programs hold them, and many runs' together crash
-XLA), has a peak of memory that is its own, and, where it fails or is killed, takes nothing else with it. What it compiles it
-finds in the compilation cache, where a cell before it had the same shapes.
+A run has its own process for three reasons: compiled programs hold memory mappings, and those of many runs exceed what Linux
+grants one process; its peak memory can be measured; and a run that fails or is killed takes nothing else with it. The
+compilation cache keeps what an earlier run with the same shapes has compiled.
 """
 
 import contextlib
-import ctypes
 import dataclasses
-import multiprocessing
 import os
 import resource
 import signal
+import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
-from pldmlt_jax.cli.app import configure_libraries, guarded, own_folder
 from pldmlt_jax.config import Config, frozen
-from pldmlt_jax.config_checks import validate_config
 from pldmlt_jax.data.datasets.registry import RawListings
-from pldmlt_jax.errors import UserError
+from pldmlt_jax.errors import ConfigError, UserError
 from pldmlt_jax.io.files import read_json, read_json_if_present, write_json
 from pldmlt_jax.io.signals import STOP
-from pldmlt_jax.table_config import Run
+from pldmlt_jax.table_config import Run, Table, list_runs
 from pldmlt_jax.workflow.context import Context
 from pldmlt_jax.workflow.fingerprints import describe_raw_sets
-from pldmlt_jax.workflow.options import RunOptions
+from pldmlt_jax.workflow.options import RunOptions, lock_output_folder
 from pldmlt_jax.workflow.pipeline import is_complete, run_stage
 from pldmlt_jax.workflow.stage_table import Stage, stages_of
 
@@ -35,35 +31,24 @@ STAGES_OF = {
     "network": ("prepare", "train-grader", "pseudo-label", "train", "evaluate"),
     "graders": ("prepare", "train-grader"),
 }
-"""Part of a row -> the stages of its cells."""
+"""Part of a row -> the stages of its runs."""
 
 COST, FAILURE = "cost.json", "failure.json"
-"""In a cell's workdir: its peak memory, and why it has failed."""
+"""Files in the workdir of a run: its peak memory, and why it has failed."""
 
-PR_SET_PDEATHSIG = 1
-"""Of Linux' prctl (sys/prctl.h)."""
+PROGRAM = (sys.executable, "-m", "pldmlt_jax.cli.app")
 
 POLL_S = 0.2
 
 
-class Order(NamedTuple):
-    """All that a cell's process is told."""
-
-    options: RunOptions
-    part: str
-    others: tuple[Path, ...]
-    debug: bool
-    parent: int
-
-
 class RawSets:
-    """What the raw files of the cells' sets are: read once for all cells that share them."""
+    """The raw files of the runs' data sets, listed once for all runs that share them."""
 
     def __init__(self) -> None:
         self._found: dict[Config, dict[str, str]] = {}
 
     def of(self, config: Config, errors: list[UserError] | None = None) -> dict[str, str]:
-        """See `pipeline.describe_raw_sets`; bad files are left to `prepare`."""
+        """See `fingerprints.describe_raw_sets`; bad files are left to the stage `prepare`."""
         key = frozen(Config(data=dataclasses.replace(config.data, fold=0)))
         if key not in self._found:
             self._found[key] = describe_raw_sets(
@@ -72,98 +57,107 @@ class RawSets:
         return self._found[key]
 
 
-def cell_arguments(cell: Run, split: str = "") -> RunOptions:
-    """The command line that the cell's run would have."""
-    return RunOptions(frozen(cell.config), cell.workdir, split=split)
+def run_options(run: Run, split: str = "") -> RunOptions:
+    """The options of a run of a table; `split` is the one to score, "" for the held-out one."""
+    return RunOptions(frozen(run.config), run.workdir, split=split)
 
 
-def cell_stages(cell: Run) -> list[Stage]:
-    return stages_of(cell.row.config, STAGES_OF[cell.row.part])
+def run_stages(run: Run) -> list[Stage]:
+    """The stages of a run of a table."""
+    return stages_of(run.row.config, STAGES_OF[run.row.part])
 
 
-def cell_is_complete(cell: Run, raw: RawSets, split: str = "") -> bool:
-    """Whether every stage of the cell is, for its inputs as they are now."""
+def is_run_complete(run: Run, raw: RawSets, split: str = "") -> bool:
+    """Whether every stage of a run is complete for its inputs as they are now."""
     try:
-        return is_complete(Context(cell_arguments(cell, split)), cell_stages(cell), raw.of(cell.config))
-    except UserError:  # what it starts from is not there yet, or a file of it is damaged: told when it runs
+        return is_complete(Context(run_options(run, split)), run_stages(run), raw.of(run.config))
+    except UserError:  # the run that it starts from is missing, or a file is damaged: reported when it runs
         return False
 
 
-def run_cell(cell: Run, others: tuple[Path, ...], split: str = "", *, debug: bool = False) -> str:
-    """Runs a cell in a process of its own; a signal is passed on to it.
+def execute_in_subprocess(run: Run, options: RunOptions) -> str:
+    """Executes a run in a process of its own, and passes the first signal on to it.
+
+    The process gets this command line, with flags that select the run. So it executes the table's file as well, which may
+    define data sets or networks of the user.
 
     Args:
-        cell: Of the table.
-        others: Workdirs whose stage 1 is taken where it is the same.
-        split: That `evaluate` scores; "" = the one that is held out.
-        debug: Print tracebacks of errors.
+        run: A run of the table.
+        options: The options of `compare`.
 
     Returns:
-        Why it has failed; "" where it is complete.
+        Why the run has failed; "" if it is complete.
 
     Raises:
-        Interrupted: A signal has come, and the cell has stopped in good order.
+        Interrupted: A signal has come, and the run has stopped in good order.
     """
-    failure = cell.workdir / FAILURE
+    failure = run.workdir / FAILURE
     failure.unlink(missing_ok=True)
-    order = Order(cell_arguments(cell, split), cell.row.part, others, debug, os.getpid())
-    process = multiprocessing.get_context("spawn").Process(target=_main, args=(order,), name=cell.label)
+    selection = (f"--rows={run.row.name}", f"--folds={run.fold}", f"--seeds={run.seed}", "--one_run")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     with STOP.deferred():
-        process.start()
-        told = False
-        while process.is_alive():
-            if STOP.signum and not told and process.pid is not None:
-                os.kill(process.pid, STOP.signum)
-                told = True
-            process.join(POLL_S)
-    if process.exitcode == 0:
+        # A process group of its own: Ctrl-C reaches it once, from here, and not from the terminal as well.
+        process = subprocess.Popen([*PROGRAM, *options.words, *selection], env=environment, process_group=0)
+        is_passed_on = False
+        while process.poll() is None:
+            if STOP.signum and not is_passed_on:
+                process.send_signal(STOP.signum)
+                is_passed_on = True
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(POLL_S)
+    code = process.returncode
+    if code == 0:
         return ""
-    if failure.is_file():
-        return str(read_json(failure)["message"])
-    code = process.exitcode or 0
-    found = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
-    message = f"{found}{', perhaps for lack of memory' if code == -signal.SIGKILL else ''}"
-    write_json(failure, {"message": message})
-    return message
+    if not failure.is_file():
+        found = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+        write_failure(run, f"{found}{', perhaps for lack of memory' if code == -signal.SIGKILL else ''}")
+    return str(read_json(failure)["message"])
 
 
-def _main(order: Order) -> None:
-    """What the process does."""
-    _end_with(order.parent)
-
-    def tell(message: str) -> None:
-        with contextlib.suppress(OSError):  # a full disk: it is on the terminal
-            write_json(order.options.workdir / FAILURE, {"message": message})
-
-    sys.exit(guarded(lambda: _work(order), debug=order.debug, tell=tell))
+def write_failure(run: Run, message: str) -> None:
+    """Keeps the reason why a run has failed in its workdir."""
+    write_json(run.workdir / FAILURE, {"message": message})
 
 
-def _end_with(parent: int) -> None:
-    """In a group of its own, for the terminal's Ctrl-C is passed on; killed when its parent is killed."""
-    os.setpgid(0, 0)
-    with contextlib.suppress(OSError, AttributeError):  # not Linux
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(128 + signal.SIGKILL)
+def execute_run(options: RunOptions) -> None:
+    """Executes the one run of a table that the options select, in this process.
+
+    Args:
+        options: Of `compare`, with `one_run`; its table has one fold and one seed.
+
+    Raises:
+        UserError: The options select no run or several, or an input of the run is wrong.
+    """
+    assert options.table is not None
+    runs = [run for run in list_runs(options.table, options.workdir) if run.row.name in options.rows]
+    if len(runs) != 1:
+        action = "select one run: --rows=NAME --folds=NUMBER --seeds=NUMBER"
+        raise ConfigError("--one_run", f"{len(runs)} runs", "one row, one fold and one seed", action)
+    (run,) = runs
+    own = run_options(run, options.split)
+    try:
+        with lock_output_folder(own):
+            context, raw = Context(own, other_workdirs(options.table, run, options.workdir)), RawSets().of(run.config)
+            for stage in run_stages(run):
+                try:
+                    run_stage(stage, context, raw, may_skip=True)
+                finally:
+                    record_peak_memory(run.workdir / COST)
+    except Exception as error:  # reported by the command line, and kept for the table
+        kind = "error" if isinstance(error, UserError) else f"failed: {type(error).__name__}"
+        with contextlib.suppress(OSError):  # a full disk
+            write_failure(run, f"{kind}: {error}")
+        raise
 
 
-def _work(order: Order) -> int:
-    validate_config(order.options.config)
-    configure_libraries()
-    config = order.options.config
-    context = Context(dataclasses.replace(order.options, config=frozen(config)), order.others)
-    with own_folder(order.options):
-        raw = describe_raw_sets(config.data, context.listings, [], defer_errors=True)
-        for stage in stages_of(config, STAGES_OF[order.part]):
-            try:
-                run_stage(stage, context, raw, may_skip=True)
-            finally:
-                _record_peak(context.workdir / COST)
-    return 0
+def other_workdirs(table: Table, run: Run, folder: Path) -> tuple[Path, ...]:
+    """Workdirs of the table's other runs, of any fold and seed, whose stage 1 may be the same."""
+    found = [path for row in table.rows for path in sorted((folder / row.name).glob("fold*_seed*"))]
+    return tuple(path for path in found if path != run.workdir)
 
 
-def _record_peak(path: Path) -> None:
-    """The most memory that any process of this cell has had, in bytes; on the first device where it says so."""
+def record_peak_memory(path: Path) -> None:
+    """Writes the most memory, in bytes, that any process of a run has used on the host and on the first device."""
     import jax
 
     before: Mapping[str, int] = read_json_if_present(path)

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -17,13 +18,16 @@ from faults.tiny_table import get_table
 from PIL import Image
 
 from configs.tables import rows as rows_of
-from pldmlt_jax.cli.app import LOCK, VERBS, run
+from pldmlt_jax.cli.app import VERBS, run
 from pldmlt_jax.cli.flags import parse
-from pldmlt_jax.config_checks import config_errors
+from pldmlt_jax.config import Config
+from pldmlt_jax.errors import ConfigError
 from pldmlt_jax.io.locks import locked
+from pldmlt_jax.method.losses import SEGMENTATION_LOSSES
 from pldmlt_jax.table_config import Table, list_runs
-from pldmlt_jax.workflow.comparison import compare
-from pldmlt_jax.workflow.comparison.table_file import table_errors
+from pldmlt_jax.workflow.comparison.results import portable_command
+from pldmlt_jax.workflow.comparison.table_checks import add_starting_rows, table_errors
+from pldmlt_jax.workflow.options import LOCK, RunOptions, lock_output_folder
 from pldmlt_jax.workflow.stages.train_graders import grader_weight_names
 
 TABLE = "tests/faults/tiny_table.py"
@@ -132,24 +136,77 @@ def test_a_run_that_cannot_run_is_said_and_takes_nothing_with_it(root: Path, cap
     assert "**failed**: lesions, fold 0, seed 0: error: --workdir" in (copy / "table/table.md").read_text()
 
 
-def test_a_signal_reaches_the_run_and_both_end_in_good_order(root: Path, tmp_path: Path) -> None:
+def start_long_run(root: Path, folder: Path) -> tuple[subprocess.Popen[str], Path]:
+    """`compare` in a process of its own whose run has begun to train and does not end; and the workdir of that run."""
     command = [sys.executable, *arguments(root, "--rows=lesions", "--config.train.max_rounds=100000")]
-    command = [word if not word.startswith("--workdir") else f"--workdir={tmp_path}" for word in command]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    cell, until = tmp_path / "lesions/fold0_seed0", time.monotonic() + 120
-    while not (cell / "log.jsonl").exists():
+    command = [word if not word.startswith("--workdir") else f"--workdir={folder}" for word in command]
+    with open(folder / "errors", "w") as errors:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=errors, text=True)
+    workdir, until = folder / "lesions/fold0_seed0", time.monotonic() + 120
+    while not (workdir / "log.jsonl").exists():
         assert process.poll() is None and time.monotonic() < until
         time.sleep(0.05)
+    return process, workdir
+
+
+def test_a_signal_reaches_the_run_and_both_end_in_good_order(root: Path, tmp_path: Path) -> None:
+    process, workdir = start_long_run(root, tmp_path)
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGTERM
+    assert process.wait(60) == 128 + signal.SIGTERM
+    errors = (tmp_path / "errors").read_text()
     assert "saved at step" in errors and errors.count("the same command resumes from there") == 2
-    with locked(cell / LOCK, lambda holder: AssertionError(holder)):  # pyright: ignore[reportArgumentType]
+    with lock_output_folder(RunOptions(Config(), workdir)):  # which raises if the run still holds it
         pass
 
 
+def test_a_run_whose_compare_was_killed_keeps_others_out_until_it_ends(root: Path, tmp_path: Path) -> None:
+    """Nothing ends a run with `compare`, because its lock is enough: no second process can write to its workdir."""
+    process, workdir = start_long_run(root, tmp_path)
+    process.kill()
+    process.wait()
+    holder = (workdir / LOCK).read_text().strip()
+    with pytest.raises(ConfigError, match=f"in use by {holder}"), lock_output_folder(RunOptions(Config(), workdir)):
+        pass
+    os.kill(int(holder.split()[1]), signal.SIGTERM)
+    until = time.monotonic() + 60
+    while "saved at step" not in (tmp_path / "errors").read_text():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    with locked(workdir / LOCK):  # waits for its end
+        assert any(path.name.isdigit() for path in (workdir / "checkpoints").iterdir())
+
+
+OWN_LOSS = """
+from dataclasses import replace
+from pldmlt_jax.method.losses import SEGMENTATION_LOSSES
+from tests.faults import tiny_table
+SEGMENTATION_LOSSES["own"] = SEGMENTATION_LOSSES["dice_ce"]
+def get_table():
+    table = tiny_table.get_table()
+    row = table.rows[0]
+    config = replace(row.config, loss=replace(row.config.loss, segmentation="own"))
+    return replace(table, rows=(replace(row, config=config),))
+"""
+
+
+def test_a_run_knows_what_the_file_of_its_table_defines(tmp_path: Path, monkeypatch) -> None:
+    """Its process has executed the file as well: it gets as far as the lock of its workdir."""
+    monkeypatch.setitem(SEGMENTATION_LOSSES, "own", SEGMENTATION_LOSSES["dice_ce"])
+    file, workdir = tmp_path / "own_loss.py", tmp_path / "table/lesions/fold0_seed0"
+    file.write_text(OWN_LOSS)
+    words = [f"--config={file}" if word.startswith("--config=") else word for word in arguments(tmp_path)]
+    with locked(workdir / LOCK):
+        assert run(words) == 1
+    assert "in use by process" in json.loads((workdir / "failure.json").read_text())["message"]
+
+
+def test_one_run_is_selected_by_row_fold_and_seed(tmp_path: Path, capsys) -> None:
+    assert run(arguments(tmp_path, "--one_run", "--rows=lesions,ours")) == 2
+    assert "--one_run: 2 runs" in capsys.readouterr().err
+
+
 def wrong(table: Table, *overrides: str) -> str:
-    return "\n".join(map(str, table_errors(table, overrides, config_errors)))
+    return "\n".join(map(str, table_errors(table, overrides)))
 
 
 def test_all_that_is_wrong_with_a_table_is_told_at_once() -> None:
@@ -167,7 +224,7 @@ def test_all_that_is_wrong_with_a_table_is_told_at_once() -> None:
     for part in (
         "row lesions: starts_from: 'ours'", "row lesions: published: Dice", "row vgg16: grader.architectures",
         "loss.beta (row vgg16, ours): -1.0", "part: 'nothing'", "rows: 'ours' twice", "reference: 'nobody'",
-        "seeds: (3, 3)", "2 folds of 'official'", "--config.seed", "take --seeds", "--config.data.fold", "take --folds",
+        "seeds: (3, 3)", "2 folds of 'official'", "--config.seed", "use --seeds", "--config.data.fold", "use --folds",
     ):  # fmt: skip
         assert part in text, part
     assert wrong(table) == ""
@@ -191,14 +248,12 @@ def test_files_that_make_no_table_are_told(capsys, tmp_path: Path, text: str, to
 
 
 def test_the_command_that_a_table_keeps_names_no_place_of_this_machine() -> None:
-    parsed = parse(["main.py", "compare", f"--config={TABLE}"], tuple(VERBS))
-    assert parsed is not None
     files = ("--config.model.weights=/a b/own.pth", "--config.grader.weights=('/a/x.pth','y.pth')")
     words = ("compare", f"--config={TABLE}", "--workdir=/w", "--config.data.root=/d", "--config.loss.beta=2.0", *files)
     kept = (
         f"--config={TABLE} --config.loss.beta=2.0 --config.model.weights=own.pth --config.grader.weights=('x.pth','y.pth')"
     )
-    assert compare.command(dataclasses.replace(parsed, words=words)) == f"python main.py compare {kept}"
+    assert portable_command(words) == f"python main.py compare {kept}"
 
 
 def test_flags_of_a_table_are_checked_and_a_table_is_no_config(capsys) -> None:
@@ -215,7 +270,7 @@ def test_flags_of_a_table_are_checked_and_a_table_is_no_config(capsys) -> None:
 def test_a_row_brings_the_one_that_it_starts_from_and_a_cell_has_what_the_table_sets() -> None:
     parsed = parse(["main.py", *arguments(Path("r"), "--rows=ours", "--seeds=4", "--config.loss.beta=2")[1:]], tuple(VERBS))
     assert parsed is not None and parsed.table is not None
-    assert parsed.rows == ("lesions", "ours")
+    assert tuple(add_starting_rows(parsed.table, parsed.rows)) == ("lesions", "ours")
     last = list_runs(parsed.table, parsed.workdir)[-1]
     assert last.workdir == Path("r/table/ours/fold0_seed4")
     config = last.config
@@ -329,4 +384,4 @@ def test_masks_from_files_score_as_the_network_that_wrote_them(root: Path, tmp_p
     message = capsys.readouterr().err
     assert "no image of the set has this name" in message and "no file of" in message and lacking[1].name in message
     assert run([*score, "--checkpoint=x"]) == 2
-    assert "leave one of the two away" in capsys.readouterr().err
+    assert "remove one of the two" in capsys.readouterr().err

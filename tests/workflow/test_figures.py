@@ -1,10 +1,10 @@
-"""Which images `figures` shows, and what it calls the networks; the verb itself is run in test_end_to_end.py."""
+"""Which images `figures` shows and how it names the networks; the verb itself runs in test_end_to_end.py."""
 
 from pathlib import Path
 
 import numpy as np
 
-from pldmlt_jax.cli.figures import median_area, most_kinds, names_of
+from pldmlt_jax.workflow.figures import median_area, most_kinds, shortest_names
 
 
 def test_the_photograph_of_most_kinds_is_not_that_of_most_pixels():
@@ -19,6 +19,6 @@ def test_the_median_is_of_those_that_have_the_lesion():
 
 def test_networks_are_named_by_what_tells_them_apart():
     paths = [Path("runs/ours/checkpoints"), Path("runs/unet")]
-    assert names_of(paths) == ["ours", "unet"]
-    assert names_of([Path("/a/fold0/checkpoints"), Path("/b/fold0/checkpoints")]) == ["a/fold0", "b/fold0"]
-    assert names_of([Path("/a/fold0")] * 2) == ["fold0 (1)", "fold0 (2)"]
+    assert shortest_names(paths) == ["ours", "unet"]
+    assert shortest_names([Path("/a/fold0/checkpoints"), Path("/b/fold0/checkpoints")]) == ["a/fold0", "b/fold0"]
+    assert shortest_names([Path("/a/fold0")] * 2) == ["fold0 (1)", "fold0 (2)"]
