@@ -142,7 +142,7 @@ def test_meta_loss_is_what_it_says_and_trains_the_label_network(config):
 @pytest.mark.parametrize("name", ["how_it_works.md", "how_it_works.svg", "extending.md"])
 def test_files_that_are_named_exist(name):
     text = (ROOT / "docs" / name).read_text(encoding="utf-8")
-    named = set(re.findall(r"(?<![\w/])((?:data|models|method|training|evaluation|cli)/\w+\.py)", text))
+    named = set(re.findall(r"(?<![\w/])((?:data|models|method|training|evaluation|cli)/(?:\w+/)*\w+\.py)", text))
     assert named and not [path for path in named if not (ROOT / "pldmlt_jax" / path).is_file()]
 
 
