@@ -74,7 +74,7 @@ def test_without_a_network_it_says_what_to_fetch_and_where_to_put_it(
     nowhere = PublishedFile("http://127.0.0.1:9/net.pth", "sha256", DIGEST)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setattr(published, "PUBLISHED_FILES", {"net.pth": nowhere})
-    with pytest.raises(CheckpointError, match=r"(?s)cannot be fetched.*fetch http://127.0.0.1:9/net.pth .*put it at"):
+    with pytest.raises(CheckpointError, match=r"(?s)cannot be fetched.*download http://127.0.0.1:9/net.pth .*put it at"):
         fetch_weights("net.pth", str(tmp_path))
     place = tmp_path / "weights" / "net.pth"
     place.write_bytes(CONTENT)  # as it says
