@@ -84,7 +84,7 @@ def near_duplicate_summary(
 ) -> dict[str, Any]:
     """Summarizes the near duplicates between the sets and within each of them."""
     official = official_splits(graded)
-    pairs = find_duplicates_across_sets(official, segmented, data.leakage_distance)
+    pairs = find_duplicates_across_sets(official, official_splits(segmented), data.leakage_distance)
     leaking, same = ({pair[:2] for pair in pairs if pair.same_photograph or eyes} for eyes in (True, False))
     repeated = {
         "grading": find_duplicates_within_set(official, data.leakage_distance),

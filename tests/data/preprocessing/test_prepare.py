@@ -24,7 +24,8 @@ from pldmlt_jax.data.preprocessing.geometry import read_image
 from pldmlt_jax.data.preprocessing.masks import fuse_lesions, mask_to_network, read_mask
 from pldmlt_jax.data.preprocessing.prepare import prepare_record
 from pldmlt_jax.data.preprocessing.store import open_prepared
-from pldmlt_jax.data.splits.selection import find_duplicates_across_sets, known_grades, select_graded, select_segmented
+from pldmlt_jax.data.splits.near_duplicates import find_duplicates_across_sets
+from pldmlt_jax.data.splits.selection import known_grades, select_graded, select_segmented
 from pldmlt_jax.data.splits.summary import dataset_summary
 from pldmlt_jax.data.synthetic.dataset import SyntheticGrading
 from pldmlt_jax.errors import DataError, ErrorGroup
