@@ -245,7 +245,7 @@ MESSAGES: dict[str, Callable[[User], str]] = {
     "--config.checkpoint.fallback=True": damaged,
     "not finite": not_finite,
     "training has diverged": lambda user: told(lambda: train(user.root, RoundPlan((("a", 1),), 1), [float("nan")])),
-    "make room, and the same command goes on": lambda user: user.meets(FULL, 1),
+    "make room, and the same command resumes": lambda user: user.meets(FULL, 1),
     "(--debug shows the traceback)": lambda user: user.meets(RuntimeError("RESOURCE_EXHAUSTED: Out of memory"), 1),
     "stopped by SIGTERM": lambda user: user.meets(Interrupted(15), 143),
     "much smaller than the": lambda user: odd((200, 90, 40)),
