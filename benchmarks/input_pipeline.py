@@ -23,7 +23,8 @@ from benchmarks.measure import numbers, resident_bytes, time_columns, write_rows
 from pldmlt_jax.config import AugmentConfig, DataConfig, SyntheticConfig
 from pldmlt_jax.data.augment import augment, jitter_colours, random_affine
 from pldmlt_jax.data.loader import stack_batch, train_batches, train_samples, true_labels
-from pldmlt_jax.data.preprocessing.store import PreparedSplit, open_prepared
+from pldmlt_jax.data.preprocessing.prepared_split import PreparedSplit
+from pldmlt_jax.data.preprocessing.store import open_prepared
 from pldmlt_jax.types import MASK_BITS
 
 BATCH_SIZE = 2

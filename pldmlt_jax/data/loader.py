@@ -15,7 +15,7 @@ from jaxtyping import Bool, Int
 
 from pldmlt_jax.config import DataConfig
 from pldmlt_jax.data.augment import Window, augment
-from pldmlt_jax.data.preprocessing.store import PreparedSplit
+from pldmlt_jax.data.preprocessing.prepared_split import PreparedSplit
 from pldmlt_jax.errors import DataError
 from pldmlt_jax.types import NUM_GRADES, UNKNOWN_GRADE, Batch, Sample
 

@@ -13,7 +13,7 @@ from pldmlt_jax.config import Config
 from pldmlt_jax.data.image_warnings import image_warnings
 from pldmlt_jax.data.preprocessing.geometry import read_image, to_original
 from pldmlt_jax.data.preprocessing.prepare import NetworkView, prepare_image
-from pldmlt_jax.data.preprocessing.store import PreparedSplit
+from pldmlt_jax.data.preprocessing.prepared_split import PreparedSplit
 from pldmlt_jax.errors import DataError
 from pldmlt_jax.evaluation.inference import TrainedNetwork
 from pldmlt_jax.evaluation.operating_points import OperatingPoints, lesion_names, make_masks, mask_scores

@@ -22,7 +22,7 @@ from pldmlt_jax.data.loader import (
     train_batches,
     true_labels,
 )
-from pldmlt_jax.data.preprocessing.store import PreparedSplit
+from pldmlt_jax.data.preprocessing.prepared_split import PreparedSplit
 from pldmlt_jax.errors import DataError
 from pldmlt_jax.types import MASK_BITS, UNKNOWN_GRADE, Batch, Geometry
 

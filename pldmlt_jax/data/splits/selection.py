@@ -11,15 +11,18 @@ from jaxtyping import Int
 from pldmlt_jax.config import DataConfig
 from pldmlt_jax.data.datasets.records import Listing
 from pldmlt_jax.data.datasets.registry import parse_set_names
-from pldmlt_jax.data.preprocessing.store import ImageMetadata, PreparedSplit, concatenate_splits, open_prepared
+from pldmlt_jax.data.preprocessing.prepared_split import ImageMetadata, PreparedSplit, concatenate_splits
+from pldmlt_jax.data.preprocessing.store import open_prepared
 from pldmlt_jax.data.splits.folds import read_folds, split_indices, stratified_folds
-from pldmlt_jax.data.splits.near_duplicates import SAME_IMAGE_BITS, find_near_duplicates, group_near_duplicates
+from pldmlt_jax.data.splits.near_duplicates import (
+    SAME_IMAGE_BITS,
+    find_duplicates_across_sets,
+    find_duplicates_within_set,
+    find_near_duplicates,
+    group_near_duplicates,
+)
 from pldmlt_jax.errors import ConfigError, DataError
 from pldmlt_jax.types import EVIDENCE, UNKNOWN_GRADE
-
-HELD_OUT_FIRST = ("test", "val", "train")
-"""Official splits, in the order in which they keep an image that is in several of them."""
-
 
 ALL = "all"
 """Instead of the name of a split: every image of a set, to score a network on a set that it was not trained on."""
@@ -95,7 +98,7 @@ def select_graded(
         return selections
     official = official_splits(selections)
     excluded = find_duplicates_within_set(official, data.leakage_distance)
-    for pair in find_duplicates_across_sets(official, segmented, data.leakage_distance):
+    for pair in find_duplicates_across_sets(official, official_splits(segmented), data.leakage_distance):
         excluded[pair.grading_split].add(pair.grading_image)
     return {name: exclude_images(selection, excluded[selection.split.name]) for name, selection in selections.items()}
 
@@ -126,70 +129,6 @@ def keep_graded(selection: Selection) -> Selection:
 def _where(selection: Selection, holds: Callable[[ImageMetadata], bool]) -> Selection:
     kept = [int(i) for i in selection.indices if holds(selection.split.metadata[i])]
     return Selection(selection.split, np.array(kept, int))
-
-
-class NearDuplicate(NamedTuple):
-    """An image of the graded set that shows the same photograph or the same eye as a pixel-labelled image.
-
-    Attributes:
-        grading_split: Official split of the graded image.
-        grading_image: Its id.
-        segmentation_image: Id of the pixel-labelled image.
-        differing_bits: Number of bits by which their hashes differ.
-    """
-
-    grading_split: str
-    grading_image: str
-    segmentation_image: str
-    differing_bits: int
-
-    @property
-    def same_photograph(self) -> bool:
-        return self.differing_bits <= SAME_IMAGE_BITS
-
-
-def find_duplicates_across_sets(
-    official: Sequence[PreparedSplit], segmented: dict[str, Selection], distance: int
-) -> list[NearDuplicate]:
-    """Finds the images of the graded set's official splits that are near duplicates of pixel-labelled images."""
-    others = [row for split in official_splits(segmented) for row in split.metadata]
-    hashes = [row.dhash for row in others]
-    return [
-        NearDuplicate(split.name, split.image_ids[i], others[j].image_id, bits)
-        for split in official
-        for i, j, bits in find_near_duplicates([row.dhash for row in split.metadata], hashes, distance)
-    ]
-
-
-def find_duplicates_within_set(
-    official: Sequence[PreparedSplit], distance: int, *, among_training: bool = True
-) -> dict[str, set[str]]:
-    """Finds the images to leave out because the same photograph is in the set twice, or the same eye in a held-out split.
-
-    One image of each group of duplicates stays: of the test split if there is one, or else of the validation split. None
-    stays if the grades of the same photograph contradict each other.
-
-    Args:
-        official: The official splits of one set.
-        distance: See `find_near_duplicates`.
-        among_training: Also look inside the training split; folds keep such images together.
-
-    Returns:
-        The ids of the images to leave out, by official split.
-    """
-    splits = sorted(official, key=lambda split: HELD_OUT_FIRST.index(split.name))
-    rows = [(split.name, row) for split in splits for row in split.metadata]
-    hashes = [row.dhash for _, row in rows]
-    left_out: dict[str, set[str]] = {split.name: set() for split in splits}
-    for i, j, bits in find_near_duplicates(hashes, hashes, distance):
-        same_photograph, same_split = bits <= SAME_IMAGE_BITS, rows[i][0] == rows[j][0]
-        if same_split and (not same_photograph or (rows[i][0] == "train" and not among_training)):
-            continue
-        contradict = same_photograph and rows[i][1].grade != rows[j][1].grade
-        if i < j or (i != j and contradict):
-            name, row = rows[j]
-            left_out[name].add(row.image_id)
-    return left_out
 
 
 def held_out_split(splits: Collection[str]) -> str:

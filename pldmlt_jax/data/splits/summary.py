@@ -7,11 +7,10 @@ import numpy as np
 
 from pldmlt_jax.config import DataConfig
 from pldmlt_jax.data.preprocessing.masks import Components
+from pldmlt_jax.data.splits.near_duplicates import find_duplicates_across_sets, find_duplicates_within_set
 from pldmlt_jax.data.splits.selection import (
     Selection,
     assign_folds,
-    find_duplicates_across_sets,
-    find_duplicates_within_set,
     group_same_eyes,
     official_splits,
     segmentation_strata,
@@ -84,7 +83,7 @@ def near_duplicate_summary(
 ) -> dict[str, Any]:
     """Summarizes the near duplicates between the sets and within each of them."""
     official = official_splits(graded)
-    pairs = find_duplicates_across_sets(official, segmented, data.leakage_distance)
+    pairs = find_duplicates_across_sets(official, official_splits(segmented), data.leakage_distance)
     leaking, same = ({pair[:2] for pair in pairs if pair.same_photograph or eyes} for eyes in (True, False))
     repeated = {
         "grading": find_duplicates_within_set(official, data.leakage_distance),

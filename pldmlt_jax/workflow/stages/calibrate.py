@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from pldmlt_jax.data.loader import given_labels
-from pldmlt_jax.data.preprocessing.store import PreparedSplit
+from pldmlt_jax.data.preprocessing.prepared_split import PreparedSplit
 from pldmlt_jax.evaluation.operating_points import OperatingPoints, PointSearch, write_points
 from pldmlt_jax.evaluation.predictor import Predictor
 from pldmlt_jax.evaluation.temperature import fit_temperature

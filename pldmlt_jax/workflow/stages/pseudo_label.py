@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from pldmlt_jax.data.preprocessing.store import PreparedSplit
+from pldmlt_jax.data.preprocessing.prepared_split import PreparedSplit
 from pldmlt_jax.data.splits.selection import Selection, official_splits
 from pldmlt_jax.errors import DataError, raise_all
 from pldmlt_jax.evaluation.metrics.grading import grading_metrics

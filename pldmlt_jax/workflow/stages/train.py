@@ -20,7 +20,7 @@ from pldmlt_jax.data.loader import (
     true_labels,
     unknown_labels,
 )
-from pldmlt_jax.data.preprocessing.store import PreparedSplit
+from pldmlt_jax.data.preprocessing.prepared_split import PreparedSplit
 from pldmlt_jax.data.splits.selection import Selection
 from pldmlt_jax.errors import CheckpointError, DataError
 from pldmlt_jax.evaluation.inference import TrainedNetwork, checkpoint_directory, drop_optimizers, saved_config
