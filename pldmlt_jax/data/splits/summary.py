@@ -7,11 +7,10 @@ import numpy as np
 
 from pldmlt_jax.config import DataConfig
 from pldmlt_jax.data.preprocessing.masks import Components
+from pldmlt_jax.data.splits.near_duplicates import find_duplicates_across_sets, find_duplicates_within_set
 from pldmlt_jax.data.splits.selection import (
     Selection,
     assign_folds,
-    find_duplicates_across_sets,
-    find_duplicates_within_set,
     group_same_eyes,
     official_splits,
     segmentation_strata,

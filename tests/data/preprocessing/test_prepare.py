@@ -25,7 +25,7 @@ from pldmlt_jax.data.preprocessing.masks import fuse_lesions, mask_to_network, r
 from pldmlt_jax.data.preprocessing.prepare import prepare_record
 from pldmlt_jax.data.preprocessing.store import open_prepared
 from pldmlt_jax.data.splits.near_duplicates import find_duplicates_across_sets
-from pldmlt_jax.data.splits.selection import known_grades, select_graded, select_segmented
+from pldmlt_jax.data.splits.selection import known_grades, select_graded, select_segmented, official_splits
 from pldmlt_jax.data.splits.summary import dataset_summary
 from pldmlt_jax.data.synthetic.dataset import SyntheticGrading
 from pldmlt_jax.errors import DataError, ErrorGroup
@@ -180,7 +180,7 @@ def test_graders_never_see_a_photograph_of_the_segmentation_set(data):
     cv2.imwrite(str(twin), bigger)
     segmented = select_segmented(data)
     graded = select_graded(data, 48, segmented)
-    (pair,) = find_duplicates_across_sets([graded["train"].split], segmented, data.leakage_distance)
+    (pair,) = find_duplicates_across_sets([graded["train"].split], official_splits(segmented), data.leakage_distance)
     assert pair[:3] == ("train", "IDRiD_007", "IDRiD_02")
     assert pair.differing_bits <= data.leakage_distance
     ids = {image_id for name in ("train", "val") for image_id in graded[name].image_ids}
