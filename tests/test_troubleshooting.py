@@ -15,7 +15,6 @@ from data.idrid_files import SHAPE, photograph, write_grading, write_segmentatio
 from training.test_loop import run as train
 
 from pldmlt_jax.cli.app import run
-from pldmlt_jax.cli.check import find_grader_shortage
 from pldmlt_jax.config import Config, DataConfig, to_dict
 from pldmlt_jax.data.check import CheckedPhotograph, DatasetReport, check_dataset, find_leakage
 from pldmlt_jax.data.datasets.records import RawRecord
@@ -32,6 +31,7 @@ from pldmlt_jax.training.checkpoint import Checkpoints
 from pldmlt_jax.training.loop import restore_latest
 from pldmlt_jax.training.nonfinite import NonfiniteWatch
 from pldmlt_jax.training.rounds import RoundPlan
+from pldmlt_jax.workflow.check import find_grader_shortage
 from pldmlt_jax.workflow.pipeline import set_aside
 from pldmlt_jax.workflow.stage_table import STAGES
 

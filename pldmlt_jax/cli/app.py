@@ -109,7 +109,7 @@ def _print_config(options: RunOptions) -> int:
             print_config(row.config)
         return 0
     if options.verb in VERBS_OF["checkpoint"]:
-        from pldmlt_jax.workflow.checkpoint_config import with_saved_config
+        from pldmlt_jax.workflow.load_checkpoint import with_saved_config
 
         options = with_saved_config(options)
     print_config(options.config)
@@ -144,7 +144,7 @@ def _run_verb(options: RunOptions) -> int:
     if options.table is not None:
         return _run_table(options)
     from pldmlt_jax.config_checks import validate_config
-    from pldmlt_jax.workflow.checkpoint_config import with_saved_config
+    from pldmlt_jax.workflow.load_checkpoint import with_saved_config
 
     options = options if options.predictions else with_saved_config(options)
     validate_config(options.config)

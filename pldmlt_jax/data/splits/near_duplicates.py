@@ -81,11 +81,6 @@ def group_near_duplicates(hashes: Sequence[UInt8[np.ndarray, "bytes"]], distance
     linked = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(len(hashes), len(hashes)))
     _, first, group = np.unique(connected_components(linked)[1], return_index=True, return_inverse=True)
     return first[group]
-<<<<<<< HEAD
-
-
-HELD_OUT_FIRST = ("test", "val", "train")
-"""Official splits, in the order in which they keep an image that is in several of them."""
 
 
 class NearDuplicate(NamedTuple):
@@ -150,70 +145,3 @@ def find_duplicates_within_set(
             name, row = rows[j]
             left_out[name].add(row.image_id)
     return left_out
-||||||| 90738b2
-=======
-
-
-class NearDuplicate(NamedTuple):
-    """An image of the graded set that shows the same photograph or the same eye as a pixel-labelled image.
-
-    Attributes:
-        grading_split: Official split of the graded image.
-        grading_image: Its id.
-        segmentation_image: Id of the pixel-labelled image.
-        differing_bits: Number of bits by which their hashes differ.
-    """
-
-    grading_split: str
-    grading_image: str
-    segmentation_image: str
-    differing_bits: int
-
-    @property
-    def same_photograph(self) -> bool:
-        return self.differing_bits <= SAME_IMAGE_BITS
-
-
-def find_duplicates_across_sets(
-    graded: Sequence[PreparedSplit], segmented: Sequence[PreparedSplit], distance: int
-) -> list[NearDuplicate]:
-    """Finds the images of the graded set's official splits that are near duplicates of pixel-labelled images."""
-    others = [row for split in segmented for row in split.metadata]
-    hashes = [row.dhash for row in others]
-    return [
-        NearDuplicate(split.name, split.image_ids[i], others[j].image_id, bits)
-        for split in graded
-        for i, j, bits in find_near_duplicates([row.dhash for row in split.metadata], hashes, distance)
-    ]
-
-
-def find_duplicates_within_set(
-    official: Sequence[PreparedSplit], distance: int, *, among_training: bool = True
-) -> dict[str, set[str]]:
-    """Finds the images to leave out because the same photograph is in the set twice, or the same eye in a held-out split.
-
-    One image of each group of duplicates stays: of the test split if there is one, or else of the validation split. None
-    stays if the grades of the same photograph contradict each other.
-
-    Args:
-        official: The official splits of one set.
-        distance: See `find_near_duplicates`.
-        among_training: Also look inside the training split; folds keep such images together.
-
-    Returns:
-        The ids of the images to leave out, by official split.
-    """
-    splits = sorted(official, key=lambda split: HELD_OUT_FIRST.index(split.name))
-    rows = [(split.name, row) for split in splits for row in split.metadata]
-    hashes = [row.dhash for _, row in rows]
-    left_out: dict[str, set[str]] = {split.name: set() for split in splits}
-    for i, j, bits in find_near_duplicates(hashes, hashes, distance):
-        same_photograph, same_split = bits <= SAME_IMAGE_BITS, rows[i][0] == rows[j][0]
-        if same_split and (not same_photograph or (rows[i][0] == "train" and not among_training)):
-            continue
-        contradict = same_photograph and rows[i][1].grade != rows[j][1].grade
-        if i < j or (i != j and contradict):
-            name, row = rows[j]
-            left_out[name].add(row.image_id)
-    return left_out
->>>>>>> h/flow

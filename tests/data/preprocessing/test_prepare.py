@@ -25,7 +25,7 @@ from pldmlt_jax.data.preprocessing.masks import fuse_lesions, mask_to_network, r
 from pldmlt_jax.data.preprocessing.prepare import prepare_record
 from pldmlt_jax.data.preprocessing.store import open_prepared
 from pldmlt_jax.data.splits.near_duplicates import find_duplicates_across_sets
-from pldmlt_jax.data.splits.selection import known_grades, select_graded, select_segmented, official_splits
+from pldmlt_jax.data.splits.selection import known_grades, official_splits, select_graded, select_segmented
 from pldmlt_jax.data.splits.summary import dataset_summary
 from pldmlt_jax.data.synthetic.dataset import SyntheticGrading
 from pldmlt_jax.errors import DataError, ErrorGroup

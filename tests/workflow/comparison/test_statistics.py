@@ -10,6 +10,7 @@ from scipy.stats import bootstrap
 from sklearn.metrics import accuracy_score, cohen_kappa_score
 
 from pldmlt_jax.evaluation.metrics.segmentation import SegmentationCounts, segmentation_counts
+from pldmlt_jax.evaluation.scoring import compute_area_columns
 from pldmlt_jax.types import MASK_BITS
 from pldmlt_jax.workflow.comparison.statistics import (
     PerImageResults,
