@@ -5,6 +5,7 @@ from functools import cache
 import jax
 import pytest
 
+from benchmarks.meta_gradients import first_order
 from pldmlt_jax.config import Config, LossConfig, MetaConfig
 from pldmlt_jax.method.diagnostics import step_cost
 from pldmlt_jax.method.state import Method, make_method
