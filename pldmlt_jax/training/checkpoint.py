@@ -48,7 +48,8 @@ class Checkpoints:
 
     Args:
         directory: The folder; it is made if needed.
-        config: The training config; each save writes it to `config.json` in the folder.
+        config: The training config; each save writes it to `config.json` in the folder. None: the folder may be that of a
+            run which is still training, so its unfinished saves are left alone.
         fallback: If some checkpoints are damaged, move them to `damaged/` and use an earlier one.
         alone: Only this process opens the folder, to read. Otherwise all processes must open it and call the same methods.
 
@@ -63,7 +64,6 @@ class Checkpoints:
         self._config = config
         self._saving: int | None = None
         if not alone:
-            self._remove_deleted()
             run_on_first(lambda: _check_for_damage(self.directory, fallback=fallback))
         elif is_first_process():
             _check_for_damage(self.directory, fallback=fallback)
@@ -72,7 +72,7 @@ class Checkpoints:
             best_fn=lambda metrics: metrics[SCORE],
             best_mode="max",
             preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(NUM_LATEST), best]),
-            cleanup_tmp_directories=not alone,
+            cleanup_tmp_directories=config is not None and not alone,
             todelete_subdir=DELETED,
             async_options=AsyncOptions(post_finalization_callback=self._write_manifest),
         )
@@ -134,6 +134,7 @@ class Checkpoints:
             OSError: This checkpoint or the one before it could not be written, or the disk has too little room for it.
         """
         self.wait()
+        self._remove_deleted()  # what a killed process left there would be in the way
         if self._config is not None and is_first_process():
             write_json(self.directory / CONFIG, self._config)
         needed, free = sum(leaf.nbytes for leaf in jax.tree.leaves(state)), free_bytes(self.directory)

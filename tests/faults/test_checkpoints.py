@@ -144,7 +144,7 @@ def test_all_are_named_and_nothing_is_touched_where_none_is_left(folder):
 
 
 def test_kill_in_the_middle_of_a_deletion_leaves_no_half_checkpoint(folder, monkeypatch):
-    """Orbax moves a superseded checkpoint aside in one step; what is left of it there goes with the next opening."""
+    """Orbax moves a superseded checkpoint aside in one step; what is left of it there goes with the next save."""
     with monkeypatch.context() as patch, Checkpoints(folder) as checkpoints:
         patch.setattr(checkpoints, "_remove_deleted", lambda: None)
         checkpoints.save(6, state(6), {"round": 6}, 0.1)
@@ -152,7 +152,19 @@ def test_kill_in_the_middle_of_a_deletion_leaves_no_half_checkpoint(folder, monk
     next((folder / "deleted" / "4").rglob("manifest.ocdbt")).unlink()
     with Checkpoints(folder) as checkpoints:
         assert (checkpoints.latest_step, checkpoints.best_step) == (6, 1)
+        checkpoints.save(7, state(7), {"round": 7}, 0.1)
     assert not (folder / "deleted").exists()
+
+
+def test_reading_leaves_the_unfinished_save_of_a_running_training_alone(folder):
+    unfinished = folder / "6.orbax-checkpoint-tmp"
+    unfinished.mkdir()
+    with Checkpoints(folder) as checkpoints:
+        assert checkpoints.latest_step == 5
+    assert unfinished.exists()
+    with Checkpoints(folder, {"name": "tiny"}) as checkpoints:
+        checkpoints.save(7, state(7), {"round": 7}, 0.1)
+    assert not unfinished.exists()
 
 
 def test_checkpoint_of_an_older_version_without_a_manifest_is_restored(folder):
