@@ -32,8 +32,8 @@ from pldmlt_jax.training.loop import restore_latest
 from pldmlt_jax.training.nonfinite import NonfiniteWatch
 from pldmlt_jax.training.rounds import RoundPlan
 from pldmlt_jax.workflow.check import find_grader_shortage
+from pldmlt_jax.workflow.method_stages import STAGES
 from pldmlt_jax.workflow.pipeline import set_aside
-from pldmlt_jax.workflow.stage_table import STAGES
 
 PAGE = Path(__file__).parents[1] / "docs" / "troubleshooting.md"
 IDRID, LAPTOP = "--config=configs/idrid.py", "--config=configs/idrid_laptop.py"
@@ -241,7 +241,7 @@ MESSAGES: dict[str, Callable[[User], str]] = {
     "no checkpoint in it": lambda user: user.command("evaluate", f"--checkpoint={user.root}"),
     "a network trained with these values": other_config,
     "a network trained for 3 rounds": fewer_rounds,
-    "made from another config or other input, and so moved to": moved_aside,
+    "made with another config or input, so moved to": moved_aside,
     "--config.checkpoint.fallback=True": damaged,
     "not finite": not_finite,
     "training has diverged": lambda user: told(lambda: train(user.root, RoundPlan((("a", 1),), 1), [float("nan")])),

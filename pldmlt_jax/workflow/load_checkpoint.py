@@ -83,8 +83,8 @@ def load_networks(context: Context) -> list[TrainedNetwork]:
         CheckpointError: See `inference.load_network`.
     """
     named = context.options.checkpoint
-    if not named and context.trained is not None:
-        return [context.trained]
+    if not named and context.trained_network is not None:
+        return [context.trained_network]
     networks = []
     for path in split_checkpoints(named or str(context.workdir)):
         directory = checkpoint_directory(path)

@@ -14,12 +14,12 @@ from pldmlt_jax.workflow.comparison.runs import (
     RawSets,
     execute_in_subprocess,
     is_run_complete,
-    run_stages,
+    select_run_stages,
     write_failure,
 )
 from pldmlt_jax.workflow.comparison.table_checks import add_starting_rows
 from pldmlt_jax.workflow.options import RunOptions
-from pldmlt_jax.workflow.pipeline import missing_weights
+from pldmlt_jax.workflow.pipeline import find_missing_weights
 
 SAVE_INTERVAL_S = 60.0
 """While runs are incomplete, the table is written again after this time; a table of hundreds of runs takes seconds."""
@@ -77,7 +77,7 @@ def require_inputs(runs: list[Run], raw: RawSets) -> None:
     for run in {run.row.name: run for run in runs}.values():
         found: list[UserError] = []
         with collect_errors(found):
-            raw.of(run.row.config, [*missing_weights(run.row.config, run_stages(run))])
+            raw.fingerprint(run.row.config, [*find_missing_weights(run.row.config, select_run_stages(run))])
         errors += (
             ConfigError(f"{error.where} (row {run.row.name})", error.found, error.expected, error.action)
             for group in found

@@ -18,7 +18,7 @@ from pldmlt_jax.workflow.comparison.statistics import (
     paired_differences,
 )
 from pldmlt_jax.workflow.options import RunOptions
-from pldmlt_jax.workflow.run_metadata import describe_versions
+from pldmlt_jax.workflow.run_metadata import collect_versions
 from pldmlt_jax.workflow.stages.train_graders import GRADED_IMAGES
 
 FOLDERS = re.compile(r"""(?<=[=,('"])/(?:[^/,]+/)*""")
@@ -65,7 +65,7 @@ def collect_results(options: RunOptions, runs: Sequence[Run], complete: Collecti
         "name": table.name,
         "title": table.title,
         "command": portable_command(options.words),
-        "environment": describe_versions(),
+        "environment": collect_versions(),
         "folds": list(table.folds),
         "seeds": list(table.seeds),
         "reference": table.reference_row,

@@ -100,7 +100,7 @@ def train(context: Context) -> None:
         best = checkpoints.best_in_memory()
     if best is not None:
         own = select_local_devices(config.parallel)
-        context.trained = TrainedNetwork(config, own.put_state(best), int(best.step), checkpoints.directory, own)
+        context.trained_network = TrainedNetwork(config, own.put_state(best), int(best.step), checkpoints.directory, own)
     run_on_first(lambda: calibrate(context))
 
 
