@@ -13,7 +13,7 @@ from pldmlt_jax.workflow.stages.prepare import prepare
 from pldmlt_jax.workflow.stages.pseudo_label import pseudo_label
 from pldmlt_jax.workflow.stages.report import report
 from pldmlt_jax.workflow.stages.train import list_initial_files, train
-from pldmlt_jax.workflow.stages.train_graders import train_graders, weight_files
+from pldmlt_jax.workflow.stages.train_graders import find_weight_files, train_graders
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ STAGES = (
         config_prefixes=("data.", "grader.", "seed"),
         ignored_fields=("data.size_px", "data.mask_reduction", "data.fusion", "data.fusion_px"),
         ignored_fields_for=list_fields_ignored_by_graders,
-        weights=weight_files,
+        weights=find_weight_files,
         invalidated_files=("graders",),
         resumable=True,
         needs_graders=True,
