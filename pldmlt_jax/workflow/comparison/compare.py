@@ -1,4 +1,4 @@
-"""Executes the incomplete runs of a table, and writes the table of the complete ones."""
+"""Executes the incomplete runs of a table, and writes a table of the complete ones."""
 
 import sys
 import time
@@ -22,7 +22,7 @@ from pldmlt_jax.workflow.options import RunOptions
 from pldmlt_jax.workflow.pipeline import find_missing_weights
 
 SAVE_INTERVAL_S = 60.0
-"""While runs are incomplete, the table is written again after this time; a table of hundreds of runs takes seconds."""
+"""Shortest time between two updates of the table while runs are executed; a table of hundreds of runs takes seconds."""
 
 
 def compare(options: RunOptions) -> int:
@@ -35,12 +35,12 @@ def compare(options: RunOptions) -> int:
         The exit status: 1 if a run has failed.
 
     Raises:
-        UserError: Data sets or weights are missing; all rows' at once.
+        UserError: Data sets or weights are missing; those of all rows at once.
     """
     assert options.table is not None
-    every, raw = list_runs(options.table, options.workdir), RawSets()
+    runs, raw = list_runs(options.table, options.workdir), RawSets()
     names = set(add_starting_rows(options.table, options.rows))
-    selected = [run for run in every if run.row.name in names]
+    selected = [run for run in runs if run.row.name in names]
     require_inputs(selected, raw)
     print(f"{options.table.name}: {len(selected)} runs in {options.workdir}", flush=True)
     failed: set[Path] = set()
@@ -52,26 +52,26 @@ def compare(options: RunOptions) -> int:
             continue
         print(flush=True)
         if run.starts_from in failed:
-            write_failure(run, f"{run.row.starts_from}, which it starts from, has failed")
+            write_failure(run, f"{run.row.starts_from}, from which it starts, has failed")
             failed.add(run.workdir)
         elif execute_in_subprocess(run, options):
             failed.add(run.workdir)
         if time.monotonic() - written > SAVE_INTERVAL_S:
-            write_table(options, every, raw)
+            write_table(options, runs, raw)
             written = time.monotonic()
-    write_table(options, every, raw)
+    write_table(options, runs, raw)
     print((options.workdir / "table.md").read_text(encoding="utf-8").partition("## Cost")[0].rstrip())
-    print(f"\nthe whole table: {options.workdir / 'table.md'}, with table.csv, table.json and compare.html beside it")
+    print(f"\nthe whole table: {options.workdir / 'table.md'}, with table.csv, table.json and compare.html next to it")
     if failed:
         print(f"failed: {len(failed)} of {len(selected)} runs; the same command tries them again", file=sys.stderr)
     return 1 if failed else 0
 
 
 def require_inputs(runs: list[Run], raw: RawSets) -> None:
-    """Checks, before the first run, that the data sets and weights of all runs are there.
+    """Checks that the data sets and weights of all runs exist, before the first run.
 
     Raises:
-        UserError: Some are missing; all rows' at once.
+        UserError: Some are missing; those of all rows at once.
     """
     errors: list[UserError] = []
     for run in {run.row.name: run for run in runs}.values():

@@ -1,4 +1,4 @@
-"""`evaluate`: scores a checkpoint on a split; leaves `metrics.json`, `curves.json`, `per_image.csv` and `examples/`."""
+"""`evaluate`: scores a checkpoint on a split; writes `metrics.json`, `curves.json`, `per_image.csv` and `examples/`."""
 
 from pathlib import Path
 from typing import Any

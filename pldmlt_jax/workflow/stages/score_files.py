@@ -58,7 +58,7 @@ def main(options: RunOptions) -> None:
     write_rows(output / "per_image.csv", rows)
     if encoding.probabilities and encoding.num_binary:
         print(
-            f"  {encoding.num_binary} files contain only 0 and 1; read as probabilities, because other files have more values"
+            f"  {encoding.num_binary} files contain only 0 and 1, read as probabilities because other files have more values"
         )
     if files.num_others:
         print(f"  {files.num_others} files belong to images outside split {split!r} and are not scored")
