@@ -14,8 +14,8 @@ import numpy as np
 import pldmlt_jax as pj
 from pldmlt_jax.config import DataConfig
 from pldmlt_jax.data.datasets.idrid import list_segmentation
-from pldmlt_jax.data.datasets.records import RawRecord
 from pldmlt_jax.data.preprocessing.masks import read_annotation
+from pldmlt_jax.data.records import RawRecord
 from pldmlt_jax.evaluation.metrics.segmentation import dice
 from pldmlt_jax.evaluation.tta import VIEWS
 from pldmlt_jax.types import LESIONS

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from pldmlt_jax.config import Config
-from pldmlt_jax.data.datasets.records import RawRecord
+from pldmlt_jax.data.records import RawRecord
 from pldmlt_jax.evaluation.metrics.baselines import EMPTY_HISTOGRAMS, Threshold, pixel_histograms, threshold_metrics
 from pldmlt_jax.evaluation.metrics.segmentation import SegmentationCounts
 from pldmlt_jax.evaluation.operating_points import OperatingPoints, PointCounts

@@ -20,7 +20,7 @@ from data.idrid_files import photograph
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pldmlt_jax.data.datasets.diaretdb1_xml import read_markings
+from pldmlt_jax.data.preprocessing.expert_markings import read_markings
 from pldmlt_jax.data.preprocessing.geometry import IMAGE_SUFFIXES, read_image
 from pldmlt_jax.data.preprocessing.image_headers import MAX_SCANS, declared_size
 from pldmlt_jax.data.preprocessing.masks import read_mask

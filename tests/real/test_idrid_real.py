@@ -11,11 +11,12 @@ from data.mask_statistics import recorded, statistics
 
 from pldmlt_jax.config import DataConfig
 from pldmlt_jax.data.datasets.idrid import list_grading, list_segmentation
-from pldmlt_jax.data.datasets.records import RawRecord
+from pldmlt_jax.data.preprocessing.difference_hash import difference_hash
 from pldmlt_jax.data.preprocessing.field_of_view import field_of_view
 from pldmlt_jax.data.preprocessing.geometry import make_geometry, read_image
 from pldmlt_jax.data.preprocessing.masks import fuse_lesions, mask_to_network, read_mask
-from pldmlt_jax.data.splits.near_duplicates import SAME_IMAGE_BITS, difference_hash, find_near_duplicates
+from pldmlt_jax.data.records import RawRecord
+from pldmlt_jax.data.splits.near_duplicates import SAME_IMAGE_BITS, find_near_duplicates
 from pldmlt_jax.types import LESIONS
 
 

@@ -19,13 +19,13 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from pldmlt_jax.config import DataConfig
-from pldmlt_jax.data.datasets.records import Listing, RawRecord
 from pldmlt_jax.data.preprocessing.contrast import ENHANCEMENTS
+from pldmlt_jax.data.preprocessing.difference_hash import difference_hash
 from pldmlt_jax.data.preprocessing.field_of_view import field_of_view
 from pldmlt_jax.data.preprocessing.geometry import image_to_network, make_geometry, read_image
 from pldmlt_jax.data.preprocessing.hash_cache import hash_files
 from pldmlt_jax.data.preprocessing.masks import Components, count_components, fuse_lesions, mask_to_network, read_annotation
-from pldmlt_jax.data.splits.near_duplicates import difference_hash
+from pldmlt_jax.data.records import Listing, RawRecord
 from pldmlt_jax.errors import UserError, raise_all
 from pldmlt_jax.io.files import atomic_write, remove_leftovers
 from pldmlt_jax.io.progress import OnProgress

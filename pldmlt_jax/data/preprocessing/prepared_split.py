@@ -10,7 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from pldmlt_jax.data.datasets.records import RawRecord
+from pldmlt_jax.data.records import RawRecord
 from pldmlt_jax.errors import DataError
 from pldmlt_jax.types import LESIONS, Geometry, Sample
 
@@ -30,7 +30,7 @@ class ImageMetadata:
         components: int64 [4, 3], by LESIONS, see `masks.Components`.
         fused_px: int64 [2], pixels of the fused mask before and after the morphological operation, at the original size.
         geometry: The crop and the resizing.
-        dhash: uint8 [72], see `near_duplicates.difference_hash`.
+        dhash: uint8 [72], see `difference_hash.difference_hash`.
     """
 
     image_id: str

@@ -9,10 +9,9 @@ import numpy as np
 from jaxtyping import Int
 
 from pldmlt_jax.config import DataConfig
-from pldmlt_jax.data.datasets.records import Listing
 from pldmlt_jax.data.datasets.registry import parse_set_names
 from pldmlt_jax.data.preprocessing.prepared_split import ImageMetadata, PreparedSplit, concatenate_splits
-from pldmlt_jax.data.preprocessing.store import open_prepared
+from pldmlt_jax.data.records import Listing
 from pldmlt_jax.data.splits.folds import read_folds, split_indices, stratified_folds
 from pldmlt_jax.data.splits.near_duplicates import (
     SAME_IMAGE_BITS,
@@ -21,6 +20,7 @@ from pldmlt_jax.data.splits.near_duplicates import (
     find_near_duplicates,
     group_near_duplicates,
 )
+from pldmlt_jax.data.store import open_prepared
 from pldmlt_jax.errors import ConfigError, DataError
 from pldmlt_jax.types import EVIDENCE, UNKNOWN_GRADE
 

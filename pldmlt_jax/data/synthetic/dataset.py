@@ -27,8 +27,8 @@ from pldmlt_jax.data.datasets.idrid import (
     IdridSegmentation,
     list_grading,
 )
-from pldmlt_jax.data.datasets.records import Listing
 from pldmlt_jax.data.preprocessing.geometry import encode_image
+from pldmlt_jax.data.records import Listing
 from pldmlt_jax.data.synthetic.fundus import draw_disc, draw_vessels, new_canvas, render_photograph
 from pldmlt_jax.data.synthetic.lesions import DrawnSigns, draw_signs, grade_from_signs
 from pldmlt_jax.io.files import name_file_in_errors, partial_path, remove_leftovers, sync_folder, sync_tree

@@ -10,9 +10,9 @@ from data.idrid_files import SHAPE
 
 from pldmlt_jax.config import DataConfig
 from pldmlt_jax.data.datasets.ddr import list_grading, list_segmentation
-from pldmlt_jax.data.preprocessing.store import open_prepared
 from pldmlt_jax.data.splits.selection import select_graded, select_segmented
 from pldmlt_jax.data.splits.summary import dataset_summary
+from pldmlt_jax.data.store import open_prepared
 from pldmlt_jax.errors import DataError, ErrorGroup
 from pldmlt_jax.method.pseudo_labels import admissible_grades
 

@@ -9,10 +9,16 @@ from data.idrid_files import SHAPE
 
 from pldmlt_jax.config import DataConfig
 from pldmlt_jax.data.datasets.diaretdb1 import list_photographs
-from pldmlt_jax.data.datasets.diaretdb1_xml import agreement_map, count_votes, rasterise, read_markings, required_votes
+from pldmlt_jax.data.preprocessing.expert_markings import (
+    agreement_map,
+    count_votes,
+    rasterise,
+    read_markings,
+    required_votes,
+)
 from pldmlt_jax.data.preprocessing.masks import read_annotation
-from pldmlt_jax.data.preprocessing.store import open_prepared
 from pldmlt_jax.data.splits.selection import select_segmented
+from pldmlt_jax.data.store import open_prepared
 from pldmlt_jax.errors import DataError, ErrorGroup
 from pldmlt_jax.evaluation.original_size import read_original
 from pldmlt_jax.method.pseudo_labels import admissible_grades

@@ -10,8 +10,8 @@ from data.idrid_files import SHAPE, photograph
 from pldmlt_jax.config import DataConfig
 from pldmlt_jax.data.datasets.folder import list_grading, list_segmentation
 from pldmlt_jax.data.preprocessing.geometry import read_image
-from pldmlt_jax.data.preprocessing.store import open_prepared
 from pldmlt_jax.data.splits.selection import require_lesion_types, select_all
+from pldmlt_jax.data.store import open_prepared
 from pldmlt_jax.errors import DataError, ErrorGroup
 from pldmlt_jax.method.pseudo_labels import admissible_grades
 from pldmlt_jax.types import MASK_BITS
