@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 from data.mask_statistics import recorded, statistics
+from data.valid_records import valid_records
 
 from pldmlt_jax.config import DataConfig
 from pldmlt_jax.data.datasets.idrid import list_grading, list_segmentation
@@ -22,12 +23,12 @@ from pldmlt_jax.types import LESIONS
 
 @pytest.fixture(scope="module")
 def segmented(shared_data: Path) -> list[RawRecord]:
-    return list_segmentation(shared_data / "IDRiD").valid_records()["train"]
+    return valid_records(list_segmentation(shared_data / "IDRiD"))["train"]
 
 
 @pytest.fixture(scope="module")
 def graded(shared_data: Path) -> list[RawRecord]:
-    return list_grading(shared_data / "IDRiD").valid_records()["train"]
+    return valid_records(list_grading(shared_data / "IDRiD"))["train"]
 
 
 @pytest.fixture(scope="module")
