@@ -181,7 +181,7 @@ FOLDER_NAME = "a folder name: a letter, digit or _, then up to 99 letters, digit
 
 
 def is_folder_name(name: str) -> bool:
-    """Tells whether a name of a run or a table can be used as a folder name on any system."""
+    """Returns whether a name of a run or a table can be used as a folder name on any system."""
     return re.fullmatch(r"\w[\w.+ -]{0,99}", name) is not None
 
 

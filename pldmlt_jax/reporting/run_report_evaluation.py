@@ -5,7 +5,7 @@ from typing import Any
 
 from pldmlt_jax.evaluation.metrics.curves import CURVES_FILE
 from pldmlt_jax.evaluation.metrics.definitions import SEGMENTATION_METRICS
-from pldmlt_jax.evaluation.operating_points import FILE as POINTS
+from pldmlt_jax.evaluation.operating_points import OPERATING_POINTS_FILE as POINTS
 from pldmlt_jax.evaluation.operating_points import lesion_names
 from pldmlt_jax.evaluation.original_size import ORIGINAL
 from pldmlt_jax.io.csv_files import read_rows

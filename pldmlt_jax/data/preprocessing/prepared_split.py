@@ -139,8 +139,8 @@ def concatenate_splits(splits: Mapping[str, PreparedSplit], name: str) -> Prepar
     """Concatenates splits; if an image id is in several of them, every id gets its split's key as a prefix.
 
     Args:
-        splits: The splits by a key that tells them apart.
-        name: Of the result.
+        splits: The splits by a key that distinguishes them.
+        name: Name of the result.
     """
     ids = [image_id for split in splits.values() for image_id in split.image_ids]
     prefixed = len(set(ids)) < len(ids)

@@ -13,7 +13,7 @@ import numpy as np
 
 from pldmlt_jax.data.input_images import find_images, unique_names
 from pldmlt_jax.data.preprocessing.geometry import read_image
-from pldmlt_jax.data.preprocessing.prepare import NetworkView
+from pldmlt_jax.data.preprocessing.prepare import PreparedImage
 from pldmlt_jax.data.splits.selection import choose_splits
 from pldmlt_jax.errors import ConfigError, DataError
 from pldmlt_jax.evaluation.predictor import Predictor
@@ -94,7 +94,7 @@ class _Photograph(NamedTuple):
     path: Path
     name: str
     image: np.ndarray
-    view: NetworkView
+    view: PreparedImage
 
 
 def predict_files(
