@@ -17,10 +17,10 @@ from training.test_loop import run as train
 from pldmlt_jax.cli.app import run
 from pldmlt_jax.config import Config, DataConfig, to_dict
 from pldmlt_jax.data.check import CheckedPhotograph, DatasetReport, check_dataset, find_leakage
-from pldmlt_jax.data.datasets.records import RawRecord
 from pldmlt_jax.data.image_warnings import image_warnings
 from pldmlt_jax.data.preprocessing.field_of_view import field_of_view
 from pldmlt_jax.data.preprocessing.geometry import read_image
+from pldmlt_jax.data.records import RawRecord
 from pldmlt_jax.data.splits.selection import require_lesion_types, select_segmented
 from pldmlt_jax.errors import UserError
 from pldmlt_jax.export.onnx import import_optional

@@ -8,7 +8,6 @@ from typing import Any
 
 from pldmlt_jax.config import Config, has_stage_1, to_dict
 from pldmlt_jax.data.datasets.registry import RawListings
-from pldmlt_jax.data.preprocessing.store import prepare_set
 from pldmlt_jax.data.splits.selection import (
     Selection,
     keep_truly_graded,
@@ -17,6 +16,7 @@ from pldmlt_jax.data.splits.selection import (
     select_graded,
     select_segmented,
 )
+from pldmlt_jax.data.store import prepare_set
 from pldmlt_jax.errors import UserError, collect_errors, raise_all
 from pldmlt_jax.evaluation.inference import TrainedNetwork
 from pldmlt_jax.io.files import write_json

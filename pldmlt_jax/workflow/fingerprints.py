@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pldmlt_jax.config import NO_SET, DataConfig, fields
-from pldmlt_jax.data.datasets.records import Listing
 from pldmlt_jax.data.datasets.registry import parse_set_names
 from pldmlt_jax.data.preprocessing.hash_cache import hash_files
 from pldmlt_jax.data.preprocessing.prepare import PREPARATION_VERSION
+from pldmlt_jax.data.records import Listing
 from pldmlt_jax.data.synthetic.dataset import DRAWING_VERSION
 from pldmlt_jax.errors import UserError, collect_errors, raise_all
 from pldmlt_jax.workflow.context import Context

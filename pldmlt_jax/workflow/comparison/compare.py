@@ -5,7 +5,8 @@ import time
 from pathlib import Path
 
 from pldmlt_jax.errors import ConfigError, ErrorGroup, UserError, collect_errors, raise_all
-from pldmlt_jax.io.files import atomic_write, write_json, write_rows
+from pldmlt_jax.io.csv_files import write_rows
+from pldmlt_jax.io.files import atomic_write, write_json
 from pldmlt_jax.reporting.comparison_page import write_comparison
 from pldmlt_jax.reporting.comparison_tables import to_markdown, to_rows
 from pldmlt_jax.table_config import Run, list_runs

@@ -24,7 +24,8 @@ from pldmlt_jax.evaluation.metrics.labels import label_quality_metrics, label_tr
 from pldmlt_jax.evaluation.original_size import restore_original_size
 from pldmlt_jax.evaluation.predictor import Predictor
 from pldmlt_jax.evaluation.scoring import SegmentationScores
-from pldmlt_jax.io.files import read_json, write_rows
+from pldmlt_jax.io.csv_files import write_rows
+from pldmlt_jax.io.files import read_json
 from pldmlt_jax.io.processes import is_first_process, merge_rows, take_own_share
 from pldmlt_jax.io.progress import ProgressTask, show_progress
 from pldmlt_jax.method.state import make_method

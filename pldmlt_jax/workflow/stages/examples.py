@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from pldmlt_jax.data.datasets.records import RawRecord
+from pldmlt_jax.data.records import RawRecord
 from pldmlt_jax.data.splits.selection import Selection
 from pldmlt_jax.evaluation.operating_points import lesion_masks
 from pldmlt_jax.evaluation.original_size import read_original, restore_original_size

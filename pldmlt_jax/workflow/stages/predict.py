@@ -13,11 +13,11 @@ import numpy as np
 
 from pldmlt_jax.data.input_images import find_images, unique_names
 from pldmlt_jax.data.preprocessing.geometry import read_image
-from pldmlt_jax.data.preprocessing.prepare import NetworkView
+from pldmlt_jax.data.preprocessing.prepare import PreparedImage
 from pldmlt_jax.data.splits.selection import choose_splits
 from pldmlt_jax.errors import ConfigError, DataError
 from pldmlt_jax.evaluation.predictor import Predictor
-from pldmlt_jax.io.files import write_rows
+from pldmlt_jax.io.csv_files import write_rows
 from pldmlt_jax.io.progress import ProgressTask, show_progress
 from pldmlt_jax.io.signals import Interrupted
 from pldmlt_jax.reporting.predictions_table import TABLE, exclude_predictions, write_prediction
@@ -99,7 +99,7 @@ class _Photograph(NamedTuple):
     path: Path
     name: str
     image: np.ndarray
-    view: NetworkView
+    view: PreparedImage
 
 
 def predict_files(

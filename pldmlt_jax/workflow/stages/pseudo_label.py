@@ -12,7 +12,8 @@ from pldmlt_jax.data.splits.selection import Selection, official_splits
 from pldmlt_jax.errors import DataError, raise_all
 from pldmlt_jax.evaluation.metrics.grading import grading_metrics
 from pldmlt_jax.evaluation.temperature import softmax
-from pldmlt_jax.io.files import read_json, read_rows, write_rows
+from pldmlt_jax.io.csv_files import read_rows, write_rows
+from pldmlt_jax.io.files import read_json
 from pldmlt_jax.io.progress import show_progress
 from pldmlt_jax.method.gradcam import grad_cam
 from pldmlt_jax.method.pseudo_labels import ENSEMBLES, EnsembleChoice, admissible_grades, map_agreement, refine

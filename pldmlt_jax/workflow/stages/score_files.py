@@ -14,7 +14,8 @@ from pldmlt_jax.evaluation.metrics.baselines import best_threshold, channel_hist
 from pldmlt_jax.evaluation.metrics.curves import CURVES_FILE
 from pldmlt_jax.evaluation.original_size import ORIGINAL
 from pldmlt_jax.evaluation.scoring import SegmentationScores
-from pldmlt_jax.io.files import write_json, write_rows
+from pldmlt_jax.io.csv_files import write_rows
+from pldmlt_jax.io.files import write_json
 from pldmlt_jax.io.progress import ProgressTask, show_progress
 from pldmlt_jax.types import LESIONS
 from pldmlt_jax.workflow.context import Context

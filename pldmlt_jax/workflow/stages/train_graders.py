@@ -13,7 +13,8 @@ from pldmlt_jax.data.loader import eval_batches, given_labels, oversample_grades
 from pldmlt_jax.data.splits.selection import Selection, held_out_split
 from pldmlt_jax.evaluation.metrics.grading import grade_rows, grading_metrics
 from pldmlt_jax.evaluation.temperature import fit_temperature, softmax
-from pldmlt_jax.io.files import write_json, write_rows
+from pldmlt_jax.io.csv_files import write_rows
+from pldmlt_jax.io.files import write_json
 from pldmlt_jax.io.processes import merge_rows, run_on_first, sum_over_processes
 from pldmlt_jax.io.progress import show_progress
 from pldmlt_jax.method.grader import Grader, grader_eval, grader_step, init_grader, init_grader_state
