@@ -32,14 +32,14 @@ class FieldInfo:
     or_none: bool = False
 
     def load_choices(self) -> tuple[str, ...]:
-        """The names that are allowed now; imports the module of the table that holds them, if there is one."""
+        """Returns the names that are allowed now; imports the module of the table that holds them, if there is one."""
         if isinstance(self.choices, tuple):
             return self.choices
         module, _, table = self.choices.partition(":")
         return tuple(getattr(importlib.import_module(module), table))
 
     def range_text(self) -> str:
-        """The range as text, such as "32 to 8192 px"; "" without a range."""
+        """Returns the range as text, such as "32 to 8192 px"; "" without a range."""
         if self.min is None or self.max is None:
             return ""
         limits = (f"{limit:g}" if isinstance(limit, float) else str(limit) for limit in (self.min, self.max))

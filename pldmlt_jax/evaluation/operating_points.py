@@ -265,7 +265,7 @@ def read_points(directory: Path, step: int) -> OperatingPoints:
     """Reads the points beside a checkpoint; the default ones where there are none, or they belong to another step.
 
     Raises:
-        CheckpointError: The file is damaged or of another version.
+        CheckpointError: The file is damaged or was written by another version.
     """
     path = directory / FILE
     if not path.is_file():

@@ -75,7 +75,7 @@ def write_onnx(network: TrainedNetwork, size_px: int, path: Path, metadata: Mapp
     """Writes a network with its weights as an ONNX file that computes in float32.
 
     The input is `image`: float32 [b, size, size, 3], RGB in 0..255, as `prepare_image` returns it. The outputs are
-    `probabilities` [b, size, size, k], `grade_logits` [b, 5] and `grade_maps` [b, h, w, 5]; see `tta.RawOutput`.
+    `probabilities` [b, size, size, k], `grade_logits` [b, 5] and `grade_maps` [b, h, w, 5]; see `tta.ForwardOutput`.
 
     Args:
         network: The trained network.
