@@ -57,7 +57,7 @@ def config_errors(config: Config) -> list[UserError]:
 
 
 def _type_errors(section: ConfigSection, prefix: str = "") -> Iterator[UserError]:
-    """Yields errors for values of another type, and for attributes that are no fields: Python lets a config file set them."""
+    """Yields errors for values of another type, and for attributes that are no fields, which Python lets a file set."""
     kinds: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(section)}
     for name, value in vars(section).items():
         path = prefix + name
