@@ -43,7 +43,7 @@ def validate_config(config: Config) -> None:
 
 
 def config_errors(config: Config) -> list[UserError]:
-    """Every error of the config. While types are wrong, only those are reported."""
+    """Returns every error of the config. While types are wrong, only those are reported."""
     if errors := list(_type_errors(config)):
         return errors
     infos = field_infos(Config)
@@ -57,7 +57,7 @@ def config_errors(config: Config) -> list[UserError]:
 
 
 def _type_errors(section: ConfigSection, prefix: str = "") -> Iterator[UserError]:
-    """Values of another type, and attributes that are no fields, which Python lets a config file set."""
+    """Yields errors for values of another type, and for attributes that are no fields, which Python lets a file set."""
     kinds: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(section)}
     for name, value in vars(section).items():
         path = prefix + name
@@ -124,7 +124,7 @@ def _size_errors(config: Config) -> Iterator[UserError]:
 
 
 def _cost_errors(config: Config) -> Iterator[UserError]:
-    """Options that make training cheaper."""
+    """Yields errors of the options that make training cheaper."""
     model, train = config.model, config.train
     if model.frozen_stages and model.weights in RANDOM_START and not train.init_from:
         found = f"{model.frozen_stages} with model.weights = {model.weights!r}"
@@ -154,7 +154,7 @@ def _fold_errors(config: Config) -> Iterator[UserError]:
 
 
 def _grade_errors(config: Config) -> Iterator[UserError]:
-    """Where grades come from, and what needs them."""
+    """Yields errors of where grades come from and of what needs them."""
     loss, meta, grading, source = config.loss, config.meta, config.data.grading, config.pseudo.source
     if source == "given" and not loss.grading:
         expected = "a grading loss on the given grades"
@@ -259,7 +259,14 @@ def _inference_errors(config: Config) -> Iterator[UserError]:
 
 
 RELATIONS = (
-    *(_size_errors, _cost_errors, _grader_errors, _fold_errors, _grade_errors, _loss_errors, _meta_errors),
-    *(_parallel_errors, _inference_errors),
+    _size_errors,
+    _cost_errors,
+    _grader_errors,
+    _fold_errors,
+    _grade_errors,
+    _loss_errors,
+    _meta_errors,
+    _parallel_errors,
+    _inference_errors,
 )
-"""One check for each group of related fields."""
+"""Checks of related fields, one for each group."""

@@ -77,7 +77,7 @@ class Run:
 
 
 def list_runs(table: Table, workdir: Path) -> list[Run]:
-    """Every run of a table, row by row; a run comes after the one that it starts from.
+    """Lists every run of a table, row by row; a run comes after the one that it starts from.
 
     Args:
         table: The table.

@@ -23,11 +23,14 @@ result with the meaning of each field, and marks the values that differ from the
 where the paper gives one. All wrong names, values and combinations are reported at once, each with the nearest name.
 
 The column "values" has the smallest and largest allowed number, or the allowed names. For a tuple they hold for each item.
+
+Fields that this version no longer has are listed in `RETIRED_FIELDS` (`pldmlt_jax/config/saved.py`), each with its last
+default: the config.json of an older run still loads if it holds that default, and else the error says what to do.
 """
 
 
 def page() -> str:
-    """The whole page."""
+    """Returns the whole page."""
     return HEAD + "".join(f"\n{section}" for section in sections(Config(), ""))
 
 
@@ -48,7 +51,7 @@ def sections(config: ConfigSection, prefix: str) -> Iterator[str]:
 
 
 def allowed_values(info: FieldInfo, default: Any) -> str:
-    """The allowed values as text."""
+    """Returns the allowed values as text."""
     if info.choices:
         names = [*info.load_choices(), *([NO_SET] if info.or_none else [])]
         return ", ".join(f"`{name}`" for name in names)

@@ -13,7 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
-from pldmlt_jax.cli.flags import COMPARE, VERBS_OF, parse
+from pldmlt_jax.cli.flags import COMPARE, parse
+from pldmlt_jax.cli.print_config import print_config
 from pldmlt_jax.config import Config, frozen
 from pldmlt_jax.errors import ConfigError, UserError, explain_missing_package, raise_all, suggest_nearest
 from pldmlt_jax.io.files import find_disk_error
@@ -63,7 +64,10 @@ def run(argv: list[str]) -> int:
         options = parse(argv, tuple(VERBS))
         if options is None:
             return 0
-        return _print_config(options) if options.print_config else _run_verb(options)
+        if options.print_config:
+            print_config(options)
+            return 0
+        return _run_verb(options)
 
     return _exit_status(execute, debug="--debug" in argv)
 
@@ -87,7 +91,7 @@ def _exit_status(function: Callable[[], int], *, debug: bool) -> int:
 
 
 def _describe_failure(error: Exception) -> tuple[int, str]:
-    """Exit status and message of an exception."""
+    """Returns the exit status and the message of an exception."""
     if isinstance(error, UserError):
         return 2, f"error: {error}"
     if isinstance(error, ModuleNotFoundError):
@@ -97,23 +101,6 @@ def _describe_failure(error: Exception) -> tuple[int, str]:
         action = "earlier files are intact; make room, and the same command resumes from its last checkpoint"
         return 1, f"failed: {where}{disk.strerror}\n  {action}"
     return 1, f"failed: {type(error).__name__}: {error}\n(--debug shows the traceback)"
-
-
-def _print_config(options: RunOptions) -> int:
-    """Prints the config that the verb would use: of a table every row's, of a trained network its own."""
-    from pldmlt_jax.cli.config_listing import print_config
-
-    if options.table is not None:
-        for row in options.table.rows:
-            print(f"row {row.name}")
-            print_config(row.config)
-        return 0
-    if options.verb in VERBS_OF["checkpoint"]:
-        from pldmlt_jax.workflow.load_checkpoint import with_saved_config
-
-        options = with_saved_config(options)
-    print_config(options.config)
-    return 0
 
 
 def run_config(config: Config, verb: str = "run", *, workdir: str | Path = "") -> Path:

@@ -14,7 +14,7 @@ from pldmlt_jax.table_config import Row, Table
 MODULE = "pldmlt_jax_config_file"
 """Name in `sys.modules` of the file that was executed last."""
 
-EXPECTED = {"get_config": "a file with get_config() -> Config", "get_table": "a file with get_table() -> Table"}
+EXPECTED_FILE = {"get_config": "a file with get_config() -> Config", "get_table": "a file with get_table() -> Table"}
 
 
 def load_config(path: str) -> Config:
@@ -27,7 +27,7 @@ def load_config(path: str) -> Config:
     config = _call(path, "get_config")
     if not isinstance(config, Config):
         found = f"get_config() returns a {type(config).__name__}"
-        raise ConfigError(path, found, EXPECTED["get_config"], "return a Config")
+        raise ConfigError(path, found, EXPECTED_FILE["get_config"], "return a Config")
     return config
 
 
@@ -41,7 +41,7 @@ def load_table(path: str) -> Table:
     table = _call(path, "get_table")
     if not isinstance(table, Table):
         found = f"get_table() returns a {type(table).__name__}"
-        raise ConfigError(path, found, EXPECTED["get_table"], "return a Table")
+        raise ConfigError(path, found, EXPECTED_FILE["get_table"], "return a Table")
     wrong = [row for row in table.rows if not (isinstance(row, Row) and isinstance(row.config, Config))]
     if wrong or not table.rows:
         raise ConfigError(path, f"{wrong or 'no rows'}", "rows of type Row, each with a Config", "correct the file")
@@ -74,11 +74,11 @@ def _call(path: str, function: str) -> Any:
             action = "name a table under configs/tables/"
         else:
             action = _suggest_field(found)
-        raise ConfigError(path, found, EXPECTED[function], action) from error
+        raise ConfigError(path, found, EXPECTED_FILE[function], action) from error
 
 
 def _suggest_field(message: str) -> str:
-    """The suggest_nearest field if Python complains about a misspelt one, else where to look."""
+    """Suggests the most similar field if Python complains about a misspelt one, else where to look."""
     otherwise = "correct the file; --debug shows where"
     match = re.search(r"unexpected keyword argument '(\w+)'", message)
     known = {name for path, _ in fields(Config()) for name in path.split(".")}

@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from absl import flags
 from ml_collections import config_flags
@@ -16,28 +17,42 @@ from pldmlt_jax.table_config import Table
 from pldmlt_jax.workflow.comparison.table_checks import select_rows, table_errors
 from pldmlt_jax.workflow.options import RunOptions
 
-VERBS_OF = {
-    "checkpoint": ("evaluate", "predict", "export", "figures"), "split": ("run", "evaluate", "compare", "figures"),
-    "input": ("predict",), "images": ("figures",), "output": ("predict", "export", "evaluate", "figures"),
-    "predictions": ("evaluate",), "engine": ("evaluate", "predict"), "probabilities": ("predict",), "format": ("export",),
-    "augmented": ("prepare",), "rows": ("compare",), "folds": ("compare",), "seeds": ("compare",), "one_run": ("compare",),
-}  # fmt: skip
-"""The verbs that a flag has an effect on; a flag that is not listed has one on every verb."""
 
-SWITCHES = ("debug", "print_config", "probabilities", "one_run")
-"""Flags that take no value."""
+class Flag(NamedTuple):
+    """A flag of the command line, besides --config and --help.
 
-NUMBERS = ("augmented",)
-"""Flags whose value is a whole number."""
+    Attributes:
+        kind: The type of its value; a bool takes none.
+        verbs: The verbs that it has an effect on; () = all.
+    """
+
+    kind: type[str | int | bool]
+    verbs: tuple[str, ...] = ()
+
+
+FLAGS = {
+    "workdir": Flag(str),
+    "checkpoint": Flag(str, ("evaluate", "predict", "export", "figures")),
+    "split": Flag(str, ("run", "evaluate", "compare", "figures")),
+    "input": Flag(str, ("predict",)),
+    "images": Flag(str, ("figures",)),
+    "output": Flag(str, ("predict", "export", "evaluate", "figures")),
+    "predictions": Flag(str, ("evaluate",)),
+    "engine": Flag(str, ("evaluate", "predict")),
+    "probabilities": Flag(bool, ("predict",)),
+    "format": Flag(str, ("export",)),
+    "augmented": Flag(int, ("prepare",)),
+    "rows": Flag(str, ("compare",)),
+    "folds": Flag(str, ("compare",)),
+    "seeds": Flag(str, ("compare",)),
+    "one_run": Flag(bool, ("compare",)),
+    "print_config": Flag(bool),
+    "debug": Flag(bool),
+}
+"""Name -> flag. Most values become the field of `RunOptions` of the same name."""
 
 TABLE_FLAGS = ("rows", "folds", "seeds")
 """Flags that select runs of a table."""
-
-TEXTS = ("workdir", *(name for name in VERBS_OF if name not in (*SWITCHES, *NUMBERS)))
-"""Flags whose value is text."""
-
-OPTIONS = tuple(name for name in (*TEXTS, *NUMBERS, *SWITCHES) if name not in ("workdir", *TABLE_FLAGS))
-"""Flags whose value becomes the field of `RunOptions` of the same name."""
 
 DEMO_CONFIG = "configs/demo.py"
 
@@ -135,13 +150,13 @@ def parse(argv: Sequence[str], verbs: Sequence[str]) -> RunOptions | None:
         table=table,
         rows=rows,
         words=tuple(words),
-        **{name: getattr(values, name) for name in OPTIONS},
+        **{name: getattr(values, name) for name in FLAGS if name not in ("workdir", *TABLE_FLAGS)},
     )
 
 
 def _normalise(words: Sequence[str]) -> list[str]:
-    """Every flag as `--name=value`, or `--name` for a switch, with the home folder instead of ~."""
-    switches = [f"--{prefix}{name}" for name in SWITCHES for prefix in ("", "no")]
+    """Writes every flag as `--name=value`, or `--name` for a switch, with the home folder instead of ~."""
+    switches = [f"--{prefix}{name}" for name, flag in FLAGS.items() if flag.kind is bool for prefix in ("", "no")]
     normalised: list[str] = []
     remaining = iter([f"-{word}" if re.match(r"-\w", word) else word for word in words])
     for word in remaining:
@@ -151,7 +166,7 @@ def _normalise(words: Sequence[str]) -> list[str]:
 
 
 def _expand_home(word: str) -> str:
-    """`--name=~/a,~/b` with the home folder instead of ~, which shells replace only at the beginning of a word."""
+    """Replaces each ~ of `--name=~/a,~/b` by the home folder: shells do so only at the beginning of a word."""
     name, mark, value = word.partition("=")
     if not word.startswith("-") or "~" not in value:
         return word
@@ -160,7 +175,7 @@ def _expand_home(word: str) -> str:
 
 
 def _name(word: str) -> str:
-    """The name of a flag; "" for a word that is none."""
+    """Returns the name of a flag; "" for a word that is none."""
     return word[2:].partition("=")[0] if word.startswith("--") else ""
 
 
@@ -169,21 +184,22 @@ def _value(word: str) -> str:
 
 
 def _read(words: Sequence[str], config: Config) -> flags.FlagValues:
-    """The values of flags; that of `config` is a copy of the config with the overrides among them."""
+    """Reads the values of flags; that of `config` is a copy of the config with the overrides among them."""
     values, argv = flags.FlagValues(), ["main.py", *words]
     config_flags.DEFINE_config_dataclass("config", config, flag_values=values, sys_argv=argv)
-    for name in TEXTS:
-        flags.DEFINE_string(name, "", "", flag_values=values)
-    for name in NUMBERS:
-        flags.DEFINE_integer(name, 0, "", lower_bound=0, flag_values=values)
-    for name in SWITCHES:
-        flags.DEFINE_bool(name, False, "", flag_values=values)
+    for name, flag in FLAGS.items():
+        if flag.kind is bool:
+            flags.DEFINE_bool(name, False, "", flag_values=values)
+        elif flag.kind is int:
+            flags.DEFINE_integer(name, 0, "", lower_bound=0, flag_values=values)
+        else:
+            flags.DEFINE_string(name, "", "", flag_values=values)
     values(argv)
     return values
 
 
 def _read_one_by_one(words: Sequence[str], config: Config) -> tuple[list[str], list[UserError]]:
-    """The flags that can be read, and an error for each other one."""
+    """Returns the flags that can be read, and an error for each other one."""
     readable: list[str] = []
     errors: list[UserError] = []
     for word in words:
@@ -196,10 +212,10 @@ def _read_one_by_one(words: Sequence[str], config: Config) -> tuple[list[str], l
 
 
 def _explain(name: str, error: Exception, config: Config) -> UserError:
-    """What is wrong with a flag that cannot be read, with the suggest_nearest name if there is no such flag."""
+    """Makes the error for a flag that cannot be read, which suggests the most similar name if there is no such flag."""
     paths = [f"config.{path}" for path, _ in fields(config)]
     is_field = name.startswith("config.")
-    known = paths if is_field else ["config", "workdir", *VERBS_OF, *SWITCHES, "help"]
+    known = paths if is_field else ["config", *FLAGS, "help"]
     if name in known:
         detail = str(error).splitlines()[0]
         return ConfigError(f"--{name}", detail, "a value of the field's type", "correct the value")
@@ -211,7 +227,7 @@ def _explain(name: str, error: Exception, config: Config) -> UserError:
 
 
 def _verb_errors(positional: Sequence[str], verbs: Sequence[str]) -> Iterator[UserError]:
-    """A verb that is not known, and words after it."""
+    """Yields errors for a verb that is not known and for words after it."""
     if more := positional[1:]:
         where = ", ".join(more[:3]) + (f" and {len(more) - 3} more" if len(more) > 3 else "")
         action = "write flags as --name=value, and a pattern in quotes, because the shell replaces it with file names"
@@ -222,11 +238,12 @@ def _verb_errors(positional: Sequence[str], verbs: Sequence[str]) -> Iterator[Us
 
 
 def _flag_errors(verb: str, words: Sequence[str]) -> Iterator[UserError]:
-    """Flags that have no effect on the verb, and flags that exclude each other."""
+    """Yields errors for flags that have no effect on the verb, and for flags that exclude each other."""
     given = [_name(word) for word in words]
     for name in given:
-        if verb not in VERBS_OF.get(name, (verb,)):
-            expected = "it with " + " or ".join("no verb" if other == "run" else other for other in VERBS_OF[name])
+        verbs = FLAGS[name].verbs if name in FLAGS else ()
+        if verbs and verb not in verbs:
+            expected = "it with " + " or ".join("no verb" if other == "run" else other for other in verbs)
             yield ConfigError(f"--{name}", f"no effect on {verb!r}", expected, "remove it")
     if {"predictions", "checkpoint"} <= set(given):
         expected = "masks from files, or from a checkpoint"
@@ -237,7 +254,7 @@ def _flag_errors(verb: str, words: Sequence[str]) -> Iterator[UserError]:
 
 
 def _override_rows(table: Table, words: Sequence[str]) -> Table:
-    """The table with the command line's overrides in the config of every row."""
+    """Returns the table with the command line's overrides in the config of every row."""
     rows = tuple(dataclasses.replace(row, config=_read(words, row.config).config) for row in table.rows)
     return dataclasses.replace(table, rows=rows)
 

@@ -11,7 +11,7 @@ from pldmlt_jax.config.model import ModelConfig
 from pldmlt_jax.config.pseudo_labels import GraderConfig, PseudoLabelConfig
 from pldmlt_jax.config.run import Config, has_stage_1
 from pldmlt_jax.config.saved import RETIRED_FIELDS, RetiredField, from_dict, to_dict
-from pldmlt_jax.config.section import ConfigSection, FieldInfo, field, field_infos, fields, frozen
+from pldmlt_jax.config.section import ConfigSection, FieldInfo, Preparation, field, field_infos, fields, frozen
 from pldmlt_jax.config.training import CheckpointConfig, OptimConfig, ParallelConfig, TrainConfig
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "ModelConfig",
     "OptimConfig",
     "ParallelConfig",
+    "Preparation",
     "PseudoLabelConfig",
     "RetiredField",
     "SyntheticConfig",

@@ -83,41 +83,54 @@ class DataConfig(ConfigSection):
     )
     cache_dir: str = field("data_cache", "Folder of the prepared sets and of the synthetic images.")
     size_px: int = field(1024, "Side of the square image that the multi-task network sees.", min=32, max=8192, unit="px")
-    fov_crop: bool = field(True, "Crop to the field of view first.")
+    fov_crop: bool = field(True, "Crop to the field of view first.", prepares="images")
     resize: str = field(
         "pad",
         '"pad": keep the aspect ratio and pad with zeros; "stretch": literal reading of 1024x1024.',
         choices=("pad", "stretch"),
+        prepares="images",
     )
     enhance: str = field(
         "none",
         "Contrast enhancement of the network's input.",
         choices="pldmlt_jax.data.preprocessing.contrast:ENHANCEMENTS",
+        prepares="images",
     )
     mask_reduction: str = field(
         "max",
         'Downscaling of training masks: "max" loses no lesion, "area" keeps areas, "area_keep" does both.',
         choices="pldmlt_jax.data.preprocessing.masks:REDUCTIONS",
+        prepares="images",
     )
     fusion: str = field(
-        "close", "Morphological operation on the union of the four lesion masks.", choices=("close", "dilate", "none")
+        "close",
+        "Morphological operation on the union of the four lesion masks.",
+        choices=("close", "dilate", "none"),
+        prepares="images",
     )
     fusion_px: int = field(
-        3, "Diameter of the elliptical structuring element of fusion, at the original size.", min=1, max=99, unit="px"
+        3,
+        "Diameter of the elliptical structuring element of fusion, at the original size.",
+        min=1,
+        max=99,
+        unit="px",
+        prepares="images",
     )
     agreement: float = field(
         0.75,
         "DiaRetDB1: smallest share of the experts' votes that makes a pixel a lesion; the default is the set's own.",
         min=0,
         max=1,
+        prepares="markings",
     )
     agreement_weighted: bool = field(
-        True, "DiaRetDB1: weigh votes by the experts' confidence; the default is the set's own."
+        True, "DiaRetDB1: weigh votes by the experts' confidence; the default is the set's own.", prepares="markings"
     )
     image_format: str = field(
         "png",
         'Storage of prepared images: "png" (lossless) or "jpeg" (quality 95, faster to read).',
         choices=("png", "jpeg"),
+        prepares="images",
     )
     split: str = field(
         "official",

@@ -24,7 +24,7 @@ RETIRED_FIELDS: dict[str, RetiredField] = {
 
 
 def to_dict(config: ConfigSection) -> dict[str, Any]:
-    """The config as nested plain dictionaries, as written to `config.json`."""
+    """Returns the config as nested plain dictionaries, as written to `config.json`."""
     return dataclasses.asdict(config)
 
 
@@ -38,8 +38,8 @@ def from_dict(values: dict[str, Any], kind: type[ConfigSection] = Config, prefix
         prefix: Dotted path of the section with a dot at the end; "" for the config.
 
     Raises:
-        ConfigError: If a retired field has another value than its old default.
-        ValueError: If a field is unknown: the file is of another version.
+        ConfigError: A retired field has another value than its old default.
+        ValueError: A field is unknown: the file was written by another version.
     """
     known = {field.name: field for field in dataclasses.fields(kind)}
     arguments, unknown = {}, []

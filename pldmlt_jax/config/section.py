@@ -13,10 +13,11 @@ import functools
 import importlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 Value = TypeVar("Value")
 Section = TypeVar("Section", bound="ConfigSection")
+Preparation = Literal["", "images", "markings"]
 
 
 @dataclass(frozen=True)
@@ -30,16 +31,17 @@ class FieldInfo:
     choices: str | tuple[str, ...] = ()
     separator: str = ""
     or_none: bool = False
+    prepares: Preparation = ""
 
     def load_choices(self) -> tuple[str, ...]:
-        """The names that are allowed now; imports the module of the table that holds them, if there is one."""
+        """Returns the names that are allowed now; imports the module of the table that holds them, if there is one."""
         if isinstance(self.choices, tuple):
             return self.choices
         module, _, table = self.choices.partition(":")
         return tuple(getattr(importlib.import_module(module), table))
 
     def range_text(self) -> str:
-        """The range as text, such as "32 to 8192 px"; "" without a range."""
+        """Returns the range as text, such as "32 to 8192 px"; "" without a range."""
         if self.min is None or self.max is None:
             return ""
         limits = (f"{limit:g}" if isinstance(limit, float) else str(limit) for limit in (self.min, self.max))
@@ -56,6 +58,7 @@ def field(
     choices: str | tuple[str, ...] = (),
     separator: str = "",
     or_none: bool = False,
+    prepares: Preparation = "",
 ) -> Value:
     """Declares a field of a config section.
 
@@ -69,11 +72,13 @@ def field(
             that has them as keys. A table is imported only when a config is checked, so that users can add entries to it.
         separator: Joins several names in one value, as in "idrid_s+diaretdb1". "" = a value is one name.
         or_none: Also allow the value "none", on its own.
+        prepares: The prepared images that depend on the field, and so are prepared anew when it changes: "images" for all,
+            "markings" for those whose masks are made from experts' markings, "" for none.
 
     Returns:
         A `dataclasses.field`. It is typed as the value, which is how type checkers read the default of a dataclass.
     """
-    info = FieldInfo(doc, unit, min, max, choices, separator, or_none)
+    info = FieldInfo(doc, unit, min, max, choices, separator, or_none, prepares)
     return dataclasses.field(default=default, metadata={"info": info})  # pyright: ignore[reportReturnType]
 
 

@@ -59,7 +59,7 @@ def load(
         A predictor: `load(path).predict(image)`.
 
     Raises:
-        CheckpointError: There is no trained network, it is of another version, or several cannot be averaged.
+        CheckpointError: There is no trained network, it was written by another version, or several cannot be averaged.
         ConfigError: The engine is unknown or not installed.
     """
     networks = []

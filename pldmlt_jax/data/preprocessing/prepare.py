@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from pldmlt_jax.config import DataConfig
+from pldmlt_jax.config import DataConfig, Preparation, field_infos, fields
 from pldmlt_jax.data.preprocessing.contrast import ENHANCEMENTS
 from pldmlt_jax.data.preprocessing.difference_hash import difference_hash
 from pldmlt_jax.data.preprocessing.field_of_view import field_of_view
@@ -38,8 +38,6 @@ PREPARED_FOLDER = "photographs"
 """Folder of `data.cache_dir` for prepared files that are not packed yet."""
 
 JPEG_QUALITY = 95
-
-PREPARATION_FIELDS = ("fov_crop", "resize", "enhance", "mask_reduction", "fusion", "fusion_px", "image_format")
 
 
 class PreparedImage(NamedTuple):
@@ -207,15 +205,22 @@ def _prepare_to_file(record: RawRecord, path: Path, data: DataConfig, size_px: i
     return path
 
 
-def preparation_fields(data: DataConfig) -> dict[str, Any]:
-    """Returns the fields that a prepared image depends on, besides its size."""
-    return {field: getattr(data, field) for field in PREPARATION_FIELDS}
+def preparation_fields(data: DataConfig, prepares: Preparation = "images") -> dict[str, Any]:
+    """Returns the values of the fields that are declared to change prepared images, besides their size.
+
+    Args:
+        data: How to prepare.
+        prepares: "images" for fields that change every prepared image, "markings" for those that change only images with
+            experts' markings.
+    """
+    infos = field_infos(type(data))
+    return {name: value for name, value in fields(data) if infos[name].prepares == prepares}
 
 
 def _key(record: RawRecord, hashes: Mapping[Path, str], data: DataConfig, size_px: int) -> str:
     """Hashes the raw content and everything that the preparation depends on."""
     facts = [PREPARATION_VERSION, size_px, preparation_fields(data), record.image_id, record.grade, record.true_grade,
              sorted(record.masks or {}), record.masks is None, record.disc is None,
-             record.mask_rule, [data.agreement, data.agreement_weighted] if record.markings else [],
+             record.mask_rule, list(preparation_fields(data, "markings").values()) if record.markings else [],
              [hashes[path] for path in record.files]]  # fmt: skip
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]

@@ -112,7 +112,7 @@ def predict_files(
 ) -> Outcome:
     """Predicts image files batch by batch; files that cannot be read are listed in the outcome.
 
-    Reading and writing use threads, and the next batch is read while the network computes.
+    Files are read and written in threads, and the next batch is read while the network computes.
 
     Args:
         predictor: The networks.

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from pldmlt_jax.config import Config, has_stage_1
-from pldmlt_jax.config.listing import config_text
+from pldmlt_jax.config.text import config_text
 from pldmlt_jax.data.augment import make_training_window
 from pldmlt_jax.data.loader import (
     GradeLabels,

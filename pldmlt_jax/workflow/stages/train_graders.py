@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from pldmlt_jax.config import Config, GraderConfig
-from pldmlt_jax.config.listing import config_text
+from pldmlt_jax.config.text import config_text
 from pldmlt_jax.data.loader import eval_batches, given_labels, oversample_grades, steps_per_epoch, train_batches, true_labels
 from pldmlt_jax.data.splits.selection import Selection, held_out_split
 from pldmlt_jax.evaluation.metrics.grading import grade_rows, grading_metrics

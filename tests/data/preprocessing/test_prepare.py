@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -16,7 +17,7 @@ import pytest
 import tensorflow_datasets as tfds
 from data.idrid_files import SHAPE, photograph, write_grading, write_segmentation
 
-from pldmlt_jax.config import DataConfig, SyntheticConfig
+from pldmlt_jax.config import DataConfig, SyntheticConfig, field_infos
 from pldmlt_jax.data import store
 from pldmlt_jax.data.datasets.base import FundusConfig
 from pldmlt_jax.data.datasets.idrid import IdridSegmentation
@@ -106,6 +107,24 @@ def test_changed_preparation_is_prepared_anew(data, change):
     before = open_prepared("idrid_s", data, 48)["train"][1]
     after = open_prepared("idrid_s", dataclasses.replace(data, **change), 48)["train"][1]
     assert (before.mask_bits != after.mask_bits).any()
+
+
+def test_every_field_that_preparing_reads_is_declared_to_change_prepared_images(data):
+    read: set[str] = set()
+
+    class Watched(DataConfig):
+        def __getattribute__(self, name: str) -> Any:
+            read.add(name)
+            return super().__getattribute__(name)
+
+    record = open_prepared("idrid_s", data, 48)["train"].records[1]
+    markings = Path(data.root) / "markings.xml"
+    markings.write_text("<imgannotooldata><markinglist></markinglist></imgannotooldata>")
+    watched = Watched(**vars(data))
+    for one in (record, dataclasses.replace(record, masks=None, markings=(markings,))):
+        prepare_record(one, watched, 48)
+    declared = {name for name, info in field_infos(DataConfig).items() if info.prepares}
+    assert read & set(field_infos(DataConfig)) == declared
 
 
 def test_every_bad_file_is_named_at_once_and_the_good_ones_are_kept(data):

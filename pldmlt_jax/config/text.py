@@ -8,7 +8,7 @@ DIFFERS = "*"
 
 
 def config_lines(config: Config) -> list[str]:
-    """One line per field: mark, path, value, meaning, allowed values, and the default if the value differs from it."""
+    """Returns one line per field: mark, path, value, meaning, allowed values, and the default if the value differs."""
     infos, defaults = field_infos(Config), dict(fields(Config()))
     lines = []
     for path, value in fields(config):
@@ -19,12 +19,12 @@ def config_lines(config: Config) -> list[str]:
 
 
 def config_text(config: Config) -> str:
-    """The lines of `config_lines` as Markdown, for TensorBoard."""
+    """Returns the lines of `config_lines` as Markdown, for TensorBoard."""
     return "\n".join(f"    {line}" for line in config_lines(config))
 
 
 def _allowed(info: FieldInfo) -> list[str]:
-    """The range or the choices in brackets. A table is named but not imported: that would take a second."""
+    """Returns the range or the choices in brackets. A table is named but not imported: that would take a second."""
     if isinstance(info.choices, str):
         return [f"[a key of {info.choices.partition(':')[2]}]"]
     allowed = ", ".join(info.choices) or info.range_text()

@@ -1,7 +1,7 @@
 """The config as text: one line per field with what its declaration says."""
 
 from pldmlt_jax.config import Config, fields
-from pldmlt_jax.config.listing import config_lines, config_text
+from pldmlt_jax.config.text import config_lines, config_text
 
 
 def test_lines_have_value_meaning_and_allowed_values():
