@@ -5,7 +5,7 @@ Paper:     no row: recommended losses and rates.
 Launch:    python main.py check --config=configs/folder.py --config.data.folder_root=FOLDER
            python main.py --config=configs/folder.py --config.data.folder_root=FOLDER --config.model.weights=FILE
            python main.py predict --checkpoint=runs/folder --input=PHOTOGRAPHS
-           FOLDER holds images/, masks/ and grades.csv (README, "Train on your own images"). FILE is torchvision's VGG16, .pth
+           FOLDER holds images/, masks/, grades.csv (README, "Train on your own images"). FILE is torchvision's VGG16, .pth
            or .safetensors. `check` reports what is wrong in the folder, and which of these settings fit it.
 Expected:  a fifth of the images is held out and scored. If there is a folder images/test, use
            --config.data.split=official --config.data.grading_split=official.
