@@ -1,4 +1,4 @@
-"""Lists the licence of every locked package, as stated in its installed metadata: python scripts/licences.py >docs/licences.md
+"""Lists the licence of every locked package, from its installed metadata: python scripts/licences.py >docs/licences.md
 
 Run it in .venv after `make install-dev`, and again after `make lock`.
 """
