@@ -14,8 +14,9 @@ import numpy as np
 import pldmlt_jax as pj
 from pldmlt_jax.config import DataConfig
 from pldmlt_jax.data.datasets.idrid import list_segmentation
-from pldmlt_jax.data.datasets.records import RawRecord
 from pldmlt_jax.data.preprocessing.masks import read_annotation
+from pldmlt_jax.data.records import RawRecord
+from pldmlt_jax.errors import raise_all
 from pldmlt_jax.evaluation.metrics.segmentation import dice
 from pldmlt_jax.evaluation.tta import VIEWS
 from pldmlt_jax.types import LESIONS
@@ -49,7 +50,9 @@ def number(value: float | None) -> str:
 
 def training_records(root: Path, images: str) -> list[RawRecord]:
     """Returns the named images (comma-separated) of IDRiD's official training set."""
-    records = {record.image_id: record for record in list_segmentation(root).valid_records()["train"]}
+    listing = list_segmentation(root)
+    raise_all(listing.errors)
+    records = {record.image_id: record for record in listing.records["train"]}
     return [records[name] for name in images.split(",")]
 
 

@@ -24,7 +24,7 @@ from pldmlt_jax.config import AugmentConfig, DataConfig, SyntheticConfig
 from pldmlt_jax.data.augment import augment, jitter_colours, random_affine
 from pldmlt_jax.data.loader import stack_batch, train_batches, train_samples, true_labels
 from pldmlt_jax.data.preprocessing.prepared_split import PreparedSplit
-from pldmlt_jax.data.preprocessing.store import open_prepared
+from pldmlt_jax.data.store import open_prepared
 from pldmlt_jax.types import MASK_BITS
 
 BATCH_SIZE = 2

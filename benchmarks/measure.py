@@ -15,7 +15,7 @@ import numpy as np
 
 from pldmlt_jax.config import DataConfig, SyntheticConfig
 from pldmlt_jax.data.loader import GradeLabels, stack_batch
-from pldmlt_jax.data.preprocessing.store import open_prepared
+from pldmlt_jax.data.store import open_prepared
 from pldmlt_jax.types import NUM_GRADES, Batch
 
 NUM_DRAWN = 8

@@ -101,7 +101,7 @@ def steps(row: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:
 def prepared_split(num_images: int, size_px: int, cache: str) -> tuple[Any, Any]:
     """Returns a training split of this many small synthetic images, prepared if it is not yet, and its settings."""
     from pldmlt_jax.config import DataConfig, SyntheticConfig
-    from pldmlt_jax.data.preprocessing.store import open_prepared
+    from pldmlt_jax.data.store import open_prepared
 
     drawn = SyntheticConfig(
         height_px=96, num_segmentation_train=num_images, num_segmentation_test=1, num_grading_train=5, num_grading_test=1

@@ -16,7 +16,7 @@ from jaxtyping import Float, UInt8
 
 import pldmlt_jax as pj
 from benchmarks.full_size import number, training_records
-from pldmlt_jax.data.datasets.records import RawRecord
+from pldmlt_jax.data.records import RawRecord
 from pldmlt_jax.evaluation.metrics.segmentation import SegmentationCounts
 from pldmlt_jax.evaluation.original_size import count_image, read_original
 from pldmlt_jax.evaluation.tta import VIEWS

@@ -17,10 +17,10 @@ from training.test_loop import run as train
 from pldmlt_jax.cli.app import run
 from pldmlt_jax.config import Config, DataConfig, to_dict
 from pldmlt_jax.data.check import CheckedPhotograph, DatasetReport, check_dataset, find_leakage
-from pldmlt_jax.data.datasets.records import RawRecord
 from pldmlt_jax.data.image_warnings import image_warnings
 from pldmlt_jax.data.preprocessing.field_of_view import field_of_view
 from pldmlt_jax.data.preprocessing.geometry import read_image
+from pldmlt_jax.data.records import RawRecord
 from pldmlt_jax.data.splits.selection import require_lesion_types, select_segmented
 from pldmlt_jax.errors import UserError
 from pldmlt_jax.export.onnx import import_optional
@@ -32,8 +32,8 @@ from pldmlt_jax.training.loop import restore_latest
 from pldmlt_jax.training.nonfinite import NonfiniteWatch
 from pldmlt_jax.training.rounds import RoundPlan
 from pldmlt_jax.workflow.check import find_grader_shortage
+from pldmlt_jax.workflow.method_stages import STAGES
 from pldmlt_jax.workflow.pipeline import set_aside
-from pldmlt_jax.workflow.stage_table import STAGES
 
 PAGE = Path(__file__).parents[1] / "docs" / "troubleshooting.md"
 IDRID, LAPTOP = "--config=configs/idrid.py", "--config=configs/idrid_laptop.py"
@@ -241,7 +241,7 @@ MESSAGES: dict[str, Callable[[User], str]] = {
     "no checkpoint in it": lambda user: user.command("evaluate", f"--checkpoint={user.root}"),
     "a network trained with these values": other_config,
     "a network trained for 3 rounds": fewer_rounds,
-    "made from another config or other input, and so moved to": moved_aside,
+    "made with another config or input, so moved to": moved_aside,
     "--config.checkpoint.fallback=True": damaged,
     "not finite": not_finite,
     "training has diverged": lambda user: told(lambda: train(user.root, RoundPlan((("a", 1),), 1), [float("nan")])),

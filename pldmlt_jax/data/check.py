@@ -13,14 +13,15 @@ import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
 from pldmlt_jax.config import DataConfig
-from pldmlt_jax.data.datasets.records import Listing, RawRecord
 from pldmlt_jax.data.datasets.registry import dataset_spec
 from pldmlt_jax.data.findings import Finding, disc_findings, error_findings, image_findings, mask_findings
+from pldmlt_jax.data.preprocessing.difference_hash import difference_hash
 from pldmlt_jax.data.preprocessing.field_of_view import field_of_view
 from pldmlt_jax.data.preprocessing.geometry import read_image
 from pldmlt_jax.data.preprocessing.hash_cache import hash_files
 from pldmlt_jax.data.preprocessing.masks import apply_mask_rule, brightest_channel, read_annotation, read_mask_pixels
-from pldmlt_jax.data.splits.near_duplicates import SAME_IMAGE_BITS, difference_hash, find_near_duplicates
+from pldmlt_jax.data.records import Listing, RawRecord
+from pldmlt_jax.data.splits.near_duplicates import SAME_IMAGE_BITS, find_near_duplicates
 from pldmlt_jax.errors import UserError
 from pldmlt_jax.io.progress import OnProgress
 from pldmlt_jax.types import EVIDENCE

@@ -31,14 +31,18 @@ class GradeLabels:
 
 
 def given_labels(split: PreparedSplit) -> GradeLabels:
-    """The set's own grades, of pixel-labelled images the true ones where it gives no other; every grade is admissible."""
-    grades = np.array([r.true_grade if r.grade == UNKNOWN_GRADE else r.grade for r in split.records], np.int32)
-    return GradeLabels(grades, np.ones((len(grades), NUM_GRADES), bool))
+    """Returns the grades to train on that the set gives, or else the true ones; every grade is admissible."""
+    return _labels_of_first_known([(record.grade, record.true_grade) for record in split.records])
 
 
 def true_labels(split: PreparedSplit) -> GradeLabels:
-    """The same before any corruption, where the set keeps the true ones: of images that guide or add to the given ones."""
-    grades = np.array([r.grade if r.true_grade == UNKNOWN_GRADE else r.true_grade for r in split.records], np.int32)
+    """Returns the true grades, without any corruption, or else the grades to train on; every grade is admissible."""
+    return _labels_of_first_known([(record.true_grade, record.grade) for record in split.records])
+
+
+def _labels_of_first_known(choices: Sequence[tuple[int, int]]) -> GradeLabels:
+    """Makes labels of the first grade of each pair, or of the second if the first is unknown."""
+    grades = np.array([second if first == UNKNOWN_GRADE else first for first, second in choices], np.int32)
     return GradeLabels(grades, np.ones((len(grades), NUM_GRADES), bool))
 
 

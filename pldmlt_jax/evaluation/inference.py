@@ -8,27 +8,24 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import traverse_util
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, UInt8
 
 from pldmlt_jax.config import Config, ParallelConfig, from_dict
 from pldmlt_jax.errors import CheckpointError, ConfigError, DataError
 from pldmlt_jax.evaluation.tta import ForwardOutput
 from pldmlt_jax.io.files import read_json
 from pldmlt_jax.method import losses
-from pldmlt_jax.method.gradcam import grade_maps, head_jacobian
+from pldmlt_jax.method.gradcam import grade_contributions, head_jacobian
 from pldmlt_jax.method.state import INIT_SIZE_PX, MethodState, TrainState
 from pldmlt_jax.models.build import build_label_network, build_network
 from pldmlt_jax.models.multitask import MultiTask, NetworkOutput
 from pldmlt_jax.models.weights.checkpoint_io import WEIGHTS, read_weights
-from pldmlt_jax.training.checkpoint import CONFIG, Checkpoints
+from pldmlt_jax.training.checkpoint import CONFIG, Checkpoints, describe_shape_differences
 from pldmlt_jax.training.parallel import Devices, select_local_devices
 from pldmlt_jax.types import NUM_GRADES
 
 BUNDLED_MODEL = Path(__file__).resolve().parents[1] / "pretrained"
 """Folder of the trained network that comes with the package."""
-
-MAX_LISTED_ARRAYS = 5
 
 
 @dataclass(frozen=True)
@@ -72,9 +69,8 @@ class TrainedNetwork:
         """
         padded = pad_batch(images, self.devices.batch_size_per_process(batch_size))
         forward = self.devices.make_evaluation(inference_forward, network=self.module, target=self.config.loss.target)
-        probabilities, grade_logits, maps = forward(self.variables, self.devices.put_batch(padded))
-        number = len(images)
-        return probabilities[:number], grade_logits[:number], maps[:number]
+        output = forward(self.variables, self.devices.put_batch(padded))
+        return ForwardOutput(*(rows[: len(images)] for rows in output))
 
 
 def pad_batch(images: UInt8[np.ndarray, "b h w 3"], batch_size: int) -> UInt8[np.ndarray, "n h w 3"]:
@@ -82,10 +78,8 @@ def pad_batch(images: UInt8[np.ndarray, "b h w 3"], batch_size: int) -> UInt8[np
     return np.concatenate([images, np.zeros((batch_size - len(images), *images.shape[1:]), np.uint8)])
 
 
-def inference_forward(
-    variables: dict[str, Any], images: Array, *, network: MultiTask, target: str
-) -> tuple[Float[Array, "b h w k"], Float[Array, "b c"], Float[Array, "b h2 w2 c"]]:
-    """Computes the arrays of `ForwardOutput`: a pure function, which `export` writes to files as well.
+def inference_forward(variables: dict[str, Any], images: Array, *, network: MultiTask, target: str) -> ForwardOutput:
+    """Runs the network as a pure function, which `export` writes to files as well.
 
     Args:
         variables: `params` and `batch_stats`.
@@ -104,8 +98,9 @@ def inference_forward(
         ),
     )
     features = kept["intermediates"]["encoder"]["__call__"][0][-1].astype(output.pooled.dtype)
-    maps = grade_maps(features, head_jacobian(variables["params"]["head"], network.grade_head, output.pooled))
-    return losses.segmentation_probabilities(output.segmentation_logits, target), output.grade_logits, maps
+    maps = grade_contributions(features, head_jacobian(variables["params"]["head"], network.grade_head, output.pooled))
+    probabilities = losses.segmentation_probabilities(output.segmentation_logits, target)
+    return ForwardOutput(probabilities, output.grade_logits, maps)
 
 
 def split_checkpoints(text: str) -> list[Path]:
@@ -114,7 +109,7 @@ def split_checkpoints(text: str) -> list[Path]:
 
 
 def checkpoint_directory(path: Path) -> Path:
-    """The folder of checkpoints, or of exported weights, in a workdir; such a folder itself is returned as it is.
+    """Returns the folder of checkpoints, or of exported weights, in a workdir; such a folder itself is returned as it is.
 
     Raises:
         CheckpointError: There is none.
@@ -129,7 +124,7 @@ def checkpoint_directory(path: Path) -> Path:
 
 
 def saved_config(directory: Path) -> Config:
-    """The config that a network was trained with, from its folder of checkpoints or exported weights.
+    """Reads the config that a network was trained with, from its folder of checkpoints or exported weights.
 
     Raises:
         CheckpointError: It is missing, was written by another version, or sets a retired field.
@@ -152,7 +147,7 @@ def load_network(directory: Path, config: Config, *, fallback: bool = False) -> 
         fallback: Use an earlier checkpoint where one is damaged.
 
     Raises:
-        CheckpointError: There is none, it is of another architecture, or some are damaged without `fallback`.
+        CheckpointError: There is none, its arrays do not match the config, or some are damaged without `fallback`.
     """
     devices = select_local_devices(config.parallel)
     if (directory / WEIGHTS).is_file():
@@ -167,7 +162,7 @@ def load_network(directory: Path, config: Config, *, fallback: bool = False) -> 
 
 
 def drop_optimizers(state: MethodState) -> MethodState:
-    """The state without what Adam keeps, which is two thirds of its memory and of no use after training."""
+    """Returns the state without what Adam keeps, which is two thirds of its memory and of no use after training."""
     network, label = (dataclasses.replace(part, opt_state=()) for part in (state.network, state.label))
     return dataclasses.replace(state, network=network, label=label)
 
@@ -184,25 +179,18 @@ def require_architecture(arrays: dict[str, Any], config: Config, path: Path) -> 
         CheckpointError: Names or shapes differ; lists the first ones.
     """
     parts = {"network": ("params", "batch_stats"), "label": ("params",)}
-    found = _shapes({name: {key: arrays.get(name, {}).get(key) or {} for key in keys} for name, keys in parts.items()})
-    expected = _shapes(_init_shapes(config))
-    differing = [
-        f"{name}: {found.get(name, 'absent')} saved, {expected.get(name, 'absent')} expected"
-        for name in sorted(found.keys() | expected.keys())
-        if found.get(name) != expected.get(name)
-    ]
-    if differing:
-        listed = "; ".join(differing[:MAX_LISTED_ARRAYS])
+    saved = {name: {key: arrays.get(name, {}).get(key) or {} for key in keys} for name, keys in parts.items()}
+    if differences := describe_shape_differences(saved, _init_shapes(config)):
         raise CheckpointError(
             path,
-            f"weights of another architecture ({listed}; {len(differing)} differ)",
+            f"weights of another architecture ({differences})",
             f"the arrays of the networks in {CONFIG}",
             f"use the {CONFIG} that the network was trained with",
         )
 
 
 def _init_shapes(config: Config) -> dict[str, Any]:
-    """Shapes of the variables of network and label network, without computing any."""
+    """Computes the shapes of the variables of network and label network, without computing any."""
     network, label = build_network(config.model, config.loss.target), build_label_network(config.meta)
     image = jnp.zeros((1, INIT_SIZE_PX, INIT_SIZE_PX, 3), jnp.uint8)
 
@@ -211,11 +199,6 @@ def _init_shapes(config: Config) -> dict[str, Any]:
         return {"network": variables, "label": label.init(key, output.pooled, jnp.zeros((1,), jnp.int32))}
 
     return jax.eval_shape(init, jax.random.key(0))
-
-
-def _shapes(arrays: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    flat: dict[tuple[str, ...], Any] = traverse_util.flatten_dict(arrays)
-    return {"/".join(key): tuple(leaf.shape) for key, leaf in flat.items()}
 
 
 def _as_state(arrays: dict[str, Any], step: int) -> MethodState:

@@ -35,7 +35,7 @@ PREDICTED_MASK = re.compile(r"_mask\.png$")
 MAX_CLASS_NUMBER = 1 + len(LESIONS)
 """Largest value of a picture that numbers its classes: the lesions and the optic disc."""
 
-EXPECTED = "for each image NAME.png (any lesion), or NAME_{MA,HE,EX,SE}.png, or .npy; see docs/compare.md"
+EXPECTED_FILES = "for each image NAME.png (any lesion), or NAME_{MA,HE,EX,SE}.png, or .npy; see docs/compare.md"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +76,9 @@ def find_mask_files(folder: Path, names: Collection[str], others: Collection[str
         name, lesion = _parse_name(path, known)
         if name is None:
             if not PREDICTED_MASK.search(path.name):
-                errors.append(DataError(path, "no image of the set has this name", EXPECTED, "rename or remove the file"))
+                errors.append(
+                    DataError(path, "no image of the set has this name", EXPECTED_FILES, "rename or remove the file")
+                )
         elif name not in names:
             passed_over += 1
         elif lesion in found[name]:
@@ -94,7 +96,7 @@ def find_mask_files(folder: Path, names: Collection[str], others: Collection[str
         lacking = [lesion for lesion in lesions or (FUSED,) if lesion not in found[name]]
         if lacking:
             action = "add it: all black where the method finds nothing"
-            errors.append(DataError(folder, f"no file of {name} for {', '.join(lacking)}", EXPECTED, action))
+            errors.append(DataError(folder, f"no file of {name} for {', '.join(lacking)}", EXPECTED_FILES, action))
     return MaskFiles(folder, found, lesions, passed_over)
 
 

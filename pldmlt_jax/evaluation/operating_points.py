@@ -11,11 +11,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
 from pldmlt_jax.errors import CheckpointError, DataError
-from pldmlt_jax.evaluation.metrics.segmentation import dice, lesion_scores
+from pldmlt_jax.evaluation.metrics.segmentation import count_overlap, dice, lesion_scores
 from pldmlt_jax.io.files import read_json, write_json
 from pldmlt_jax.types import LESIONS, MASK_BITS
 
-FILE = "operating_points.json"
+OPERATING_POINTS_FILE = "operating_points.json"
 """Name of the file, in a folder of checkpoints or of exported weights."""
 
 THRESHOLDS = np.round(np.arange(0.05, 0.951, 0.05), 2)
@@ -37,8 +37,8 @@ class OperatingPoint:
         threshold: A pixel is predicted where its probability is above it.
         min_area_px: Components with fewer pixels at the network's size are dropped; 0 keeps all.
         images: Validation images that have the lesion; below MIN_IMAGES the defaults are used.
-        dice: Pooled over the validation images, at this point.
-        dice_at_half: The same at a threshold of 0.5, with all components kept.
+        dice: Dice pooled over the validation images, at this point.
+        dice_at_half: The same Dice at a threshold of 0.5, with all components kept.
     """
 
     threshold: float = 0.5
@@ -54,9 +54,9 @@ class OperatingPoints:
 
     Attributes:
         lesions: By `lesion_names`; a lesion that is absent has the default point.
-        temperature: Of the grades; None: uncalibrated, since there were no truly graded validation images.
+        temperature: Temperature of the grade probabilities; None: uncalibrated, since no validation image was truly graded.
         graded_images: Images that the temperature was fitted on.
-        step: Of the checkpoint that the points belong to; -1: nothing was chosen.
+        step: Step of the checkpoint that the points belong to; -1: nothing was chosen.
         inference: The views and windows that the network was evaluated with.
         field_px: Smallest and largest longer side of the field of view, in pixels, of the training photographs.
     """
@@ -68,29 +68,29 @@ class OperatingPoints:
     inference: Mapping[str, Any] = field(default_factory=dict)
     field_px: tuple[int, int] | None = None
 
-    def of(self, name: str) -> OperatingPoint:
-        """The point of a lesion."""
+    def point_for(self, name: str) -> OperatingPoint:
+        """Returns the point of a lesion."""
         return self.lesions.get(name, OperatingPoint())
 
     def with_threshold(self, threshold: float, names: Sequence[str]) -> "OperatingPoints":
-        """The points with one threshold for every lesion, and all components kept."""
+        """Returns the points with one threshold for every lesion, and all components kept."""
         return dataclasses.replace(self, lesions={name: OperatingPoint(threshold) for name in names})
 
 
 def lesion_names(target: str) -> tuple[str, ...]:
-    """The masks that a network predicts: one of any lesion, or one of each."""
+    """Returns the names of the masks that a network predicts: one of any lesion, or one of each."""
     return ("lesion",) if target == "fused" else LESIONS
 
 
 def mask_scores(probabilities: Float[np.ndarray, "... k"], target: str) -> Float[np.ndarray, "... l"]:
-    """The probability of each of `lesion_names`."""
+    """Returns the probability of each of `lesion_names`."""
     return probabilities[..., 1:2] if target == "fused" else lesion_scores(probabilities, target)
 
 
 def lesion_masks(
     bits: UInt8[np.ndarray, "h w"], probabilities: Float[np.ndarray, "h w k"], target: str, threshold: float
 ) -> tuple[dict[str, Bool[np.ndarray, "h w"]], dict[str, Bool[np.ndarray, "h w"]]]:
-    """True and predicted masks inside the field of view, by `lesion_names`."""
+    """Returns true and predicted masks inside the field of view, by `lesion_names`."""
     valid = bits & MASK_BITS["valid"] != 0
     names, scores = lesion_names(target), mask_scores(probabilities, target)
     truth = {name: bits & MASK_BITS["fused" if name == "lesion" else name] != 0 for name in names}
@@ -121,7 +121,7 @@ def make_masks(
     """
     masks = {}
     for i, name in enumerate(names):
-        point = points.of(name)
+        point = points.point_for(name)
         masks[name] = drop_small_components(scores[..., i] > point.threshold, point.min_area_px * area_scale)
     return masks
 
@@ -162,7 +162,7 @@ class PointSearch:
         self.target_px.append(target_px)
 
     def choose(self) -> dict[str, OperatingPoint]:
-        """The point of each lesion, see `_choose_pair`; the default where fewer than `MIN_IMAGES` images have it."""
+        """Chooses the point of each lesion, see `_choose_pair`; the default where fewer than `MIN_IMAGES` images have it."""
         points = {}
         for name in self.names:
             counts = self.counts(name)
@@ -177,7 +177,7 @@ class PointSearch:
         return points
 
     def counts(self, name: str) -> PairCounts:
-        """The counts of one lesion, image by image; at least one image must have been added."""
+        """Returns the counts of one lesion, image by image; at least one image must have been added."""
         i = self.names.index(name)
         of_images = (self.true_positives, self.predicted, self.target_px)
         tp, predicted, target_px = (np.stack([image[i] for image in counts]) for counts in of_images)
@@ -185,7 +185,7 @@ class PointSearch:
 
 
 def pooled_dices(counts: PairCounts) -> Float[np.ndarray, "t a"]:
-    """The Dice of every pair, pooled over the images; 0 where truth and prediction are both empty."""
+    """Computes the Dice of every pair, pooled over the images; 0 where truth and prediction are both empty."""
     return _dices(*(count.sum(axis=0) for count in counts))
 
 
@@ -218,7 +218,7 @@ def _choose_pair(counts: PairCounts) -> tuple[int, int]:
 def _components(
     predicted: Bool[np.ndarray, "s s"], truth: Bool[np.ndarray, "s s"]
 ) -> tuple[Int[np.ndarray, "n"], Int[np.ndarray, "n"]]:
-    """Area of each component, and how many of its pixels are in the truth."""
+    """Returns the area of each component, and how many of its pixels are in the truth."""
     number, labels, stats, _ = cv2.connectedComponentsWithStats(predicted.astype(np.uint8), connectivity=8)
     true_positives = np.bincount(labels[truth], minlength=number)
     return stats[1:, cv2.CC_STAT_AREA].astype(np.int64), true_positives[1:]
@@ -239,11 +239,10 @@ class PointCounts:
         masks["fused"] = np.logical_or.reduce(list(masks.values()))
         for name in self.counts:
             predicted, truth = masks[name] & valid, (mask_bits & MASK_BITS[name] != 0) & valid
-            found = np.array([np.count_nonzero(mask) for mask in (predicted & truth, predicted, truth)], np.int64)
-            self.counts[name] = self.counts[name] + found
+            self.counts[name] = self.counts[name] + np.array(count_overlap(predicted, truth), np.int64)
 
     def compute(self) -> dict[str, float | None]:
-        """The metrics `seg/NAME/dice_at_operating_point`, precision and recall; None where undefined."""
+        """Computes the metrics `seg/NAME/dice_at_operating_point`, precision and recall; None where undefined."""
         metrics: dict[str, float | None] = {}
         for name, counts in self.counts.items():
             tp, predicted, target_px = (int(count) for count in counts)
@@ -257,17 +256,17 @@ class PointCounts:
 
 
 def write_points(directory: Path, points: OperatingPoints) -> None:
-    """Writes the points to the FILE of a folder."""
-    write_json(directory / FILE, dataclasses.asdict(points))
+    """Writes the points to the OPERATING_POINTS_FILE of a folder."""
+    write_json(directory / OPERATING_POINTS_FILE, dataclasses.asdict(points))
 
 
 def read_points(directory: Path, step: int) -> OperatingPoints:
     """Reads the points beside a checkpoint; the default ones where there are none, or they belong to another step.
 
     Raises:
-        CheckpointError: The file is damaged or of another version.
+        CheckpointError: The file is damaged or was written by another version.
     """
-    path = directory / FILE
+    path = directory / OPERATING_POINTS_FILE
     if not path.is_file():
         return OperatingPoints()
     try:
@@ -291,8 +290,8 @@ def average_points(points: Sequence[OperatingPoints]) -> OperatingPoints:
     names = dict.fromkeys(name for one in points for name in one.lesions)
     lesions = {
         name: OperatingPoint(
-            float(np.mean([one.of(name).threshold for one in points])),
-            float(np.mean([one.of(name).min_area_px for one in points])),
+            float(np.mean([one.point_for(name).threshold for one in points])),
+            float(np.mean([one.point_for(name).min_area_px for one in points])),
         )
         for name in names
     }

@@ -6,10 +6,10 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from pldmlt_jax.config import DataConfig
-from pldmlt_jax.data.datasets.records import RawRecord
 from pldmlt_jax.data.preprocessing.field_of_view import field_of_view
 from pldmlt_jax.data.preprocessing.geometry import read_image, to_original
 from pldmlt_jax.data.preprocessing.masks import fuse_lesions, read_annotation
+from pldmlt_jax.data.records import RawRecord
 from pldmlt_jax.evaluation.metrics.segmentation import SegmentationCounts, dice, iou, segmentation_counts
 from pldmlt_jax.types import LESIONS, MASK_BITS, Sample
 

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, UInt8
 from pldmlt_jax.config import Config
 from pldmlt_jax.data.image_warnings import image_warnings
 from pldmlt_jax.data.preprocessing.geometry import read_image, to_original
-from pldmlt_jax.data.preprocessing.prepare import NetworkView, prepare_image
+from pldmlt_jax.data.preprocessing.prepare import PreparedImage, prepare_image
 from pldmlt_jax.data.preprocessing.prepared_split import PreparedSplit
 from pldmlt_jax.errors import DataError
 from pldmlt_jax.evaluation.inference import TrainedNetwork
@@ -44,10 +44,11 @@ class Prediction:
         masks: By lesion, bool [h, w]: the probabilities at the operating points. Lesions may overlap.
         field_of_view: bool [h, w].
         grade: The most probable of the international grades 0 to 4; None if the network was not trained on grades.
-        grade_probabilities: float32 [5], sum 1; None likewise.
-        calibrated: Whether they include a temperature (Guo et al. 2017) that was fitted on truly graded images.
+        grade_probabilities: float32 [5], sum 1; None if the network was not trained on grades.
+        calibrated: Whether the grade probabilities include a temperature (Guo et al. 2017) that was fitted on truly graded
+            images.
         grade_map: float32 [h, w], Grad-CAM of the grade (Eq. 1 of the paper): relative, not negative, zero outside the crop;
-            None likewise.
+            None if the network was not trained on grades.
         warnings: How the photograph differs from a fundus photograph or from the training photographs; empty if it does not.
     """
 
@@ -77,11 +78,11 @@ class Predictor:
     """Trained networks whose probabilities are averaged.
 
     Attributes:
-        networks: One, or several with the same view of a photograph and the same outputs.
+        networks: One network, or several that prepare photographs alike and have the same outputs.
         forwards: The forward pass of each, by the chosen engine.
-        temperatures: Of each network's grades, 1 where none was fitted.
+        temperatures: Temperature of each network's grade probabilities; 1 where none was fitted.
         points: Thresholds and smallest components of the masks.
-        config: The first network's, with the views and windows of prediction.
+        config: The first network's config, with the views and windows of prediction.
     """
 
     networks: tuple[TrainedNetwork, ...]
@@ -96,8 +97,8 @@ class Predictor:
         return self.config.loss.target
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """The lesions that are predicted: `lesion` for all in one, or `MA`, `HE`, `EX`, `SE`."""
+    def lesion_names(self) -> tuple[str, ...]:
+        """Returns the lesions that are predicted: `lesion` for all in one, or `MA`, `HE`, `EX`, `SE`."""
         return lesion_names(self.target)
 
     def __call__(self, images: UInt8[np.ndarray, "b s s 3"], batch_size: int) -> BatchPrediction:
@@ -124,7 +125,7 @@ class Predictor:
             yield from zip(samples, batch.probabilities, batch.grade_probabilities, strict=True)
 
     def choose_batch_size(self, num_photographs: int) -> int:
-        """The batch size for some photographs: no larger than their number, so that few are not padded to a full batch.
+        """Returns the batch size for some photographs: at most their number, so that few are not padded to a full batch.
 
         Windows are many for each photograph, and keep the config's batch size.
         """
@@ -162,12 +163,12 @@ class Predictor:
             for row, (photograph, view) in enumerate(zip(photographs, views, strict=True)):
                 yield self.build_prediction(photograph, view, batch, row)
 
-    def prepare(self, image: UInt8[np.ndarray, "h w 3"]) -> NetworkView:
+    def prepare(self, image: UInt8[np.ndarray, "h w 3"]) -> PreparedImage:
         """Prepares a photograph for the networks."""
         return prepare_image(image, self.config.data, self.config.data.size_px)
 
     def build_prediction(
-        self, image: UInt8[np.ndarray, "h w 3"], view: NetworkView, batch: BatchPrediction, row: int
+        self, image: UInt8[np.ndarray, "h w 3"], view: PreparedImage, batch: BatchPrediction, row: int
     ) -> Prediction:
         """Builds the prediction on a photograph's own pixels from one row of a batch."""
         scores = mask_scores(batch.probabilities[row], self.target) * view.valid[..., None]
@@ -176,8 +177,8 @@ class Predictor:
         p = batch.grade_probabilities[row]
         grade = int(p.argmax()) if graded else None
         return Prediction(
-            probabilities={name: enlarged[..., i] for i, name in enumerate(self.names)},
-            masks=make_masks(enlarged, self.names, self.points, view.geometry.area_scale),
+            probabilities={name: enlarged[..., i] for i, name in enumerate(self.lesion_names)},
+            masks=make_masks(enlarged, self.lesion_names, self.points, view.geometry.area_scale),
             field_of_view=view.fov,
             grade=grade,
             grade_probabilities=p if graded else None,
@@ -196,7 +197,7 @@ def _as_photograph(image: np.ndarray | str | Path) -> UInt8[np.ndarray, "h w 3"]
     return image
 
 
-def _enlarge_grade_map(maps: Float[np.ndarray, "m m c"], grade: int, view: NetworkView) -> Float[np.ndarray, "h w"]:
+def _enlarge_grade_map(maps: Float[np.ndarray, "m m c"], grade: int, view: PreparedImage) -> Float[np.ndarray, "h w"]:
     """Enlarges the Grad-CAM of one grade to the photograph's pixels."""
     evidence = np.maximum(maps[..., grade], 0.0)
     square = cv2.resize(evidence, (view.geometry.size_px,) * 2, interpolation=cv2.INTER_LINEAR)

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from pldmlt_jax.config import Config
-from pldmlt_jax.data.datasets.records import RawRecord
+from pldmlt_jax.data.records import RawRecord
 from pldmlt_jax.evaluation.metrics.baselines import EMPTY_HISTOGRAMS, Threshold, pixel_histograms, threshold_metrics
 from pldmlt_jax.evaluation.metrics.segmentation import SegmentationCounts
 from pldmlt_jax.evaluation.operating_points import OperatingPoints, PointCounts
@@ -27,7 +27,7 @@ class SizeScores:
 
     Args:
         target: What the segmentation channels are, a key of `losses.TARGETS`.
-        threshold: Of the probabilities.
+        threshold: Threshold of the probabilities.
         points: Operating points to count at as well; None: only at the threshold.
     """
 
@@ -66,7 +66,7 @@ class SizeScores:
             self.points.counts = sum_over_processes(self.points.counts)
 
     def compute(self, baseline: Threshold, suffix: str = "") -> dict[str, Any]:
-        """The metrics of the masks and of the baseline, by name with the suffix."""
+        """Computes the metrics of the masks and of the baseline, by name with the suffix."""
         metrics = self.counts.compute() | (self.points.compute() if self.points is not None else {})
         return {f"{name}{suffix}": value for name, value in metrics.items()} | threshold_metrics(
             baseline, self.pixels, suffix
@@ -78,7 +78,7 @@ class SegmentationScores:
 
     Args:
         target: What the segmentation channels are, a key of `losses.TARGETS`.
-        config: Of the run, with the threshold.
+        config: Config of the run, with the threshold.
         points: The network's operating points; None for masks that have none.
     """
 
@@ -110,7 +110,7 @@ class SegmentationScores:
         self.reduced_px = sum_over_processes(self.reduced_px)
 
     def compute(self, baseline: Threshold) -> dict[str, Any]:
-        """The metrics of the network's size and, if it is scored, of the images' own."""
+        """Computes the metrics of the network's size and, if it is scored, of the images' own."""
         metrics = self.network.compute(baseline)
         if self.config.evaluation.original_size:
             metrics |= self.original.compute(baseline, ORIGINAL)

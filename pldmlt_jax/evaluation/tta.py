@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -15,9 +15,15 @@ TILE_STEP_PX = 32
 """Windows begin at multiples of this, so that the grids of coarse features are aligned in windows and whole image."""
 
 
-ForwardOutput = tuple[Float[np.ndarray, "b h w k"], Float[np.ndarray, "b c"], Float[np.ndarray, "b h2 w2 c"]]
-"""What a network computes of a batch, at the batch's size: probabilities of the segmentation channels, grade logits, and
-grade maps: what each place adds to each grade's logit (see `gradcam.grade_maps`)."""
+class ForwardOutput(NamedTuple):
+    """What a network computes of a batch, at the batch's size. Exported files have the same outputs in the same order."""
+
+    probabilities: Float[Any, "b h w k"]
+    """Of the segmentation channels."""
+    grade_logits: Float[Any, "b c"]
+    grade_maps: Float[Any, "b h2 w2 c"]
+    """What each position adds to each grade's logit (see `gradcam.grade_contributions`)."""
+
 
 Forward = Callable[[UInt8[np.ndarray, "b h w 3"], int], ForwardOutput]
 """(RGB images, batch size) -> output. At most that many images; fewer are padded, so that one shape is compiled."""
@@ -73,14 +79,14 @@ def predict_views(
         images: RGB at the network's size.
         config: Mode, windows and views.
         batch_size: Images or windows in one forward pass.
-        temperature: Of the grades.
+        temperature: Temperature of the grade probabilities.
     """
     predict = predict_tiles if config.mode == "tiles" and config.tile_px < images.shape[1] else predict_whole
     predictions = []
     for view in VIEWS[config.tta]:
-        probabilities, grade_logits, maps = predict(forward, view.apply(images), config, batch_size)
-        grades = softmax(grade_logits, temperature)
-        predictions.append(BatchPrediction(view.undo(probabilities), grades, view.undo(maps)))
+        output = predict(forward, view.apply(images), config, batch_size)
+        grades = softmax(output.grade_logits, temperature)
+        predictions.append(BatchPrediction(view.undo(output.probabilities), grades, view.undo(output.grade_maps)))
     return average_predictions(predictions)
 
 
@@ -107,12 +113,11 @@ def _mean(arrays: Sequence[np.ndarray]) -> np.ndarray:
 def predict_whole(forward: Forward, images: np.ndarray, config: InferenceConfig, batch_size: int) -> ForwardOutput:
     """Predicts whole images, `batch_size` at a time."""
     parts = [forward(images[i : i + batch_size], batch_size) for i in range(0, len(images), batch_size)]
-    probabilities, grade_logits, maps = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    return probabilities, grade_logits, maps
+    return ForwardOutput(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 
 def tile_starts(size_px: int, config: InferenceConfig) -> list[int]:
-    """Where windows begin along one side: evenly spaced from edge to edge, with at least the config's overlap."""
+    """Returns where windows begin along one side: evenly spaced from edge to edge, with at least the config's overlap."""
     last = size_px - config.tile_px
     stride = max(int(config.tile_px * (1.0 - config.overlap)) // TILE_STEP_PX, 1) * TILE_STEP_PX
     number = math.ceil(last / stride) + 1
@@ -120,7 +125,7 @@ def tile_starts(size_px: int, config: InferenceConfig) -> list[int]:
 
 
 def tile_weight(start: int, starts: Sequence[int], size_px: int, tile_px: int) -> Float[np.ndarray, "t"]:
-    """How much each pixel of a window counts along one side: a Gaussian of an eighth of the window (nnU-Net's).
+    """Returns the weight of each pixel of a window along one side: a Gaussian of an eighth of the window (nnU-Net's).
 
     The outer quarter of the overlap has no weight, except at the image's own edges: there a window lacks context that the
     whole image has. For a network whose receptive field fits into that margin, windows equal the whole image.
@@ -144,25 +149,24 @@ def predict_tiles(forward: Forward, images: np.ndarray, config: InferenceConfig,
     blended = []
     for image in images:
         planes, maps, biases = _Blend(size_px), _Blend(size_px), []
-        for (y, x), (probabilities, grade_logits, grade_maps) in _windows(forward, image, places, tile_px, batch_size):
-            biases.append(grade_logits - grade_maps.mean(axis=(0, 1)))
-            for blend, values in ((planes, probabilities), (maps, grade_maps)):
+        for (y, x), window in _windows(forward, image, places, tile_px, batch_size):
+            biases.append(window.grade_logits - window.grade_maps.mean(axis=(0, 1)))
+            for blend, values in ((planes, window.probabilities), (maps, window.grade_maps)):
                 blend.add(values, y, x, weights[y], weights[x])
         blended_maps = maps.result()
         grade_logits = blended_maps.mean(axis=(0, 1)) + np.mean(biases, axis=0)
         blended.append((planes.result(), grade_logits, blended_maps))
-    probabilities, grade_logits, grade_maps = (np.stack(arrays) for arrays in zip(*blended, strict=True))
-    return probabilities, grade_logits, grade_maps
+    return ForwardOutput(*(np.stack(arrays) for arrays in zip(*blended, strict=True)))
 
 
 def _windows(
     forward: Forward, image: np.ndarray, places: Sequence[tuple[int, int]], tile_px: int, batch_size: int
-) -> Iterator[tuple[tuple[int, int], tuple[np.ndarray, ...]]]:
+) -> Iterator[tuple[tuple[int, int], ForwardOutput]]:
     """Yields the place of each window and its output, without the batch axis."""
     for i in range(0, len(places), batch_size):
         chunk = places[i : i + batch_size]
         output = forward(np.stack([image[y : y + tile_px, x : x + tile_px] for y, x in chunk]), batch_size)
-        yield from zip(chunk, zip(*output, strict=True), strict=True)
+        yield from zip(chunk, map(ForwardOutput, *output), strict=True)
 
 
 class _Blend:

@@ -38,8 +38,7 @@ def _onnx(network: TrainedNetwork, config: InferenceConfig, size_px: int) -> For
     session = onnx_session(str(cached_onnx(network, size_px)))
 
     def forward(images: np.ndarray, batch_size: int) -> ForwardOutput:
-        probabilities, grade_logits, grade_maps = session.run(list(OUTPUTS), {INPUT: images.astype(np.float32)})
-        return probabilities, grade_logits, grade_maps
+        return ForwardOutput(*session.run(list(OUTPUTS), {INPUT: images.astype(np.float32)}))
 
     return forward
 
@@ -57,8 +56,7 @@ def _openvino(network: TrainedNetwork, config: InferenceConfig, size_px: int) ->
 
     def forward(images: np.ndarray, batch_size: int) -> ForwardOutput:
         found = compiled({INPUT: pad_batch(images, batch_size).astype(np.float32)})
-        probabilities, grade_logits, grade_maps = (np.array(found[name][: len(images)], np.float32) for name in OUTPUTS)
-        return probabilities, grade_logits, grade_maps
+        return ForwardOutput(*(np.array(found[name][: len(images)], np.float32) for name in OUTPUTS))
 
     return forward
 

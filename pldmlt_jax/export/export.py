@@ -76,7 +76,8 @@ def write_stablehlo(network: TrainedNetwork, path: Path) -> None:
     multiple = 2 ** len(network.config.model.encoder_filters)
     shape = jax.export.symbolic_shape(f"b, {multiple}*h, {multiple}*w, 3")
     images = jax.ShapeDtypeStruct(shape, jnp.uint8)
-    function = jax.jit(lambda images: inference_forward(variables, images, network=module, target=target))
+    # A plain tuple: `jax.export` cannot serialise a named one.
+    function = jax.jit(lambda images: tuple(inference_forward(variables, images, network=module, target=target)))
     with atomic_write(path, "wb") as file:
         file.write(jax.export.export(function, platforms=PLATFORMS)(images).serialize())
 
@@ -110,7 +111,7 @@ def onnx_metadata(export: Export) -> Mapping[str, Any]:
         "target": config.loss.target,
         "channels": channel_names(config.loss.target),
         "operating_points": {
-            name: {"threshold": points.of(name).threshold, "min_area_px": points.of(name).min_area_px}
+            name: {"threshold": points.point_for(name).threshold, "min_area_px": points.point_for(name).min_area_px}
             for name in lesion_names(config.loss.target)
         },
         "temperature": points.temperature or 1.0,

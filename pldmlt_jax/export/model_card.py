@@ -85,7 +85,7 @@ def operating_points_table(points: OperatingPoints, names: Sequence[str]) -> str
     rows = ["| lesion | threshold | min. component, px at the network's size | Dice | Dice at 0.5 | images |",
             "| --- | --- | --- | --- | --- | --- |"]  # fmt: skip
     for name in names:
-        point = points.of(name)
+        point = points.point_for(name)
         rows.append(
             f"| {name} | {point.threshold:g} | {point.min_area_px:g} | {_number(point.dice)} "
             f"| {_number(point.dice_at_half)} | {point.images} |"

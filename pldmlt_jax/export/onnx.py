@@ -19,12 +19,13 @@ import numpy as np
 from pldmlt_jax.errors import ConfigError
 from pldmlt_jax.evaluation.inference import TrainedNetwork, inference_forward
 from pldmlt_jax.evaluation.temperature import softmax
+from pldmlt_jax.evaluation.tta import ForwardOutput
 from pldmlt_jax.io.files import partial_path
 from pldmlt_jax.models.build import build_network
 
 INPUT = "image"
 METADATA = "pldmlt"
-OUTPUTS = ("probabilities", "grade_logits", "grade_maps")
+OUTPUTS = ForwardOutput._fields
 
 INSTALL = (
     "pip install --no-deps -r requirements-export.txt (where `make` made .venv: make install EXPORT=1). It pins an old "
@@ -75,7 +76,7 @@ def write_onnx(network: TrainedNetwork, size_px: int, path: Path, metadata: Mapp
     """Writes a network with its weights as an ONNX file that computes in float32.
 
     The input is `image`: float32 [b, size, size, 3], RGB in 0..255, as `prepare_image` returns it. The outputs are
-    `probabilities` [b, size, size, k], `grade_logits` [b, 5] and `grade_maps` [b, h, w, 5]; see `tta.RawOutput`.
+    `probabilities` [b, size, size, k], `grade_logits` [b, 5] and `grade_maps` [b, h, w, 5]; see `tta.ForwardOutput`.
 
     Args:
         network: The trained network.
@@ -91,7 +92,7 @@ def write_onnx(network: TrainedNetwork, size_px: int, path: Path, metadata: Mapp
         module = build_network(dataclasses.replace(network.config.model, dtype="float32"), network.config.loss.target)
         variables, target = network.variables, network.config.loss.target
         model = jax2onnx.to_onnx(
-            lambda images: inference_forward(variables, images, network=module, target=target),
+            lambda images: tuple(inference_forward(variables, images, network=module, target=target)),
             inputs=[jax.ShapeDtypeStruct((*jax.export.symbolic_shape("b"), size_px, size_px, 3), jnp.float32)],
             input_names=[INPUT],
             output_names=list(OUTPUTS),

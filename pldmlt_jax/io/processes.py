@@ -38,7 +38,7 @@ def join_processes(config: ParallelConfig) -> None:
     if config.num_processes > 1:
         jax.distributed.initialize(config.coordinator, config.num_processes, config.process_id)
     elif int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
-        jax.distributed.initialize()  # JAX asks SLURM's variables
+        jax.distributed.initialize()  # JAX reads SLURM's variables
     if jax.process_count() > 1 and config.mode == "pmap":
         raise ConfigError("parallel.mode", f"'pmap' in {jax.process_count()} processes", "one process", "use 'mesh'")
     if not is_first_process():
@@ -46,7 +46,7 @@ def join_processes(config: ParallelConfig) -> None:
 
 
 def is_first_process() -> bool:
-    """Tells whether this process is the first one, which prints and writes; a single process is."""
+    """Returns whether this process is the first one, which prints and writes; a single process is."""
     return jax.process_index() == 0
 
 

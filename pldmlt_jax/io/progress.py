@@ -34,7 +34,7 @@ class ProgressTask:
     def __init__(self, description: str, bar: Progress | None, total: int, images: int = 1):
         self.description, self.total, self.done, self.images = description, total, 0, images
         self._bar = bar
-        self._id = bar.add_task(description, total=total, said="") if bar else None
+        self._id = bar.add_task(description, total=total, note="") if bar else None
         self._start = self._last = time.monotonic()
         self._marks: deque[tuple[float, int]] = deque()
         self._first: tuple[float, int] | None = None
@@ -51,12 +51,12 @@ class ProgressTask:
         self.done, self.total = done, total if total is not None else self.total
         now = time.monotonic()
         self._mark(now)
-        said = ", ".join(part for part in (self._speed(), self._left(now, limit_s), note) if part)
+        text = ", ".join(part for part in (self._speed(), self._left(now, limit_s), note) if part)
         if self._bar is not None and self._id is not None:
-            self._bar.update(self._id, completed=done, total=self.total, said=said)
+            self._bar.update(self._id, completed=done, total=self.total, note=text)
         elif now - self._last >= PLAIN_INTERVAL_S:
             self._last = now
-            print(f"  {self.description}: {done}/{self.total} ({now - self._start:.0f} s) {said}", flush=True)
+            print(f"  {self.description}: {done}/{self.total} ({now - self._start:.0f} s) {text}", flush=True)
 
     def advance(self, note: str = "") -> None:
         """Shows that one more unit is done."""
@@ -98,7 +98,7 @@ def format_duration(seconds: float) -> str:
 
 
 def is_terminal() -> bool:
-    """Tells whether the output is a terminal in which a line can be redrawn."""
+    """Returns whether the output is a terminal in which a line can be redrawn."""
     return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
 
 
@@ -118,7 +118,7 @@ def show_progress(description: str, total: int = 1, images: int = 1) -> Iterator
             BarColumn(bar_width=16),
             MofNCompleteColumn(table_column=Column(no_wrap=True)),
             TimeElapsedColumn(table_column=Column(no_wrap=True)),
-            TextColumn("{task.fields[said]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)),
+            TextColumn("{task.fields[note]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)),
         )
         with Progress(*columns, console=Console(), transient=True, expand=True) as bar:
             task = ProgressTask(description, bar, total, images)

@@ -103,4 +103,4 @@ def _watch(receiver: socket.socket, leave: Callable[[int], None] = os._exit) -> 
                 leave(128 + signum)
             STOP.signum = signum
             name = signal.Signals(signum).name
-            print(f"{name}: stopping in good order; once more stops at once", file=sys.stderr, flush=True)
+            print(f"{name}: stopping cleanly; press Ctrl-C again to stop immediately", file=sys.stderr, flush=True)

@@ -13,11 +13,12 @@ from pldmlt_jax.models.grade_heads import GRADE_HEADS
 from pldmlt_jax.types import NUM_GRADES
 
 
-def grade_maps(features: Float[Array, "b h w k"], jacobian: Float[Array, "*b k c"]) -> Float[Array, "b h w c"]:
+def grade_contributions(features: Float[Array, "b h w k"], jacobian: Float[Array, "*b k c"]) -> Float[Array, "b h w c"]:
     """Computes the contribution of each position of a feature map to each grade's logit.
 
-    Grad-CAM's alpha is the Jacobian divided by the number of positions, so ReLU(grade_maps) is its map (Eq. 1) times that
-    number. For a linear head, the mean over all positions is the logit minus the bias of the head (CAM, Zhou et al. 2016).
+    Grad-CAM's alpha is the Jacobian divided by the number of positions, so the ReLU of the contributions is its map (Eq. 1)
+    times that number. For a linear head, the mean over all positions is the logit minus the bias of the head (CAM, Zhou et
+    al. 2016).
 
     Args:
         features: The encoder's last feature map, whose average the head sees.

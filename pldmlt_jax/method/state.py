@@ -11,7 +11,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from pldmlt_jax.config import Config, LossConfig, MetaConfig, OptimConfig
-from pldmlt_jax.method import optimizers as optim
+from pldmlt_jax.method import optimizers
 from pldmlt_jax.models.build import build_label_network, build_network
 from pldmlt_jax.types import NUM_GRADES
 
@@ -76,12 +76,12 @@ class Method:
     @property
     def optimizer(self) -> optax.GradientTransformation:
         """The optimiser of theta."""
-        return optim.network_optimizer(self.optim, self.total_steps)
+        return optimizers.network_optimizer(self.optim, self.total_steps)
 
     @property
     def label_optimizer(self) -> optax.GradientTransformation:
         """The optimiser of theta_1."""
-        return optim.label_optimizer(self.meta)
+        return optimizers.label_optimizer(self.meta)
 
 
 def make_method(config: Config, total_steps: int, axis_name: str | None = None) -> Method:

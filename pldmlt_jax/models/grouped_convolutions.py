@@ -82,7 +82,7 @@ class GroupedConv(nn.Module):
         kernel_size: Side of the kernel in pixels, odd.
         stride: Stride in height and width.
         implementation: A key of `GROUPED_CONVS`, or "auto" for the fastest on this backend. Export uses "lax".
-        dtype: Of the activations.
+        dtype: Data type of the activations.
         dilation: Dilation of the kernel.
     """
 
@@ -152,7 +152,7 @@ class DepthwiseConv(nn.Module):
         dilation: Dilation of the kernel.
         padding: ((top, bottom), (left, right)) in pixels. None pads by half the dilated kernel.
         implementation: A key of `DEPTHWISE_CONVS`, or "auto" for the fastest on this backend. Export uses "lax".
-        dtype: Of the activations.
+        dtype: Data type of the activations.
     """
 
     kernel_size: int = 3

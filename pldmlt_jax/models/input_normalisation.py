@@ -53,7 +53,7 @@ def normalise(image: Any, scheme: str, dtype: DTypeLike = jnp.float32) -> Float[
     Args:
         image: RGB [b, h, w, 3] in 0..255, uint8 or float.
         scheme: A key of `NORMALISATIONS`.
-        dtype: Of the result. The computation is in float32 or wider.
+        dtype: Data type of the result. The computation is in float32 or wider.
 
     Returns:
         The normalised images, of the same shape.

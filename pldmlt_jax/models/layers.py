@@ -88,7 +88,7 @@ class BatchNorm(nn.Module):
     Attributes:
         momentum: Decay of the running statistics (1 - torch's momentum).
         epsilon: Added to the variance.
-        dtype: Of the result. Statistics are computed in float32 or wider.
+        dtype: Data type of the result. Statistics are computed in float32 or wider.
         unbiased: Whether the running variance is unbiased, as in torch. Keras 3 stores the biased one.
     """
 
@@ -140,7 +140,7 @@ class ConvNorm(nn.Module):
         relu: Whether a ReLU follows.
         frozen: Whether to normalise by the running statistics during training too.
         implementation: See `GroupedConv`.
-        dtype: Of the activations.
+        dtype: Data type of the activations.
         dilation: See `GroupedConv`.
     """
 

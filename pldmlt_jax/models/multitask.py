@@ -30,7 +30,7 @@ class MultiTask(nn.Module):
         decoder: Module `(features, train) -> [b, h, w, f]`.
         num_channels: Channels of the segmentation output.
         preprocess: A key of `NORMALISATIONS`, chosen by the encoder's weights.
-        dtype: Of the activations. Outputs are float32 or wider.
+        dtype: Data type of the activations. Outputs are float32 or wider.
         grade_head: A key of `GRADE_HEADS`.
     """
 

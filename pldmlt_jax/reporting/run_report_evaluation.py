@@ -5,10 +5,11 @@ from typing import Any
 
 from pldmlt_jax.evaluation.metrics.curves import CURVES_FILE
 from pldmlt_jax.evaluation.metrics.definitions import SEGMENTATION_METRICS
-from pldmlt_jax.evaluation.operating_points import FILE as POINTS
+from pldmlt_jax.evaluation.operating_points import OPERATING_POINTS_FILE as POINTS
 from pldmlt_jax.evaluation.operating_points import lesion_names
 from pldmlt_jax.evaluation.original_size import ORIGINAL
-from pldmlt_jax.io.files import read_json, read_json_if_present, read_rows
+from pldmlt_jax.io.csv_files import read_rows
+from pldmlt_jax.io.files import read_json, read_json_if_present
 from pldmlt_jax.reporting.charts import confusion_chart, recall_chart, reliability_chart
 from pldmlt_jax.reporting.html import (
     chart_grid,

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pldmlt_jax.io.files import read_json_if_present, read_rows
+from pldmlt_jax.io.csv_files import read_rows
+from pldmlt_jax.io.files import read_json_if_present
 from pldmlt_jax.reporting.charts import Series, line_chart, stacked_chart
 from pldmlt_jax.reporting.html import chart_grid, embed_picture, escape, format_number, html_table, missing_stage_note
 from pldmlt_jax.training.log import read_log

@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import itertools
 import logging
 import os
 import shutil
@@ -17,10 +16,10 @@ from orbax.checkpoint import checkpoint_managers as policies
 from orbax.checkpoint.options import AsyncOptions, MultiprocessingOptions
 from orbax.checkpoint.utils import TMP_DIR_SUFFIX
 
-from pldmlt_jax.errors import CheckpointError, raise_all
+from pldmlt_jax.errors import CheckpointError
 from pldmlt_jax.io.files import find_disk_error, sync_folder, write_json
 from pldmlt_jax.io.processes import is_first_process, run_on_first
-from pldmlt_jax.training.manifest import find_damage, write_manifest
+from pldmlt_jax.training.manifest import check_for_damage, write_manifest
 
 SCORE = "score"
 """Key of the metric that ranks checkpoints; larger is better."""
@@ -30,9 +29,6 @@ CONFIG = "config.json"
 
 NUM_LATEST = 2
 """Latest checkpoints that are kept: if the last one is damaged, the one before it is left."""
-
-DAMAGED = "damaged"
-"""Folder beside the checkpoints that damaged ones are moved to when an earlier one is used instead."""
 
 DELETED = "deleted"
 """Folder beside the checkpoints that Orbax moves superseded ones to: a kill must not leave half of one in its place."""
@@ -64,9 +60,9 @@ class Checkpoints:
         self._config = config
         self._saving: int | None = None
         if not alone:
-            run_on_first(lambda: _check_for_damage(self.directory, fallback=fallback))
+            run_on_first(lambda: check_for_damage(self.directory, fallback=fallback))
         elif is_first_process():
-            _check_for_damage(self.directory, fallback=fallback)
+            check_for_damage(self.directory, fallback=fallback)
         best = policies.BestN(n=1, get_metric_fn=lambda metrics: metrics[SCORE], keep_checkpoints_without_metrics=False)
         options = ocp.CheckpointManagerOptions(
             best_fn=lambda metrics: metrics[SCORE],
@@ -187,7 +183,8 @@ class Checkpoints:
 
         Args:
             step: Number of the checkpoint.
-            place: Gives shapes the sharding to restore them with, as `Devices.abstract_state` does; by default one device.
+            place: Function that adds to shapes the sharding to restore them with, as `Devices.abstract_state` does; by
+                default one device.
         """
         abstract = place(jax.tree.map(_make_abstract, self._saved_tree(step)))
         return self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)))["state"]
@@ -197,18 +194,10 @@ class Checkpoints:
 
     def _require_same_structure(self, step: int, like: Any) -> None:
         """Orbax checks it as well, but does not name an array of another shape."""
-        saved, expected = _shapes_by_name(self._saved_tree(step)), _shapes_by_name(like)
-        differences = [
-            f"{name}: {saved.get(name, 'absent')} saved, {expected.get(name, 'absent')} expected"
-            for name in sorted(saved.keys() | expected.keys())
-            if saved.get(name) != expected.get(name)
-        ]
-        if differences:
-            more = len(differences) - MAX_LISTED
-            shown = "; ".join(differences[:MAX_LISTED]) + (f"; and {more} more" if more > 0 else "")
+        if differences := describe_shape_differences(self._saved_tree(step), like):
             raise CheckpointError(
                 self.directory / str(step),
-                f"a checkpoint of another architecture or optimiser ({shown})",
+                f"a checkpoint of another architecture or optimiser ({differences})",
                 "the arrays of the network in this config",
                 "use the config.json beside the checkpoint, or another --workdir",
             )
@@ -220,7 +209,7 @@ class CheckpointsWithBest(Checkpoints):
     Args:
         directory: The folder.
         config: See `Checkpoints`.
-        keep: Gives the part of a state that is kept, without the optimisers for instance.
+        keep: Function that returns the part of a state to keep, for instance without the optimisers.
         fallback: See `Checkpoints`.
     """
 
@@ -240,7 +229,7 @@ class CheckpointsWithBest(Checkpoints):
             self._best = step, score, jax.tree.map(np.array, self._keep(state))
 
     def best_in_memory(self) -> Any | None:
-        """What was kept of the best state, NumPy arrays; None where an earlier session, or several processes, saved it."""
+        """Returns the best state in NumPy arrays; None if an earlier session or several processes saved it."""
         self.wait()
         return self._best[2] if self._best is not None and self._best[0] == self.best_step else None
 
@@ -267,6 +256,26 @@ def _make_abstract(leaf: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding or one)
 
 
+def describe_shape_differences(saved: Any, expected: Any) -> str:
+    """Lists the arrays of two pytrees that are not in both or differ in shape: the first ones, and how many more.
+
+    Args:
+        saved: Pytree of arrays, or of their shapes, that was read.
+        expected: The same of the networks that a config describes.
+
+    Returns:
+        The list, for an error message; "" if there is no difference.
+    """
+    found, wanted = _shapes_by_name(saved), _shapes_by_name(expected)
+    differences = [
+        f"{name}: {found.get(name, 'absent')} saved, {wanted.get(name, 'absent')} expected"
+        for name in sorted(found.keys() | wanted.keys())
+        if found.get(name) != wanted.get(name)
+    ]
+    more = len(differences) - MAX_LISTED
+    return "; ".join(differences[:MAX_LISTED]) + (f"; and {more} more" if more > 0 else "")
+
+
 def _shapes_by_name(tree: Any) -> dict[str, tuple[int, ...]]:
     """Returns each array's shape by its path; dataclass fields, dictionary keys and list indices are spelled alike."""
     return {
@@ -274,23 +283,3 @@ def _shapes_by_name(tree: Any) -> dict[str, tuple[int, ...]]:
         for path, leaf in jax.tree.leaves_with_path(tree)
         if hasattr(leaf, "shape")
     }
-
-
-def _check_for_damage(directory: Path, *, fallback: bool) -> None:
-    """Raises errors for damaged checkpoints; with `fallback`, moves them aside if an intact one is left."""
-    steps = sorted((path for path in directory.glob("*") if path.name.isdigit()), key=lambda path: int(path.name))
-    damaged = {path: found for path in steps if (found := find_damage(path))}
-    intact = [path.name for path in steps if path not in damaged]
-    if damaged and not (fallback and intact):
-        action = f"or resume from step {intact[-1]}: --config.checkpoint.fallback=True" if intact else "or train again"
-        errors = [
-            CheckpointError(path, "; ".join(found), "the files as they were written", f"restore a copy, {action}")
-            for path, found in damaged.items()
-        ]
-        raise_all(errors)
-    for path, found in damaged.items():
-        names = itertools.chain([path.name], (f"{path.name}_{n}" for n in itertools.count(2)))
-        target = next(unused for name in names if not (unused := directory / DAMAGED / name).exists())
-        target.parent.mkdir(exist_ok=True)
-        path.rename(target)
-        print(f"  damaged checkpoint moved to {target}: {'; '.join(found)}; the latest is now {intact[-1]}", flush=True)

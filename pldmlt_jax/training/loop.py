@@ -22,10 +22,10 @@ from pldmlt_jax.training.rounds import LoopOptions, LoopProgress, RoundPlan
 from pldmlt_jax.types import Batch
 
 AGREE_EVERY_STEPS = 10
-"""Several processes agree on a signal or a due save after so many steps."""
+"""Number of steps after which several processes agree on a signal or a due save."""
 
 SHOWN_LOSSES = ("loss", "meta_loss")
-"""Metrics of a step that the progress line shows."""
+"""Metrics of a step in the progress line."""
 
 StepFunction = Callable[[Any, Batch], tuple[Any, dict[str, Array]]]
 """(state, batch) -> (state, metrics)."""
@@ -35,16 +35,22 @@ Diagnostics = Callable[[Any, Batch], dict[str, Array]]
 
 
 class ValidationResult(NamedTuple):
-    """How good a state is on the validation images."""
+    """The result of evaluating a state on the validation images.
 
-    score: float  # larger is better; it selects the best checkpoint and decides on early stopping
-    metrics: dict[str, Any]  # scalars and vectors by name, for the log
-    images: Mapping[str, UInt8[np.ndarray, "h w 3"]] = {}  # RGB by name, for TensorBoard
+    Attributes:
+        score: Larger is better; it selects the best checkpoint and decides on early stopping.
+        metrics: Scalars and vectors by name, for the log.
+        images: RGB images by name, for TensorBoard.
+    """
+
+    score: float
+    metrics: dict[str, Any]
+    images: Mapping[str, UInt8[np.ndarray, "h w 3"]] = {}
 
 
 @dataclass
 class _Session:
-    """The state and everything else that changes between two steps, with what acts on it."""
+    """The state of a training and everything else that changes from step to step."""
 
     state: Any
     progress: LoopProgress
@@ -56,10 +62,10 @@ class _Session:
     step: int  # completed steps in all rounds
     start_s: float  # clock time at which training began, had it never been interrupted
     saved_s: float  # clock time of the last save, or of the session's start
-    losses: dict[str, Any] = field(default_factory=dict)  # last logged ones
+    losses: dict[str, Any] = field(default_factory=dict)  # as logged last
 
     def train_step(self, batch: Any, steps: Mapping[str, StepFunction], diagnostics: Mapping[str, Diagnostics]) -> None:
-        """Runs the next step on a batch, and logs its metrics if it is due."""
+        """Runs the next step on a batch, and logs its metrics if that is due."""
         phase, i = self.rounds.phase_at(self.progress.step)
         is_logged = i % self.options.log_every_steps == 0
         self.watch.check_pending(self.state)
@@ -69,28 +75,28 @@ class _Session:
         self.watch.record(self.step, phase, batch, metrics)
         if is_logged:
             self.watch.check_pending(self.state)
-            shown = {name: value for name, value in metrics.items() if name != "finite"}
-            self.losses |= self.log.write(self.step, phase, shown | more, round=self.progress.round + 1)
+            logged = {name: value for name, value in metrics.items() if name != "finite"}
+            self.losses |= self.log.write(self.step, phase, logged | more, round=self.progress.round + 1)
 
     def complete_step(self, task: ProgressTask) -> None:
-        """Shows and counts the step that has just run."""
-        note, spent_s = describe_progress(self.progress, self.losses), time.monotonic() - self.start_s
+        """Counts the step that has just run, and updates the progress line."""
+        note, spent_s = format_progress(self.progress, self.losses), time.monotonic() - self.start_s
         task.update(self.step, note, limit_s=self.options.seconds_left(spent_s))
         if self.progress.complete_step(self.rounds):
             self.update_seconds()
 
     def update_seconds(self) -> None:
-        """Sets the training time of the progress, to that of the first process."""
+        """Sets the training time in the progress to that of the first process."""
         self.progress.seconds = broadcast_from_first(time.monotonic() - self.start_s)
 
     def is_save_due(self) -> bool:
         """Tells whether `save_every_minutes` have passed since the last save."""
         return 0 < 60.0 * self.options.save_every_minutes <= time.monotonic() - self.saved_s
 
-    def validate(self, validate: Callable[[Any], ValidationResult]) -> None:
-        """Validates the state, logs the result, and saves a checkpoint with its score."""
+    def evaluate_on_validation(self, evaluate: Callable[[Any], ValidationResult]) -> None:
+        """Evaluates the state on the validation images, logs the result, and saves a checkpoint with its score."""
         self.watch.check_pending(self.state)
-        result = validate(self.state)
+        result = evaluate(self.state)
         self.update_seconds()
         _require_finite(result.score, self.step)
         self.progress.record_score(result.score, self.options.min_delta)
@@ -101,7 +107,7 @@ class _Session:
         self.save(result.score)
 
     def save(self, score: float | None) -> None:
-        """Saves a checkpoint, after the log is on the disk."""
+        """Writes the log to disk, then saves a checkpoint."""
         self.watch.check_pending(self.state)
         self.progress.skipped, self.progress.skipped_in_a_row = self.watch.skipped, self.watch.in_a_row
         self.log.sync()
@@ -117,25 +123,25 @@ def fit(
     steps: Mapping[str, StepFunction],
     diagnostics: Mapping[str, Diagnostics],
     batches: Callable[[int], Iterator[Batch]],
-    validate: Callable[[Any], ValidationResult],
+    evaluate: Callable[[Any], ValidationResult],
     image_names: Callable[[Batch], list[str]],
     checkpoints: Checkpoints,
     make_log: Callable[[int], RunLog],
     task: ProgressTask,
 ) -> LoopProgress:
-    """Trains to the end, from the latest checkpoint if there is one, exactly as if training had not stopped there.
+    """Trains to the end, from the latest checkpoint if there is one, with the same result as without the interruption.
 
     Args:
         state: Initial state, used if there is no checkpoint.
         rounds: The order of the steps.
         options: When to validate, log, save and stop.
-        steps: The step function of each phase; it may donate the buffers of the state that it is given.
-        diagnostics: Further metrics of each phase, computed only before a logged step since they cost more than the step.
-        batches: Maps a step to the endless stream of training batches from that step on.
-        validate: Evaluates a state on the validation images.
+        steps: The step function of each phase; it may donate the buffers of its input state.
+        diagnostics: Further metrics of each phase; computed only before a logged step, because they cost more than the step.
+        batches: Returns the endless stream of training batches from a given step on.
+        evaluate: Evaluates a state on the validation images.
         image_names: Returns the names of a batch's images, for errors.
         checkpoints: Where the latest and the best state are kept.
-        make_log: Maps a step to a log that keeps what was written up to that step.
+        make_log: Opens the log at a given step; later entries of an earlier session are dropped.
         task: The progress line.
 
     Returns:
@@ -143,8 +149,8 @@ def fit(
 
     Raises:
         CheckpointError: The latest checkpoint is of another architecture, or of more rounds than `rounds` has.
-        FloatingPointError: A loss, a gradient or the validation score is not finite; that state is not saved.
-        Interrupted: A signal has come; the state is saved.
+        FloatingPointError: A loss, a gradient or the validation score is not finite; that state is not kept as a checkpoint.
+        Interrupted: A signal has arrived; the state is saved.
     """
     state, progress = restore_latest(state, rounds, checkpoints)
     if progress.is_finished(rounds, options):
@@ -163,7 +169,7 @@ def fit(
     with make_log(step) as log, STOP.deferred():
         start_s = now - progress.seconds
         run = _Session(state, progress, rounds, options, checkpoints, log, watch, step, start_s, saved_s=now)
-        _run_steps(run, stream, steps, diagnostics, validate, task)
+        _run_steps(run, stream, steps, diagnostics, evaluate, task)
     return progress
 
 
@@ -172,16 +178,16 @@ def _run_steps(
     stream: Iterator[Any],
     steps: Mapping[str, StepFunction],
     diagnostics: Mapping[str, Diagnostics],
-    validate: Callable[[Any], ValidationResult],
+    evaluate: Callable[[Any], ValidationResult],
     task: ProgressTask,
 ) -> None:
-    """Trains, validates and saves until training is finished or a signal comes; see `fit`."""
+    """Trains, validates and saves until training is finished or a signal arrives; see `fit`."""
     while not run.progress.is_finished(run.rounds, run.options):
         run.train_step(next(stream), steps, diagnostics)
         run.complete_step(task)
         signum, save_due = agree_on_interruption(run.step, run.is_save_due())
         if run.progress.should_validate(run.rounds, run.options):
-            run.validate(validate)
+            run.evaluate_on_validation(evaluate)
         elif signum or save_due:
             run.save(score=None)
         if signum:
@@ -189,12 +195,12 @@ def _run_steps(
             raise Interrupted(signum, f"saved at step {run.step}")
 
 
-def describe_progress(progress: LoopProgress, losses: Mapping[str, Any]) -> str:
+def format_progress(progress: LoopProgress, losses: Mapping[str, Any]) -> str:
     """Returns the note of the progress line: losses, round and best score.
 
     Args:
         progress: The loop's progress.
-        losses: The last logged ones, so that no step is waited for.
+        losses: The losses as logged last; newer ones would mean waiting for the device.
     """
     shown = [f"{name.replace('_', ' ')} {losses[name]:.4g}" for name in SHOWN_LOSSES if losses.get(name) is not None]
     best = [f"best score {progress.best_score:.4f}"] if progress.best_round else []
@@ -219,10 +225,10 @@ def restore_latest(state: Any, rounds: RoundPlan, checkpoints: Checkpoints) -> t
 
 
 def agree_on_interruption(step: int, is_save_due: bool) -> tuple[int, bool]:
-    """Returns the signal that has come (0 for none), and whether to save; the same in all processes.
+    """Returns the signal that has arrived (0 for none) and whether to save; the same in all processes.
 
     Args:
-        step: Completed steps. Several processes ask each other only after every tenth step, since it takes time.
+        step: Completed steps. Several processes communicate only every AGREE_EVERY_STEPS steps, because it takes time.
         is_save_due: Whether this process would save now.
     """
     if jax.process_count() == 1:

@@ -1,12 +1,13 @@
-"""Checksums of a checkpoint's files.
+"""Checksums of a checkpoint's files, and the check of a folder of checkpoints against them.
 
 Orbax stores arrays without checksums: after one flipped byte it restores other numbers and reports nothing.
 """
 
 import hashlib
+import itertools
 from pathlib import Path
 
-from pldmlt_jax.errors import DataError
+from pldmlt_jax.errors import CheckpointError, DataError, raise_all
 from pldmlt_jax.io.files import read_json, sync_tree, write_json
 
 MANIFEST = "manifest.json"
@@ -14,6 +15,9 @@ MANIFEST = "manifest.json"
 
 _NOT_LISTED = (MANIFEST, "_CHECKPOINT_METADATA", "commit_success.txt")
 """Orbax writes the last two after the manifest. They hold times and paths, and restoring does not read them."""
+
+DAMAGED = "damaged"
+"""Folder beside the checkpoints that damaged ones are moved to when an earlier one is used instead."""
 
 
 def write_manifest(folder: Path) -> None:
@@ -53,3 +57,31 @@ def find_damage(folder: Path) -> list[str]:
         return [f"{Path(error.filename or folder).name}: {error.strerror}"]
     except (DataError, KeyError, TypeError) as error:
         return [f"{MANIFEST} is damaged: {error.found if isinstance(error, DataError) else error}"]
+
+
+def check_for_damage(directory: Path, *, fallback: bool) -> None:
+    """Checks the checkpoints of a folder for damage.
+
+    Args:
+        directory: The folder.
+        fallback: Move damaged checkpoints to `damaged/` if an intact one is left.
+
+    Raises:
+        CheckpointError: Checkpoints are damaged, and `fallback` is not set or none is left. Nothing is changed then.
+    """
+    steps = sorted((path for path in directory.glob("*") if path.name.isdigit()), key=lambda path: int(path.name))
+    damaged = {path: found for path in steps if (found := find_damage(path))}
+    intact = [path.name for path in steps if path not in damaged]
+    if damaged and not (fallback and intact):
+        action = f"or resume from step {intact[-1]}: --config.checkpoint.fallback=True" if intact else "or train again"
+        errors = [
+            CheckpointError(path, "; ".join(found), "the files as they were written", f"restore a copy, {action}")
+            for path, found in damaged.items()
+        ]
+        raise_all(errors)
+    for path, found in damaged.items():
+        names = itertools.chain([path.name], (f"{path.name}_{n}" for n in itertools.count(2)))
+        target = next(unused for name in names if not (unused := directory / DAMAGED / name).exists())
+        target.parent.mkdir(exist_ok=True)
+        path.rename(target)
+        print(f"  damaged checkpoint moved to {target}: {'; '.join(found)}; the latest is now {intact[-1]}", flush=True)

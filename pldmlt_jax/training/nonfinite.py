@@ -1,4 +1,4 @@
-"""Detects NaN and infinity in loss and gradient: training stops and saves what is needed to find the cause, or skips."""
+"""Detects NaN and infinity in losses and gradients; training then skips the step, or stops and saves it for debugging."""
 
 import json
 import shutil
@@ -17,10 +17,10 @@ from pldmlt_jax.training.log import to_json_values
 from pldmlt_jax.training.parallel import local_rows
 
 NONFINITE_FOLDER = "nonfinite"
-"""Folder beside the checkpoints, with the state before such a step, its batch and its metrics."""
+"""Folder beside the checkpoints with the state before a nonfinite step, its batch and its metrics."""
 
 MAX_SKIPPED_IN_A_ROW = 20
-"""After so many skipped steps in a row training stops, since it no longer makes progress."""
+"""Number of skipped steps in a row at which training stops, because it no longer makes progress."""
 
 
 @dataclass(frozen=True)
@@ -32,16 +32,16 @@ class _Step:
 
 
 class NonfiniteWatch:
-    """Checks whether a step was finite, but not before the next batch is ready, so that the device is not kept waiting.
+    """Checks whether each step was finite, only once the next batch is ready, so that the device never waits.
 
-    A step that is not finite returns the state unchanged, so `check_pending` is then given the state from before it.
+    A step that is not finite returns the state unchanged, so `check_pending` then receives the state before that step.
 
     Args:
         directory: Parent of the folder `nonfinite`.
         image_names: Returns the names of a batch's images.
-        skip: Count steps that are not finite, and go on.
-        skipped: Steps that earlier sessions skipped.
-        in_a_row: How many of them were the last steps.
+        skip: Whether training continues after a nonfinite step, which is only counted.
+        skipped: Number of steps that earlier sessions skipped.
+        in_a_row: How many of these were the last steps before now.
     """
 
     def __init__(
@@ -52,13 +52,13 @@ class NonfiniteWatch:
         self._pending: _Step | None = None
 
     def record(self, number: int, phase: str, batch: Any, metrics: dict[str, Any]) -> None:
-        """Remembers a step that the device may still be computing.
+        """Remembers a step, which the device may still be computing, for `check_pending`.
 
         Args:
             number: Number of the step, from 1.
-            phase: Its phase of the round.
-            batch: The batch that it was given.
-            metrics: The metrics that it returned, with `finite` among them.
+            phase: Phase of the round.
+            batch: Input of the step.
+            metrics: Metrics that the step returned, including `finite`.
         """
         self._pending = _Step(number, phase, batch, metrics)
 
@@ -69,7 +69,7 @@ class NonfiniteWatch:
             state: The state that the step returned.
 
         Raises:
-            FloatingPointError: The step was not finite and is not skipped; names its images and what was saved.
+            FloatingPointError: The step was not finite and is not skipped; the message names its images and the saved files.
         """
         step, self._pending = self._pending, None
         if step is None:
@@ -88,6 +88,7 @@ class NonfiniteWatch:
         wrong = [name for name, value in metrics.items() if value is None]
         images = self._image_names(step.batch)
         folder = self._directory / NONFINITE_FOLDER / str(step.number)
+        # "figures" is the key in the files of earlier versions as well.
         facts = {"step": step.number, "phase": step.phase, "images": images, "figures": metrics}
         if is_first_process():
             shutil.rmtree(folder, ignore_errors=True)

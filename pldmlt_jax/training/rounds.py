@@ -47,12 +47,12 @@ class RoundPlan:
 
 
 def plan_rounds(config: TrainConfig, steps_per_epoch: int, *, label_update: bool) -> RoundPlan:
-    """Returns the rounds of Algorithm 1: `theta_units` of phase (A), then `label_units` of phase (B).
+    """Plans the rounds of Algorithm 1: `theta_units` of phase (A), then `label_units` of phase (B).
 
     Args:
         config: Lengths of the phases, in epochs or steps.
         steps_per_epoch: Steps in which each training image is seen once.
-        label_update: Whether the label network is trained; without it there is no (B).
+        label_update: Whether the label network is trained; if not, there is no phase (B).
     """
     steps = {"epoch": steps_per_epoch, "step": 1}[config.unit]
     phases = (("theta", config.theta_units * steps), ("label", config.label_units * steps))
@@ -88,14 +88,14 @@ class LoopOptions:
 
 @dataclass
 class LoopProgress:
-    """What the loop remembers besides the state; it is saved with every checkpoint, so the fields keep their names."""
+    """The progress of the loop. It is saved with every checkpoint, so the names of its fields are a file format."""
 
     round: int = 0  # completed rounds
     step: int = 0  # completed steps of the round after them
     best_score: float = float("-inf")
     best_round: int = 0
-    seconds: float = 0.0  # training time up to the end of the last round, of all sessions together
-    skipped: int = 0  # steps left out because they were not finite
+    seconds: float = 0.0  # training time of all sessions up to the end of the last round
+    skipped: int = 0  # steps skipped because they were not finite
     skipped_in_a_row: int = 0
 
     @classmethod
@@ -124,12 +124,12 @@ class LoopProgress:
         return True
 
     def record_score(self, score: float, min_delta: float) -> None:
-        """Remembers the score of the last round if it is better than the best one by more than `min_delta`."""
+        """Keeps the score of the last round if it exceeds the best one by more than `min_delta`."""
         if score > self.best_score + min_delta:
             self.best_score, self.best_round = score, self.round
 
     def is_finished(self, rounds: RoundPlan, options: LoopOptions) -> bool:
-        """Tells whether training ends here: after a round, by the number of rounds, the patience or the time."""
+        """Tells whether training ends here: after a complete round, because of max_rounds, patience or time."""
         if self.step:
             return False
         patience_over = self.round - self.best_round >= options.patience_rounds
@@ -137,5 +137,5 @@ class LoopProgress:
         return self.round >= rounds.max_rounds or (self.round > 0 and (patience_over or time_over))
 
     def should_validate(self, rounds: RoundPlan, options: LoopOptions) -> bool:
-        """Tells whether a round has just ended after which the state is validated."""
+        """Tells whether a round has just ended and the state is to be validated."""
         return not self.step and (not self.round % options.eval_every_rounds or self.is_finished(rounds, options))

@@ -1,4 +1,4 @@
-"""Checks the raw data of a config as a whole, and plans a training on it."""
+"""Checks the raw data of a config, and plans a training on it."""
 
 import dataclasses
 import os
@@ -23,11 +23,11 @@ from pldmlt_jax.models.build import encoder_depth
 
 
 class DataReport(NamedTuple):
-    """What was found in the raw files of a config's data sets.
+    """The results of checking the raw files of a config's data sets.
 
     Attributes:
         sets: Name of a data set -> its report.
-        findings: Everything that was found, errors first.
+        findings: All findings, errors first.
     """
 
     sets: dict[str, DatasetReport]
@@ -49,7 +49,7 @@ class DataReport(NamedTuple):
         return Counter(finding.severity for finding in self.findings)
 
     def to_dict(self) -> dict[str, Any]:
-        """The content of `data_report.json`."""
+        """Returns the content of `data_report.json`."""
         return {
             "counts": self.counts,
             "sets": {name: count_photographs(report) for name, report in self.sets.items()},
@@ -58,14 +58,14 @@ class DataReport(NamedTuple):
 
 
 class TrainingPlan(NamedTuple):
-    """What a training on some data needs, and a size and batch that fit.
+    """The memory that a training needs, and a size and batch that fit.
 
     Attributes:
-        size_px: Side of the network's square, as the config has it.
-        batch_size: Images per step, as the config has it.
+        size_px: Side of the network's square input, from the config.
+        batch_size: Images per step, from the config.
         lesions: Lesion -> its measures at that size.
-        step_bytes: Kind of step -> memory that it needs.
-        bytes_available: Memory of the device.
+        step_bytes: Kind of step -> memory that it needs, in bytes.
+        bytes_available: Memory of the device in bytes.
         device: The name of the device.
         suggestion: A size and batch that fit.
     """
@@ -79,7 +79,7 @@ class TrainingPlan(NamedTuple):
     suggestion: SizeSuggestion
 
     def to_dict(self) -> dict[str, Any]:
-        """The content of "plan" in `data_report.json`."""
+        """Returns the content of "plan" in `data_report.json`."""
         return {
             "size_px": self.size_px,
             "batch_size": self.batch_size,
@@ -92,7 +92,7 @@ class TrainingPlan(NamedTuple):
 
 
 def check_data(config: Config) -> DataReport:
-    """Reads the raw files of every data set of a config, and looks for photographs that are in two of them."""
+    """Reads the raw files of all data sets of a config, and finds photographs that are in two of them."""
     data, sets = config.data, {}
     for name in [*parse_set_names(data.segmentation), *(parse_set_names(data.grading) if data.grading != NO_SET else [])]:
         with show_progress(f"check {name}") as task:
@@ -109,12 +109,12 @@ def check_data(config: Config) -> DataReport:
 def find_grader_shortage(
     segmented: Sequence[DatasetReport], graded: Sequence[DatasetReport], pairs: Sequence[Finding]
 ) -> Iterator[Finding]:
-    """An error if every graded photograph is pixel-labelled as well, so that none is left to train graders on.
+    """Yields an error if all graded photographs are pixel-labelled as well, so that none is left to train graders on.
 
     Args:
         segmented: Reports of the pixel-labelled sets.
         graded: Reports of the graded sets.
-        pairs: Findings about photographs that are in both.
+        pairs: Findings about photographs that are in both kinds of sets.
     """
     photographs = {str(photograph.record.image) for report in graded for photograph in report.photographs}
     if photographs and photographs <= {found.file for found in pairs}:
@@ -127,7 +127,7 @@ def find_grader_shortage(
 
 
 def count_photographs(report: DatasetReport) -> dict[str, Any]:
-    """Numbers of photographs and grades of a data set by split."""
+    """Counts the photographs and grades of a data set by split."""
     photographs = report.photographs
     splits = sorted({photograph.split for photograph in photographs})
     counts: dict[str, Any] = {
@@ -154,7 +154,7 @@ def plan_training(config: Config, segmented: Sequence[DatasetReport]) -> Trainin
     steps = {"a training step": train_step} | ({"a meta step": meta_step} if config.meta.enabled else {})
     temporary = {name: step_cost(step, method, size_px, batch_size).temp_bytes for name, step in steps.items()}
     device = jax.local_devices()[0]
-    available = available_bytes(device)
+    available = find_available_bytes(device)
     field_px = int(np.median([px for report in segmented for px in report.longer_sides_px]))
     per_pixel = max(temporary.values()) / (batch_size * size_px**2)
     return TrainingPlan(
@@ -168,8 +168,8 @@ def plan_training(config: Config, segmented: Sequence[DatasetReport]) -> Trainin
     )
 
 
-def available_bytes(device: Any) -> int:
-    """Memory of a device in bytes; on a CPU, what Linux could give to a program now."""
+def find_available_bytes(device: Any) -> int:
+    """Returns the memory of a device in bytes; for a CPU, the memory that Linux has available now."""
     limit = (device.memory_stats() or {}).get("bytes_limit")
     if limit:
         return int(limit)

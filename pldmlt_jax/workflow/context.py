@@ -1,4 +1,4 @@
-"""What the stages of a run share: the config, the workdir, the prepared sets and their splits."""
+"""The state that the stages of a run share: config, workdir, prepared data sets and their splits."""
 
 import dataclasses
 from collections.abc import Callable, Collection
@@ -8,7 +8,6 @@ from typing import Any
 
 from pldmlt_jax.config import Config, has_stage_1, to_dict
 from pldmlt_jax.data.datasets.registry import RawListings
-from pldmlt_jax.data.preprocessing.store import prepare_set
 from pldmlt_jax.data.splits.selection import (
     Selection,
     keep_truly_graded,
@@ -17,31 +16,39 @@ from pldmlt_jax.data.splits.selection import (
     select_graded,
     select_segmented,
 )
+from pldmlt_jax.data.store import prepare_set
 from pldmlt_jax.errors import UserError, collect_errors, raise_all
-from pldmlt_jax.evaluation.inference import (
-    TrainedNetwork,
-)
+from pldmlt_jax.evaluation.inference import TrainedNetwork
 from pldmlt_jax.io.files import write_json
 from pldmlt_jax.io.processes import is_first_process
 from pldmlt_jax.method.virtual_step import uses_graded_images
 from pldmlt_jax.training.checkpoint import CheckpointsWithBest
 from pldmlt_jax.workflow.options import RunOptions
+from pldmlt_jax.workflow.run_metadata import collect_environment
 
 
 @dataclasses.dataclass
 class Context:
-    """One run. Each set is opened at the first access, and prepared then if `prepare_sets` has not done so."""
+    """One run of the method. A data set is opened at its first access, and prepared first if that has not been done.
+
+    Attributes:
+        options: The options of the run.
+        reusable_workdirs: Workdirs of other runs; results of stage 1 are reused from one with the same inputs.
+        trained_network: The network that this run has trained, for the stages after `train`; None before.
+    """
 
     options: RunOptions
-    others: tuple[Path, ...] = ()  # workdirs of other runs, whose stage 1 is taken where it is the same
-    trained: TrainedNetwork | None = None  # that this run has trained, for the stages that follow
+    reusable_workdirs: tuple[Path, ...] = ()
+    trained_network: TrainedNetwork | None = None
 
     @property
     def config(self) -> Config:
+        """The config of the run."""
         return self.options.config
 
     @property
     def workdir(self) -> Path:
+        """The folder for the files of the run."""
         return self.options.workdir
 
     @cached_property
@@ -68,7 +75,7 @@ class Context:
         raise_all(errors)
 
     def open_sets(self, names: Collection[str]) -> None:
-        """Opens some of the sets below, by the names of their properties; what is not prepared yet is prepared."""
+        """Opens data sets by the names of the properties below, and prepares those that are not prepared yet."""
         for name in names:
             getattr(self, name)
 
@@ -82,7 +89,7 @@ class Context:
 
     @cached_property
     def graded_for_graders(self) -> dict[str, Selection]:
-        """Splits of the graded set at the graders' size, without images that stage 2 sees; empty without graders."""
+        """Splits of the graded set at the graders' size, without images that stage 2 uses; empty without graders."""
         if not has_stage_1(self.config):
             return {}
         return select_graded(self.config.data, self.config.grader.size_px, self.segmented, self.listings)
@@ -91,21 +98,21 @@ class Context:
     def segmented_for_graders(self) -> dict[str, Selection]:
         """Splits of the pixel-labelled set at the graders' size, for pseudo-labels.
 
-        No lesion may vanish from these masks, whatever the network is trained on, because they are evidence for a grade.
+        These masks are evidence for a grade, so no lesion may vanish from them, whatever `data.mask_reduction` is.
         """
         data = dataclasses.replace(self.config.data, mask_reduction="max")
         return select_segmented(data, size_px=self.config.grader.size_px, listings=self.listings)
 
     @cached_property
     def known_grades(self) -> dict[Path, int]:
-        """True grades of pixel-labelled images by file, if known: to evaluate, never to train on."""
+        """Image file -> true grade of the pixel-labelled images that have one; for evaluation only, never for training."""
         return known_grades(self.segmented, self.graded_for_graders)
 
     @cached_property
     def graded_for_network(self) -> dict[str, Selection]:
-        """Truly graded images at the network's size, to evaluate its grades; empty if it is not trained to grade.
+        """Splits of truly graded images at the network's size, to evaluate its grades; empty if it is not trained to grade.
 
-        Without graders these are the pixel-labelled images whose grade is given, including held-out ones.
+        With `pseudo.source` = "given" these are the graded ones among the pixel-labelled images, held-out ones included.
         """
         if not self.config.loss.grading:
             return {}
@@ -115,7 +122,7 @@ class Context:
 
     @cached_property
     def truly_graded(self) -> dict[str, Selection]:
-        """Splits of the graded set at the network's size, whose training images may join the pixel-labelled ones."""
+        """Splits of the graded set at the network's size; their training images may be added to the pixel-labelled ones."""
         return select_graded(self.config.data, self.config.data.size_px, self.segmented, self.listings)
 
     @property
@@ -126,18 +133,16 @@ class Context:
         return self.truly_graded
 
     def training_checkpoints(self, directory: Path, keep: Callable[[Any], Any]) -> CheckpointsWithBest:
-        """Opens the checkpoints of a training; `keep` gives the part of its best state that stays in memory."""
+        """Opens the checkpoints of a training; `keep` selects the part of the best state to hold in memory."""
         return CheckpointsWithBest(directory, to_dict(self.config), keep, fallback=self.config.checkpoint.fallback)
 
     def write_json(self, name: str, value: Any) -> None:
-        """Writes a JSON file of the workdir, whole or not at all; of several processes the first does."""
+        """Writes a JSON file to the workdir, atomically and only in the first process."""
         if is_first_process():
             write_json(self.workdir / name, value)
 
 
-def describe_run(context: Context) -> None:
-    """Writes the resolved config and the environment."""
-    from pldmlt_jax.workflow.run_metadata import describe_environment
-
+def write_run_metadata(context: Context) -> None:
+    """Writes the resolved config to `config.json` and the versions and machine to `environment.json`."""
     context.write_json("config.json", to_dict(context.config))
-    context.write_json("environment.json", describe_environment())
+    context.write_json("environment.json", collect_environment())

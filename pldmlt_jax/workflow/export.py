@@ -1,4 +1,4 @@
-"""Exports a trained network of a run in several formats, with a model card."""
+"""Exports the trained network of a run in several formats, with a model card."""
 
 import contextlib
 from collections.abc import Sequence
@@ -14,7 +14,8 @@ from pldmlt_jax.evaluation.operating_points import read_points
 from pldmlt_jax.export.export import FORMATS, OPT_IN_FORMATS, Export
 from pldmlt_jax.export.model_card import model_card
 from pldmlt_jax.export.onnx import INSTALL, import_optional
-from pldmlt_jax.io.files import atomic_write, read_json, read_rows
+from pldmlt_jax.io.files import atomic_write, read_json_if_present
+from pldmlt_jax.io.csv_files import read_rows
 from pldmlt_jax.io.progress import show_progress
 from pldmlt_jax.reporting.predictions_table import TABLE
 from pldmlt_jax.workflow.context import Context
@@ -24,11 +25,11 @@ from pldmlt_jax.workflow.stages.predict import EXAMPLES
 CARD = "model_card.md"
 
 MAX_COMPARED = 4
-"""Images on which the exported network is compared with Flax."""
+"""Number of images on which the exported network is compared with Flax."""
 
 
 def choose_formats(text: str) -> list[str]:
-    """The formats to write.
+    """Returns the formats to write.
 
     Args:
         text: Names of formats, separated by commas; "" for the usual ones, ONNX only if jax2onnx is installed.
@@ -70,7 +71,7 @@ def export_network(context: Context, formats: Sequence[str], output: Path) -> li
         output: The folder for the files.
 
     Returns:
-        One line about each file.
+        One line of text for each file.
 
     Raises:
         CheckpointError: There is no network, or more than one.
@@ -78,7 +79,7 @@ def export_network(context: Context, formats: Sequence[str], output: Path) -> li
     networks = load_networks(context)
     if len(networks) > 1:
         found = f"{len(networks)} networks"
-        raise CheckpointError("--checkpoint", found, "one network: a mean of several is none", "export each by itself")
+        raise CheckpointError("--checkpoint", found, "one network, not the mean of several", "export each on its own")
     network = networks[0]
     output.mkdir(parents=True, exist_ok=True)
     export = Export(network, read_points(network.directory, network.step), output, read_comparison_images(context))
@@ -87,20 +88,19 @@ def export_network(context: Context, formats: Sequence[str], output: Path) -> li
         for name in formats:
             lines.append(FORMATS[name](export))
             task.advance(name)
-    metrics = context.workdir / "metrics.json"
-    card = model_card(export, read_json(metrics) if metrics.is_file() else {}, lines)
+    card = model_card(export, read_json_if_present(context.workdir / "metrics.json"), lines)
     with atomic_write(output / CARD) as file:
         file.write(card)
     return [*lines, CARD]
 
 
 def read_comparison_images(context: Context) -> UInt8[np.ndarray, "b s s 3"]:
-    """Prepared photographs that the run has predicted, or noise if there are none."""
+    """Returns prepared photographs that the run has predicted, or noise if there are none."""
     data, images = context.config.data, []
     table = context.workdir / EXAMPLES / TABLE
     rows = read_rows(table, ("image",)) if table.is_file() else []
     for _, row in rows[:MAX_COMPARED]:
-        with contextlib.suppress(DataError):  # moved since
+        with contextlib.suppress(DataError):  # the photograph has been moved
             images.append(prepare_image(read_image(Path(row["image"])), data, data.size_px).image)
     if not images:
         images = list(np.random.default_rng(0).integers(0, 256, (2, data.size_px, data.size_px, 3), np.uint8))

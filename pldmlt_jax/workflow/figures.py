@@ -41,22 +41,22 @@ def make_figures(context: Context, image_names: Sequence[str], output: Path) -> 
 
     Args:
         context: The run, with one network or several.
-        image_names: Names of images of the split; without any, images are chosen by their lesions.
+        image_names: Names of images of the split; if empty, images are chosen by their lesions.
         output: The folder for the figures.
 
     Returns:
         The image that figures 1 and 6 and the overview show, and its split.
 
     Raises:
-        ConfigError: The split has no image of such a name.
+        ConfigError: The split has no image with one of the names.
     """
     networks = load_networks(context)
     predictors = [make_predictor([network], network.config) for network in networks]
-    titles = shortest_names([network.directory for network in networks])
+    titles = shorten_names([network.directory for network in networks])
     split = choose_splits({"segmentation": context.segmented}, context.options.split)["segmentation"]
     images = SplitImages(context, split)
     named = [images.find(name) for name in image_names if name]
-    shown = named[0] if named else most_kinds(images.areas_px)
+    shown = named[0] if named else find_most_kinds(images.areas_px)
     plots: dict[str, Callable[[], Figure | None]] = {
         "figure1": lambda: plot_single_lesions(images.read(shown)[0], images.read_masks(shown)),
         "figure6": lambda: plot_figure_6(context, images, shown),
@@ -73,13 +73,13 @@ def make_figures(context: Context, image_names: Sequence[str], output: Path) -> 
 
 
 def has_trained_graders(context: Context) -> bool:
-    """Whether the workdir has every grader of stage 1, trained."""
+    """Tells whether the workdir has all trained graders of stage 1."""
     folders = [context.workdir / "graders" / name / "metrics.json" for name in context.config.grader.architectures]
     return has_stage_1(context.config) and all(path.is_file() for path in folders)
 
 
-def shortest_names(directories: Sequence[Path]) -> list[str]:
-    """Names of networks: the shortest ends of their folders' paths that all differ."""
+def shorten_names(directories: Sequence[Path]) -> list[str]:
+    """Returns a name for each network: the shortest ends of their folders' paths that all differ."""
     paths = [path.parent if path.name == "checkpoints" else path for path in directories]
     parts = [path.resolve().parts for path in paths]
     for length in range(1, max(map(len, parts)) + 1):
@@ -89,20 +89,20 @@ def shortest_names(directories: Sequence[Path]) -> list[str]:
     return [f"{path.name} ({number})" for number, path in enumerate(paths, start=1)]
 
 
-def most_kinds(areas: Int[np.ndarray, "n 4"]) -> int:
-    """The index of the image that shows most kinds of lesions well: the one with the largest product of their areas."""
+def find_most_kinds(areas: Int[np.ndarray, "n 4"]) -> int:
+    """Returns the position of the image with the most kinds of lesions: the one with the largest product of their areas."""
     return int(np.log1p(areas).sum(axis=1).argmax())
 
 
-def median_area(areas: Int[np.ndarray, "n 4"], lesion: str) -> int | None:
-    """The index of the image with the median area of a lesion, among those that have it; None if none has."""
+def find_median_area(areas: Int[np.ndarray, "n 4"], lesion: str) -> int | None:
+    """Returns the position of the image with the median area of a lesion among those that have it; None if none has."""
     area = areas[:, LESIONS.index(lesion)]
-    having = [index for index in np.argsort(area, kind="stable") if area[index] > 0]
+    having = [position for position in np.argsort(area, kind="stable") if area[position] > 0]
     return int(having[len(having) // 2]) if having else None
 
 
 class SplitImages:
-    """The images of a split of the pixel-labelled set at their own size, by their index in the split.
+    """The images of a split of the pixel-labelled set at their own size, by their position in the selection.
 
     Attributes:
         names: The name of each image.
@@ -116,7 +116,7 @@ class SplitImages:
         self.areas_px = np.array([self.selection.split.metadata[index].lesion_px for index in indices])
 
     def find(self, name: str) -> int:
-        """The index of an image.
+        """Returns the position of an image.
 
         Raises:
             ConfigError: The split has no such image.
@@ -126,51 +126,51 @@ class SplitImages:
             raise ConfigError("--images", f"{name!r}", f"images of split {self.split}: {some}", "name some of these")
         return self.names.index(name.strip())
 
-    def read(self, index: int) -> tuple[ImageArray, MaskBits]:
-        """Image and mask bits."""
-        record = self.selection.split.records[int(self.selection.indices[index])]
+    def read(self, position: int) -> tuple[ImageArray, MaskBits]:
+        """Reads an image and its mask bits at their own size."""
+        record = self.selection.split.records[int(self.selection.indices[position])]
         return read_original(record, self.context.config.data)
 
-    def read_masks(self, index: int) -> Masks:
-        """The mask of each lesion; one mask of any lesion if the data set does not distinguish them."""
-        bits = self.read(index)[1]
+    def read_masks(self, position: int) -> Masks:
+        """Reads the mask of each lesion; one mask of all lesions if the data set does not distinguish them."""
+        bits = self.read(position)[1]
         masks = {lesion: bits & MASK_BITS[lesion] != 0 for lesion in LESIONS}
         return masks if any(mask.any() for mask in masks.values()) else {"lesion": bits & MASK_BITS["fused"] != 0}
 
 
-def plot_figure_6(context: Context, images: SplitImages, index: int) -> Figure | None:
-    """The graders' maps of an image; None without trained graders."""
+def plot_figure_6(context: Context, images: SplitImages, position: int) -> Figure | None:
+    """Plots the graders' maps of an image; returns None without trained graders."""
     if not has_trained_graders(context):
         return None
     selection = context.segmented_for_graders[images.split]
-    sample = selection.split[int(selection.indices[index])]
+    sample = selection.split[int(selection.indices[position])]
     _, choice, maps = grade_with_graders(context, load_graders(context), sample)
     return plot_grade_maps(sample.image, sample.mask_bits & MASK_BITS["fused"] != 0, maps, choice.probabilities)
 
 
 def plot_figure_7(images: SplitImages, named: Sequence[int], networks: Mapping[str, Predictor]) -> Figure | None:
-    """Every network's masks of some images; None if no image has such lesions.
+    """Plots the masks of all networks for some images; returns None if no image has such lesions.
 
     Args:
         images: The images of the split.
-        named: Indices of the images to show; if empty, one image is shown for each lesion.
+        named: Positions of the images to show; if empty, one image is shown for each lesion.
         networks: Title -> network.
     """
     rows = []
     for lesion in COMPARED_LESIONS:
-        for index in named or [median_area(images.areas_px, lesion)]:
-            if index is None:
+        for position in named or [find_median_area(images.areas_px, lesion)]:
+            if position is None:
                 continue
-            image, bits = images.read(index)
+            image, bits = images.read(position)
             predictions = {title: predictor.predict(image) for title, predictor in networks.items()}
-            masks = [network_mask(title, prediction, lesion, bits) for title, prediction in predictions.items()]
+            masks = [make_network_mask(title, prediction, lesion, bits) for title, prediction in predictions.items()]
             truth = NetworkMask(f"truth ({lesion})", {lesion: bits & MASK_BITS[lesion] != 0})
-            rows.append(MaskRow(f"{lesion}, {images.names[index]}", image, [*masks, truth]))
+            rows.append(MaskRow(f"{lesion}, {images.names[position]}", image, [*masks, truth]))
     return plot_mask_rows(rows) if rows else None
 
 
-def network_mask(title: str, prediction: Prediction, lesion: str, bits: MaskBits) -> NetworkMask:
-    """A network's mask of a lesion with its Dice, or its mask of any lesion if it does not distinguish them."""
+def make_network_mask(title: str, prediction: Prediction, lesion: str, bits: MaskBits) -> NetworkMask:
+    """Returns a network's mask of a lesion with its Dice; its mask of all lesions if it does not distinguish them."""
     name = lesion if lesion in prediction.masks else "lesion"
     title, mask = title if name == lesion else f"{title}, any lesion", prediction.masks[name]
     truth = bits & MASK_BITS["fused" if name == "lesion" else name] != 0
@@ -183,7 +183,7 @@ def _dice(mask: Bool[np.ndarray, "h w"], truth: Bool[np.ndarray, "h w"], valid: 
 
 
 def plot_prediction(image: ImageArray, predictor: Predictor) -> Figure:
-    """An overview of what a network predicts for an image."""
+    """Plots an overview of a network's prediction for an image."""
     prediction = predictor.predict(image)
     graded = ""
     if prediction.grade_probabilities is not None:

@@ -1,4 +1,4 @@
-"""Fingerprints: one hash of everything that the result of a stage depends on. An unchanged one means nothing to do."""
+"""Fingerprints: hashes of everything that the result of a stage depends on. A stage with an unchanged one is skipped."""
 
 import hashlib
 import json
@@ -8,21 +8,21 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pldmlt_jax.config import NO_SET, DataConfig, fields
-from pldmlt_jax.data.datasets.records import Listing
 from pldmlt_jax.data.datasets.registry import parse_set_names
 from pldmlt_jax.data.preprocessing.hash_cache import hash_files
 from pldmlt_jax.data.preprocessing.prepare import PREPARATION_VERSION
+from pldmlt_jax.data.records import Listing
 from pldmlt_jax.data.synthetic.dataset import DRAWING_VERSION
 from pldmlt_jax.errors import UserError, collect_errors, raise_all
 from pldmlt_jax.workflow.context import Context
-from pldmlt_jax.workflow.stage_table import Stage
+from pldmlt_jax.workflow.method_stages import Stage
 
 IGNORED_FIELDS = (
     *("data.root", "data.idrid_root", "data.diaretdb1_root", "data.ddr_root", "data.folder_root"),
     *("data.folds_file", "data.cache_dir", "data.num_threads", "model.weights", "grader.weights", "train.init_from"),
     "train.save_every_minutes",
 )
-"""Fields that change no result: the content of raw files, folds and weights counts, not their place."""
+"""Fields that change no result: of raw files, folds and weights the content is hashed, not the path."""
 
 LENGTH_FIELDS = ("train.max_rounds", "train.max_minutes", "train.patience_rounds", "train.on_nonfinite")
 """Fields that only say when training ends: longer training resumes, unless the learning rate follows a schedule."""
@@ -32,8 +32,8 @@ class Fingerprint(NamedTuple):
     """Hashes of everything that the result of a stage depends on: raw files, weights, config, files of earlier stages.
 
     Attributes:
-        begun: Without LENGTH_FIELDS; a stage resumes what was begun under the same hash.
-        complete: With them.
+        begun: Hash without LENGTH_FIELDS; a stage resumes what was begun with the same hash.
+        complete: Hash with them; a stage that was completed with the same hash is skipped.
     """
 
     begun: str
@@ -46,51 +46,51 @@ def compute_fingerprint(stage: Stage, context: Context, raw: Mapping[str, str]) 
     Args:
         stage: The stage.
         context: The run.
-        raw: See `describe_raw_sets`.
+        raw: The fingerprints of the raw files, see `fingerprint_raw_sets`.
     """
     config, workdir = context.config, context.workdir
     read = sorted(path for pattern in stage.reads for path in workdir.glob(pattern))
     facts = [
-        *(raw[name] for name in stage.sets(config)),
+        *(raw[name] for name in stage.dataset_fields(config)),
         *(hash_named_file(path, str(path.relative_to(workdir))) for path in read),
         *(hash_named_file(Path(name), "weights") if name else "no weights" for name in stage.weights(config)),
-        context.options.split if stage.describes else "",
-        context.options.checkpoint if stage.describes else "",
+        context.options.split if stage.read_only else "",
+        context.options.checkpoint if stage.read_only else "",
     ]
-    without = IGNORED_FIELDS + stage.without + stage.without_in(config)
-    values = {name: value for name, value in fields(config) if name.startswith(stage.parts) and name not in without}
-    length = (
-        LENGTH_FIELDS if config.optim.schedule == "constant" else LENGTH_FIELDS[1:]
-    )  # a planned rate depends on max_rounds
-    begun = {name: value for name, value in values.items() if name not in length}
+    ignored = IGNORED_FIELDS + stage.ignored_fields + stage.ignored_fields_for(config)
+    read_fields = {name: value for name, value in fields(config) if name.startswith(stage.config_prefixes)}
+    values = {name: value for name, value in read_fields.items() if name not in ignored}
+    # A learning rate that follows a schedule depends on max_rounds, so that a change of it trains anew.
+    length_fields = LENGTH_FIELDS if config.optim.schedule == "constant" else LENGTH_FIELDS[1:]
+    begun = {name: value for name, value in values.items() if name not in length_fields}
     return Fingerprint(
         *(hashlib.sha256(json.dumps([facts, chosen]).encode()).hexdigest()[:16] for chosen in (begun, values))
     )
 
 
-def describe_raw_sets(
+def fingerprint_raw_sets(
     data: DataConfig, listings: Mapping[str, Listing], errors: list[UserError], *, defer_errors: bool
 ) -> dict[str, str]:
-    """Describes the raw files of the pixel-labelled and of the graded sets, for their fingerprints.
+    """Fingerprints the raw files of the pixel-labelled and of the graded sets.
 
     Args:
         data: Names the sets.
         listings: The raw files of each set.
         errors: Errors found before.
-        defer_errors: Leave bad files to the stage `prepare`, which also reports what is wrong inside the files.
+        defer_errors: Whether bad files are left to the stage `prepare`, which also finds errors inside the files.
 
     Returns:
         "segmentation" and "grading" -> a text that changes whenever the raw files change.
 
     Raises:
-        UserError: What is wrong with the sets, together with the errors found before.
+        UserError: A set is missing or has bad files; all errors at once, including those found before.
     """
     raw: dict[str, str] = {"grading": NO_SET}
     bad_files: list[UserError] = []
     for field in ("segmentation", "grading") if data.grading != NO_SET else ("segmentation",):
         for name in parse_set_names(getattr(data, field)):
             with collect_errors(errors):
-                raw[field] = raw.get(field, "") + describe_raw_files(name, data, listings, bad_files)
+                raw[field] = raw.get(field, "") + fingerprint_raw_files(name, data, listings, bad_files)
     if folds_file := data.folds_file:
         raw["segmentation"] = raw.get("segmentation", "") + hash_named_file(Path(folds_file), "folds")
     if errors or not defer_errors:
@@ -99,10 +99,10 @@ def describe_raw_sets(
     return raw
 
 
-def describe_raw_files(name: str, data: DataConfig, listings: Mapping[str, Listing], bad_files: list[UserError]) -> str:
-    """Describes the raw files of a set: relative path and hash of each file, split and grades of each image.
+def fingerprint_raw_files(name: str, data: DataConfig, listings: Mapping[str, Listing], bad_files: list[UserError]) -> str:
+    """Fingerprints the raw files of a set: relative path and hash of each file, split and grades of each image.
 
-    Synthetic images follow from the config and DRAWING_VERSION, so nothing is listed for them.
+    Synthetic images are determined by the config and DRAWING_VERSION, so none of their files is hashed.
 
     Args:
         name: A key of DATASETS.

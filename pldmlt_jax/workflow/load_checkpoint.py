@@ -1,4 +1,4 @@
-"""Loads trained networks: those that a path, the command line or the run itself names, with the config that they need."""
+"""Loads trained networks that a path, the command line or the run names, with the config that they need."""
 
 import copy
 import dataclasses
@@ -32,16 +32,16 @@ NETWORK_VERBS = ("evaluate", "predict", "export", "figures")
 """Verbs that use trained networks."""
 
 HELD_OUT_VERBS = ("evaluate", "figures")
-"""Verbs that show networks on images that these must not have been trained on."""
+"""Verbs that need held-out images, on which the networks have not been trained."""
 
 TRAINING_IMAGES = (
     "data.split", "data.grading_split", "data.num_folds", "data.fold", "data.val_share", "data.split_seed",
     "data.folds_file", "data.leakage",
 )  # fmt: skip
-"""Fields that decide which images a network is trained on: with others, it would be scored on images that it has seen."""
+"""Fields that decide which images a network is trained on; with other values it would be scored on training images."""
 
 NETWORK_INPUT = ("data.size_px", "data.fov_crop", "data.resize", "data.enhance", "model.", "loss.target")
-"""Prefixes of the fields that a network is trained for: with others, it gives different results, often without an error."""
+"""Prefixes of the fields that a network is trained for; with other values its results change, often without an error."""
 
 
 def load(
@@ -53,20 +53,20 @@ def load(
         path: A workdir, its `checkpoints/`, or a folder that `export` has written; several for the mean of their
             probabilities. By default the bundled model, see `pretrained/model_card.md`.
         engine: "xla", or "onnx" or "openvino" where they are installed (`requirements-export.txt`).
-        inference: Views and windows, if they are to differ from the network's own config.
+        inference: Views and windows to use instead of those in the network's config.
 
     Returns:
         A predictor: `load(path).predict(image)`.
 
     Raises:
-        CheckpointError: There is no trained network, it is of another version, or several do not fit each other.
+        CheckpointError: There is no trained network, it is of another version, or several cannot be averaged.
         ConfigError: The engine is unknown or not installed.
     """
     networks = []
     for one in [path] if isinstance(path, str | Path) else path:
         directory = checkpoint_directory(Path(one))
         config = saved_config(directory)
-        config.parallel = ParallelConfig()  # of this machine, not of the one that trained it
+        config.parallel = ParallelConfig()  # for this machine, not the one that trained it
         networks.append(load_network(directory, config))
     config = networks[0].config
     if inference is not None:
@@ -75,40 +75,42 @@ def load(
 
 
 def load_networks(context: Context) -> list[TrainedNetwork]:
-    """Loads the best checkpoints that the command line names, else the workdir's: from memory if this run trained it.
+    """Loads the best checkpoints that the command line names, else that of the workdir; from memory if this run trained it.
 
-    The first is built from the run's config, each other one from the config beside its checkpoint.
+    The first is built with the run's config, the others with the config saved with their checkpoint.
 
     Raises:
         CheckpointError: See `inference.load_network`.
     """
     named = context.options.checkpoint
-    if not named and context.trained is not None:
-        return [context.trained]
+    if not named and context.trained_network is not None:
+        return [context.trained_network]
     networks = []
     for path in split_checkpoints(named or str(context.workdir)):
         directory = checkpoint_directory(path)
         config = saved_config(directory) if networks else context.config
-        config = dataclasses.replace(config, parallel=context.config.parallel)  # of this machine, not of the training's
+        config = dataclasses.replace(
+            config, parallel=context.config.parallel
+        )  # for this machine, not the one that trained it
         networks.append(load_network(directory, config, fallback=context.config.checkpoint.fallback))
     return networks
 
 
 def load_predictor(context: Context) -> Predictor:
-    """Loads these networks with their operating points, for the engine that the command line names."""
+    """Loads the networks of `load_networks` with their operating points, for the engine that the command line names."""
     return make_predictor(load_networks(context), context.config, context.options.engine or "xla")
 
 
 def make_predictor(networks: Sequence[TrainedNetwork], config: Config, engine: str = "xla") -> Predictor:
-    """Makes a predictor of networks and of the operating points beside them.
+    """Makes a predictor of networks and the operating points saved with them.
 
     Args:
-        networks: One, or several with the same view of a photograph and the same outputs.
-        config: The first one's, with the `inference` to use.
+        networks: One network, or several with the same view of a photograph and the same outputs.
+        config: The config of the first network, with the `inference` to use.
         engine: A key of `ENGINES`.
 
     Raises:
-        CheckpointError: The networks do not fit each other.
+        CheckpointError: The networks cannot be averaged.
         ConfigError: See `engines.make_forward`.
     """
     wanted = dict(fields(config))
@@ -129,10 +131,10 @@ def make_predictor(networks: Sequence[TrainedNetwork], config: Config, engine: s
 def with_saved_config(options: RunOptions) -> RunOptions:
     """Gives the verbs that use trained networks the config that these were trained with, if the user gave none.
 
-    Of several networks the first one's config is used. The command line's overrides are applied to it, and results go beside
-    the checkpoint unless a workdir is given. `predict` without any config, checkpoint and workdir uses the bundled model.
-    A config that the user gave must agree with the saved one in all that the network was trained for, except in overridden
-    fields; and, if the verb scores it on the same data set, in the images that it was trained on.
+    With several networks, the config of the first is used. The command line's overrides are applied to it, and results are
+    written next to the checkpoint unless a workdir is given. `predict` without a config, a checkpoint and a workdir uses the
+    bundled model. A config that the user gave must agree with the saved one in NETWORK_INPUT, except in overridden fields;
+    for HELD_OUT_VERBS on the same data set, also in TRAINING_IMAGES.
 
     Args:
         options: The options as given.
@@ -161,10 +163,10 @@ def with_saved_config(options: RunOptions) -> RunOptions:
 
 
 def _read_config(directory: Path) -> Config:
-    """The config that a network was trained with.
+    """Reads the config that a network was trained with.
 
     Raises:
-        CheckpointError: It is not valid.
+        CheckpointError: The config is not valid.
     """
     config = saved_config(directory)
     if wrong := config_errors(config):
@@ -174,8 +176,8 @@ def _read_config(directory: Path) -> Config:
 
 
 def _replace_config(options: RunOptions, directory: Path, config: Config) -> RunOptions:
-    """The options with a saved config, to which the overrides are applied, and with the workdir of its checkpoint."""
-    config.parallel = options.config.parallel  # of this machine, not of the one that trained it
+    """Returns the options with a saved config, to which the overrides are applied, and the workdir of its checkpoint."""
+    config.parallel = options.config.parallel  # for this machine, not the one that trained it
     for path in options.overrides:
         *parts, name = path.split(".")
         source, target = (functools.reduce(getattr, parts, part) for part in (options.config, config))
@@ -194,7 +196,7 @@ def _require_agreement(options: RunOptions, saved: Config, directory: Path, pref
         prefixes: Prefixes of the fields that must agree unless they are overridden.
 
     Raises:
-        CheckpointError: They do not agree.
+        CheckpointError: The two configs do not agree.
     """
     given, trained = dict(fields(options.config)), dict(fields(saved))
     compared = {name for name in given if name.startswith(prefixes)} - {"model.weights", *options.overrides}

@@ -1,4 +1,4 @@
-"""The options of a run as plain values: what the command line or `run_config` hands to stages and tables."""
+"""The options of a run as plain values, which the command line or `run_config` passes to stages and tables."""
 
 import contextlib
 import os
@@ -12,12 +12,12 @@ from pldmlt_jax.io.locks import locked
 from pldmlt_jax.table_config import Table
 
 LOCK = ".lock"
-"""File of a workdir that the process that works there holds locked."""
+"""File of a workdir that is locked by the process that writes there."""
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Everything that a stage, a table or another verb reads besides the files of its workdir.
+    """All inputs of a stage, a table or another verb except the files in its workdir.
 
     Attributes:
         config: The config of the run.
@@ -71,16 +71,16 @@ class RunOptions:
 
 @contextlib.contextmanager
 def lock_output_folder(options: RunOptions) -> Iterator[None]:
-    """Keeps other processes out of the folder that a run writes to: its output folder if it has one, else its workdir.
+    """Locks the folder that a run writes to: its output folder if it has one, else its workdir.
 
-    A folder that is made here and that nothing is written to is removed again.
+    A folder that is made here and stays empty is removed again.
 
     Raises:
-        ConfigError: Another process works there, or nothing can be written there.
+        ConfigError: Another process uses the folder, or it cannot be written to.
     """
     folder, flag = (Path(options.output), "--output") if options.output else (options.workdir, "--workdir")
     is_new = not folder.exists()
-    if options.verb == "report" and is_new:  # which reports the missing folder itself
+    if options.verb == "report" and is_new:  # the verb reports the missing folder itself
         yield
         return
 

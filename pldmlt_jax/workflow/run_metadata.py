@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+
 LIBRARIES = (
     "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "array-record", "tensorflow-datasets", "numpy",
     "opencv-python-headless", "ml-collections", "clu",
@@ -23,7 +25,7 @@ def _git_revision() -> str:
     return done.stdout.strip()
 
 
-def describe_versions() -> dict[str, str | int]:
+def collect_versions() -> dict[str, str | int]:
     """Returns library versions, git revision and operating system, without initialising a device."""
     return {
         "python": platform.python_version(),
@@ -33,11 +35,9 @@ def describe_versions() -> dict[str, str | int]:
     }
 
 
-def describe_environment() -> dict[str, str | int]:
-    """Returns the values of `describe_versions`, the devices, the number of processors and the command line."""
-    import jax
-
-    return describe_versions() | {
+def collect_environment() -> dict[str, str | int]:
+    """Returns the values of `collect_versions`, the devices, the number of processors and the command line."""
+    return collect_versions() | {
         "device": ", ".join(sorted({device.device_kind for device in jax.devices()})),
         "device_count": jax.device_count(),
         "cpu_count": os.cpu_count() or 0,

@@ -7,7 +7,7 @@ from evaluation.tiny_network import SIZE_PX, photograph, tiny_config, write_tiny
 
 import pldmlt_jax as pj
 from benchmarks.sizes import at_size, count_sizes, line, predict_at_own_size
-from pldmlt_jax.data.datasets.records import RawRecord
+from pldmlt_jax.data.records import RawRecord
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pldmlt_jax.data.datasets.base import FundusBuilder
-from pldmlt_jax.data.datasets.records import Listing
+from pldmlt_jax.data.records import Listing
 
 
 def count_listings(builder: type[FundusBuilder], listed: Counter[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from pldmlt_jax.config import AugmentConfig, DataConfig
-from pldmlt_jax.data.datasets.records import RawRecord
 from pldmlt_jax.data.loader import (
     GradeLabels,
     Shard,
@@ -23,6 +22,7 @@ from pldmlt_jax.data.loader import (
     true_labels,
 )
 from pldmlt_jax.data.preprocessing.prepared_split import PreparedSplit
+from pldmlt_jax.data.records import RawRecord
 from pldmlt_jax.errors import DataError
 from pldmlt_jax.types import MASK_BITS, UNKNOWN_GRADE, Batch, Geometry
 

@@ -8,9 +8,9 @@ import pytest
 
 from pldmlt_jax.errors import CheckpointError
 from pldmlt_jax.evaluation.operating_points import (
-    FILE,
     HALF,
     MIN_AREAS_PX,
+    OPERATING_POINTS_FILE,
     THRESHOLDS,
     OperatingPoint,
     OperatingPoints,
@@ -171,8 +171,8 @@ def test_points_are_read_as_written_and_those_of_another_step_are_not_used(tmp_p
     write_points(tmp_path, points)
     assert read_points(tmp_path, 120) == points
     assert read_points(tmp_path, 121) == OperatingPoints()
-    assert read_points(tmp_path / "nowhere", 1).of("MA") == OperatingPoint(0.5, 0.0)
-    (tmp_path / FILE).write_text(json.dumps({"lesions": {"MA": {"treshold": 1}}}))
+    assert read_points(tmp_path / "nowhere", 1).point_for("MA") == OperatingPoint(0.5, 0.0)
+    (tmp_path / OPERATING_POINTS_FILE).write_text(json.dumps({"lesions": {"MA": {"treshold": 1}}}))
     with pytest.raises(CheckpointError, match="treshold"):
         read_points(tmp_path, 120)
 
@@ -180,7 +180,7 @@ def test_points_are_read_as_written_and_those_of_another_step_are_not_used(tmp_p
 def test_an_ensemble_has_the_mean_and_is_calibrated_if_all_are():
     a = OperatingPoints({"MA": OperatingPoint(0.2, 4.0)}, temperature=2.0)
     b = dataclasses.replace(a, lesions={"MA": OperatingPoint(0.4, 8.0)}, temperature=None)
-    assert average_points([a, b]).of("MA") == OperatingPoint(pytest.approx(0.3), 6.0)
+    assert average_points([a, b]).point_for("MA") == OperatingPoint(pytest.approx(0.3), 6.0)
     assert average_points([a, b]).temperature is None
     assert average_points([a, a]).temperature == 1.0
     assert average_points([b]) is b

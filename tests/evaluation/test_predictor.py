@@ -223,7 +223,7 @@ def test_what_is_no_fundus_photograph_is_told():
         (np.zeros_like(image), everywhere, "black"),
         (np.full_like(image, 250), everywhere, "white"),
         (noise, everywhere, "border"),
-        (image[:60], fov[:60], "no disc"),
+        (image[:60], fov[:60], "not a disc"),
     ]
     for picture, field, word in cases:
         assert word in " ".join(image_warnings(picture, field, None)), word

@@ -19,7 +19,7 @@ from pldmlt_jax.evaluation.operating_points import read_points
 from pldmlt_jax.export.model_card import operating_points_table
 from pldmlt_jax.models.weights.checkpoint_io import WEIGHTS
 from pldmlt_jax.types import LESIONS, NUM_GRADES
-from pldmlt_jax.workflow import context
+from pldmlt_jax.workflow import load_checkpoint
 
 MAX_BYTES = 16_000_000
 
@@ -69,7 +69,7 @@ def test_loaded_without_a_path_it_answers_at_the_photographs_own_size():
 def other_shipped(tmp_path, monkeypatch):
     """A tiny network in its place, which is quick."""
     folder = write_tiny(tmp_path / "pretrained", tiny_config("lesions")).resolve()
-    monkeypatch.setattr(context, "BUNDLED_MODEL", folder)
+    monkeypatch.setattr(load_checkpoint, "BUNDLED_MODEL", folder)
     return folder
 
 

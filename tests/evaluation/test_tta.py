@@ -32,7 +32,8 @@ def crooked(images: np.ndarray, batch_size: int) -> ForwardOutput:
     """A forward pass that treats no two places alike."""
     ramp = np.linspace(0.1, 1.0, images.shape[1] * images.shape[2]).reshape(1, *images.shape[1:3], 1)
     p = (images[..., :2] / 255.0 * ramp).astype(np.float32)
-    return p, p.mean(axis=(1, 2))[:, [0, 1, 0, 1, 0]] * np.arange(5), p[:, ::4, ::4][..., [0, 1, 0, 1, 0]]
+    logits = p.mean(axis=(1, 2))[:, [0, 1, 0, 1, 0]] * np.arange(5)
+    return ForwardOutput(p, logits, p[:, ::4, ::4][..., [0, 1, 0, 1, 0]])
 
 
 @pytest.mark.parametrize(("tta", "turns"), [("dihedral", (0, 1, 2, 3)), ("flips", (0, 2))])

@@ -90,7 +90,7 @@ def test_wrong_formats_several_networks_and_missing_packages_are_told(folder, ca
     message = capsys.readouterr().err
     assert "did you mean onnx?" in message and "'hlo'" in message
     assert run(["main.py", "export", f"--checkpoint={folder},{folder}", "--format=folder"]) == 2
-    assert "export each by itself" in capsys.readouterr().err
+    assert "export each on its own" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(ConfigError, match=r"openvino is not installed[\s\S]*pip install --no-deps -r requirements-export"):
         import_optional("openvino", "--engine=openvino")

@@ -19,7 +19,7 @@ from pldmlt_jax.cli.flags import parse
 from pldmlt_jax.config import Config, DataConfig, to_dict
 from pldmlt_jax.config_checks import validate_config
 from pldmlt_jax.data.datasets import ddr, diaretdb1, folder, idrid
-from pldmlt_jax.data.datasets.diaretdb1_xml import PLANES, count_votes, read_markings
+from pldmlt_jax.data.preprocessing.expert_markings import PLANES, count_votes, read_markings
 from pldmlt_jax.data.preprocessing.geometry import read_image
 from pldmlt_jax.data.preprocessing.masks import read_mask
 from pldmlt_jax.data.preprocessing.prepare import prepare_image

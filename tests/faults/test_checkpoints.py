@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from pldmlt_jax.errors import CheckpointError
-from pldmlt_jax.training.checkpoint import DAMAGED, Checkpoints
-from pldmlt_jax.training.manifest import MANIFEST, find_damage
+from pldmlt_jax.training.checkpoint import Checkpoints
+from pldmlt_jax.training.manifest import DAMAGED, MANIFEST, find_damage
 
 
 def state(step: int) -> dict:

@@ -20,12 +20,13 @@ from data.idrid_files import photograph
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pldmlt_jax.data.datasets.diaretdb1_xml import read_markings
+from pldmlt_jax.data.preprocessing.expert_markings import read_markings
 from pldmlt_jax.data.preprocessing.geometry import IMAGE_SUFFIXES, read_image
 from pldmlt_jax.data.preprocessing.image_headers import MAX_SCANS, declared_size
 from pldmlt_jax.data.preprocessing.masks import read_mask
 from pldmlt_jax.errors import CheckpointError, DataError
-from pldmlt_jax.io.files import read_rows, write_json, write_rows
+from pldmlt_jax.io.csv_files import read_rows, write_rows
+from pldmlt_jax.io.files import write_json
 from pldmlt_jax.models.weights.load import read_tensors
 from pldmlt_jax.reporting.run_report import write_report
 from tests.faults import fuzz

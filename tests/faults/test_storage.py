@@ -12,7 +12,8 @@ from faults.runs import ROOT, arguments
 
 from pldmlt_jax.cli import app
 from pldmlt_jax.errors import ConfigError
-from pldmlt_jax.io.files import PARTIAL, atomic_write, write_json, write_rows
+from pldmlt_jax.io.csv_files import write_rows
+from pldmlt_jax.io.files import PARTIAL, atomic_write, write_json
 from pldmlt_jax.io.locks import locked
 from pldmlt_jax.training.checkpoint import Checkpoints
 from pldmlt_jax.training.manifest import find_damage

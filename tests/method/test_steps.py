@@ -10,7 +10,7 @@ import pytest
 from pldmlt_jax.config import GraderConfig, LossConfig, MetaConfig, OptimConfig
 from pldmlt_jax.method import losses
 from pldmlt_jax.method.diagnostics import gradient_balance
-from pldmlt_jax.method.gradcam import grad_cam, grade_maps, head_jacobian
+from pldmlt_jax.method.gradcam import grad_cam, grade_contributions, head_jacobian
 from pldmlt_jax.method.steps import eval_step, meta_step, train_step
 from pldmlt_jax.method.virtual_step import apply_network, soft_labels
 from pldmlt_jax.models.build import build_grader
@@ -189,7 +189,7 @@ def test_rematerialisation_changes_nothing(step, rematerialisation, float64):
 
 
 @pytest.mark.parametrize("grade_head", sorted(GRADE_HEADS))
-def test_grade_maps_follow_the_jacobian_of_the_logits(grade_head, float64):
+def test_grade_contributions_follow_the_jacobian_of_the_logits(grade_head, float64):
     """Compared with central differences of the head's logits along every channel of the pooled feature."""
     rng = np.random.default_rng(0)
     outputs = GRADE_HEADS[grade_head].outputs
@@ -202,6 +202,6 @@ def test_grade_maps_follow_the_jacobian_of_the_logits(grade_head, float64):
 
     steps = 1e-5 * jnp.eye(6)[:, None]
     slopes = jnp.stack([(logits(pooled + step) - logits(pooled - step)) / 2e-5 for step in steps], axis=1)
-    maps = grade_maps(features, head_jacobian(head, grade_head, pooled))
+    maps = grade_contributions(features, head_jacobian(head, grade_head, pooled))
     assert maps.shape == (2, 3, 4, NUM_GRADES)
     np.testing.assert_allclose(maps, jnp.einsum("bhwk,bkc->bhwc", features, slopes), rtol=1e-6, atol=1e-8)

@@ -8,25 +8,27 @@ import cv2
 import numpy as np
 import pytest
 from data.mask_statistics import recorded, statistics
+from data.valid_records import valid_records
 
 from pldmlt_jax.config import DataConfig
 from pldmlt_jax.data.datasets.idrid import list_grading, list_segmentation
-from pldmlt_jax.data.datasets.records import RawRecord
+from pldmlt_jax.data.preprocessing.difference_hash import difference_hash
 from pldmlt_jax.data.preprocessing.field_of_view import field_of_view
 from pldmlt_jax.data.preprocessing.geometry import make_geometry, read_image
 from pldmlt_jax.data.preprocessing.masks import fuse_lesions, mask_to_network, read_mask
-from pldmlt_jax.data.splits.near_duplicates import SAME_IMAGE_BITS, difference_hash, find_near_duplicates
+from pldmlt_jax.data.records import RawRecord
+from pldmlt_jax.data.splits.near_duplicates import SAME_IMAGE_BITS, find_near_duplicates
 from pldmlt_jax.types import LESIONS
 
 
 @pytest.fixture(scope="module")
 def segmented(shared_data: Path) -> list[RawRecord]:
-    return list_segmentation(shared_data / "IDRiD").valid_records()["train"]
+    return valid_records(list_segmentation(shared_data / "IDRiD"))["train"]
 
 
 @pytest.fixture(scope="module")
 def graded(shared_data: Path) -> list[RawRecord]:
-    return list_grading(shared_data / "IDRiD").valid_records()["train"]
+    return valid_records(list_grading(shared_data / "IDRiD"))["train"]
 
 
 @pytest.fixture(scope="module")

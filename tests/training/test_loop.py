@@ -44,7 +44,7 @@ def run(directory: Path, rounds: RoundPlan, scores: list[float], patience: int =
             STOP.signum = signal.SIGTERM
         return {"sum": state["sum"] * 1.5 + batch, "count": state["count"] + 1}, {"value": state["sum"]}
 
-    def validate(state):
+    def evaluate(state):
         round_ = int(state["count"]) // rounds.steps_per_round
         return ValidationResult(
             scores[round_ - 1], {"val/score": scores[round_ - 1]}, {"eye": np.full((4, 6, 3), round_, np.uint8)}
@@ -59,7 +59,7 @@ def run(directory: Path, rounds: RoundPlan, scores: list[float], patience: int =
             steps={"a": step, "b": step},
             diagnostics={},
             batches=batches,
-            validate=validate,
+            evaluate=evaluate,
             checkpoints=checkpoints,
             make_log=lambda at: RunLog(directory, at, text="    seed = 0"),
             image_names=lambda batch: [str(batch)],
@@ -155,7 +155,7 @@ def test_shown_losses_are_the_logged_ones_and_no_other_is_waited_for(tmp_path):
             steps={"a": step, "b": step},
             diagnostics={},
             batches=lambda step: iter(range(step, 8)),
-            validate=lambda state: ValidationResult(0.5, {}),
+            evaluate=lambda state: ValidationResult(0.5, {}),
             checkpoints=checkpoints,
             make_log=lambda at: RunLog(tmp_path, at),
             image_names=lambda batch: [str(batch)],

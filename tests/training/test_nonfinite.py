@@ -38,7 +38,7 @@ def run(directory: Path, bad: set[int], *, skip: bool = False, log_every: int = 
             steps={"theta": step},
             diagnostics={},
             batches=batches,
-            validate=lambda state: ValidationResult(0.0, {}),
+            evaluate=lambda state: ValidationResult(0.0, {}),
             image_names=lambda batch: [f"image {batch['number']}"],
             checkpoints=checkpoints,
             make_log=lambda at: RunLog(directory, at),

@@ -14,9 +14,9 @@ from pldmlt_jax.cli.flags import parse
 from pldmlt_jax.data.datasets.idrid import IdridGrading, IdridSegmentation
 from pldmlt_jax.data.datasets.registry import RawListings
 from pldmlt_jax.workflow.context import Context
-from pldmlt_jax.workflow.fingerprints import compute_fingerprint, describe_raw_files, describe_raw_sets
+from pldmlt_jax.workflow.fingerprints import compute_fingerprint, fingerprint_raw_files, fingerprint_raw_sets
+from pldmlt_jax.workflow.method_stages import STAGES
 from pldmlt_jax.workflow.options import RunOptions
-from pldmlt_jax.workflow.stage_table import STAGES
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def config(tmp_path):
 
 def contents(config):
     listings = RawListings(config.data)
-    return "\n".join(describe_raw_files(name, config.data, listings, []) for name in ("idrid_s", "idrid_d"))
+    return "\n".join(fingerprint_raw_files(name, config.data, listings, []) for name in ("idrid_s", "idrid_d"))
 
 
 STAGE = {stage.name: stage for stage in STAGES}
@@ -42,7 +42,7 @@ def context_of(config, tmp_path):
 
 def begun(stage, config, tmp_path):
     """The fingerprint that decides whether a stage goes on from what it has begun."""
-    raw = describe_raw_sets(config.data, RawListings(config.data), [], defer_errors=False)
+    raw = fingerprint_raw_sets(config.data, RawListings(config.data), [], defer_errors=False)
     return compute_fingerprint(STAGE[stage], context_of(config, tmp_path), raw).begun
 
 
@@ -79,7 +79,7 @@ def test_raw_files_are_listed_once_for_fingerprints_preparation_and_every_openin
     for builder in (IdridSegmentation, IdridGrading):
         count_listings(builder, listed, monkeypatch)
     context = context_of(config, tmp_path)
-    describe_raw_sets(config.data, context.listings, [], defer_errors=True)
+    fingerprint_raw_sets(config.data, context.listings, [], defer_errors=True)
     context.prepare_sets()
     context.open_sets(("segmented", "segmented_for_graders", "graded_for_graders", "truly_graded"))
     assert listed == {"IdridSegmentation": 1, "IdridGrading": 1}

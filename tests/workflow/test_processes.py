@@ -13,7 +13,7 @@ import pytest
 
 from pldmlt_jax.cli.app import run
 from pldmlt_jax.cli.flags import parse
-from pldmlt_jax.io.files import write_rows
+from pldmlt_jax.io.csv_files import write_rows
 from pldmlt_jax.training.checkpoint import Checkpoints
 from pldmlt_jax.training.log import read_log
 from pldmlt_jax.workflow.context import Context

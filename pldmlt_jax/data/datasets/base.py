@@ -23,9 +23,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from pldmlt_jax.config import DataConfig
-from pldmlt_jax.data.datasets.records import Listing, RawRecord
+from pldmlt_jax.data.preprocessing.difference_hash import HASH_SIDE
 from pldmlt_jax.data.preprocessing.prepare import load_prepared, preparation_fields, prepare_listing
-from pldmlt_jax.data.splits.near_duplicates import HASH_SIDE
+from pldmlt_jax.data.records import Listing, RawRecord
 from pldmlt_jax.types import EVIDENCE, LESIONS, Geometry
 
 NUM_GEOMETRY = len(dataclasses.fields(Geometry))

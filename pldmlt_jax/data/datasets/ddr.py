@@ -16,7 +16,7 @@ from pldmlt_jax.data.datasets.matching import (
     list_jpegs,
     no_images,
 )
-from pldmlt_jax.data.datasets.records import Listing, RawRecord
+from pldmlt_jax.data.records import Listing, RawRecord
 from pldmlt_jax.errors import DataError, UserError
 from pldmlt_jax.io.files import WINDOWS_ENCODING, read_text, sort_visible_paths
 from pldmlt_jax.types import LESIONS

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pldmlt_jax.config import DataConfig
 from pldmlt_jax.data.datasets.base import FundusBuilder, FundusConfig
-from pldmlt_jax.data.datasets.records import Listing, RawRecord
+from pldmlt_jax.data.records import Listing, RawRecord
 from pldmlt_jax.errors import DataError, UserError
 from pldmlt_jax.io.files import WINDOWS_ENCODING, read_text
 

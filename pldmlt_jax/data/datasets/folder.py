@@ -9,10 +9,11 @@ from typing import NamedTuple
 from pldmlt_jax.config import DataConfig
 from pldmlt_jax.data.datasets.base import FundusBuilder, FundusConfig
 from pldmlt_jax.data.datasets.matching import GRADES, add_grade, no_images
-from pldmlt_jax.data.datasets.records import Listing, RawRecord
 from pldmlt_jax.data.preprocessing.geometry import IMAGE_SUFFIXES, PHOTOGRAPH_SUFFIXES
+from pldmlt_jax.data.records import Listing, RawRecord
 from pldmlt_jax.errors import DataError, UserError
-from pldmlt_jax.io.files import read_cells, sort_visible_paths
+from pldmlt_jax.io.csv_files import read_cells
+from pldmlt_jax.io.files import sort_visible_paths
 from pldmlt_jax.types import UNKNOWN_GRADE
 
 LAYOUT = """a folder of your own photographs:

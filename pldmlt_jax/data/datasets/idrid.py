@@ -16,9 +16,10 @@ from pldmlt_jax.data.datasets.matching import (
     list_jpegs,
     no_images,
 )
-from pldmlt_jax.data.datasets.records import Listing, RawRecord
+from pldmlt_jax.data.records import Listing, RawRecord
 from pldmlt_jax.errors import DataError, UserError, raise_all
-from pldmlt_jax.io.files import read_rows, sort_visible_paths
+from pldmlt_jax.io.csv_files import read_rows
+from pldmlt_jax.io.files import sort_visible_paths
 from pldmlt_jax.types import UNKNOWN_GRADE
 
 LAYOUT = """the official layout of IDRiD (https://ieee-dataport.org/open-access/indian-diabetic-retinopathy-image-dataset-idrid):

@@ -9,7 +9,7 @@ from pldmlt_jax.data.datasets.ddr import DdrGrading, DdrSegmentation
 from pldmlt_jax.data.datasets.diaretdb1 import Diaretdb1
 from pldmlt_jax.data.datasets.folder import FolderGrading, FolderSegmentation
 from pldmlt_jax.data.datasets.idrid import IdridGrading, IdridSegmentation
-from pldmlt_jax.data.datasets.records import Listing
+from pldmlt_jax.data.records import Listing
 from pldmlt_jax.data.synthetic.dataset import SyntheticGrading, SyntheticSegmentation
 from pldmlt_jax.errors import ConfigError
 

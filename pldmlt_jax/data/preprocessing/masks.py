@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import Bool, Int, UInt8, UInt16
 
 from pldmlt_jax.config import DataConfig
-from pldmlt_jax.data.datasets.diaretdb1_xml import DISC_AGREEMENT, PLANES, count_votes, read_markings, required_votes
-from pldmlt_jax.data.datasets.records import RawRecord
+from pldmlt_jax.data.preprocessing.expert_markings import DISC_AGREEMENT, PLANES, count_votes, read_markings, required_votes
 from pldmlt_jax.data.preprocessing.geometry import crop_to, decode_image, pad_to_square, read_bytes
+from pldmlt_jax.data.records import RawRecord
 from pldmlt_jax.errors import DataError
 from pldmlt_jax.types import EVIDENCE, LESIONS, Geometry
 
@@ -128,7 +128,7 @@ def read_annotation(record: RawRecord, shape: tuple[int, int], data: DataConfig)
         data: How many experts must agree.
 
     Raises:
-        DataError: See `read_mask` and `diaretdb1_xml.read_markings`.
+        DataError: See `read_mask` and `expert_markings.read_markings`.
     """
     if record.markings:
         return _fused_markings(record, shape, data)

@@ -19,13 +19,13 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from pldmlt_jax.config import DataConfig
-from pldmlt_jax.data.datasets.records import Listing, RawRecord
 from pldmlt_jax.data.preprocessing.contrast import ENHANCEMENTS
+from pldmlt_jax.data.preprocessing.difference_hash import difference_hash
 from pldmlt_jax.data.preprocessing.field_of_view import field_of_view
 from pldmlt_jax.data.preprocessing.geometry import image_to_network, make_geometry, read_image
 from pldmlt_jax.data.preprocessing.hash_cache import hash_files
 from pldmlt_jax.data.preprocessing.masks import Components, count_components, fuse_lesions, mask_to_network, read_annotation
-from pldmlt_jax.data.splits.near_duplicates import difference_hash
+from pldmlt_jax.data.records import Listing, RawRecord
 from pldmlt_jax.errors import UserError, raise_all
 from pldmlt_jax.io.files import atomic_write, remove_leftovers
 from pldmlt_jax.io.progress import OnProgress
@@ -42,7 +42,7 @@ JPEG_QUALITY = 95
 PREPARATION_FIELDS = ("fov_crop", "resize", "enhance", "mask_reduction", "fusion", "fusion_px", "image_format")
 
 
-class NetworkView(NamedTuple):
+class PreparedImage(NamedTuple):
     """An image as the network sees it."""
 
     image: UInt8[np.ndarray, "s s 3"]
@@ -98,7 +98,7 @@ def prepare_record(record: RawRecord, data: DataConfig, size_px: int) -> dict[st
     }
 
 
-def prepare_image(image: UInt8[np.ndarray, "h w 3"], config: DataConfig, size_px: int) -> NetworkView:
+def prepare_image(image: UInt8[np.ndarray, "h w 3"], config: DataConfig, size_px: int) -> PreparedImage:
     """Crops, resizes and enhances an image for the network.
 
     Args:
@@ -110,7 +110,7 @@ def prepare_image(image: UInt8[np.ndarray, "h w 3"], config: DataConfig, size_px
     geometry = make_geometry(fov, config, size_px)
     valid = mask_to_network(fov, geometry, "area")
     square = ENHANCEMENTS[config.enhance](image_to_network(image, geometry), valid)
-    return NetworkView(square, valid, fov, geometry)
+    return PreparedImage(square, valid, fov, geometry)
 
 
 def _components(lesion: str, masks: dict, planes: dict, geometry: Geometry) -> Components:

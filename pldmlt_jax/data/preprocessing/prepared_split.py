@@ -10,7 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from pldmlt_jax.data.datasets.records import RawRecord
+from pldmlt_jax.data.records import RawRecord
 from pldmlt_jax.errors import DataError
 from pldmlt_jax.types import LESIONS, Geometry, Sample
 
@@ -30,7 +30,7 @@ class ImageMetadata:
         components: int64 [4, 3], by LESIONS, see `masks.Components`.
         fused_px: int64 [2], pixels of the fused mask before and after the morphological operation, at the original size.
         geometry: The crop and the resizing.
-        dhash: uint8 [72], see `near_duplicates.difference_hash`.
+        dhash: uint8 [72], see `difference_hash.difference_hash`.
     """
 
     image_id: str
@@ -139,8 +139,8 @@ def concatenate_splits(splits: Mapping[str, PreparedSplit], name: str) -> Prepar
     """Concatenates splits; if an image id is in several of them, every id gets its split's key as a prefix.
 
     Args:
-        splits: The splits by a key that tells them apart.
-        name: Of the result.
+        splits: The splits by a key that distinguishes them.
+        name: Name of the result.
     """
     ids = [image_id for split in splits.values() for image_id in split.image_ids]
     prefixed = len(set(ids)) < len(ids)

@@ -9,7 +9,7 @@ from jaxtyping import Int
 
 from pldmlt_jax.config import DataConfig
 from pldmlt_jax.errors import DataError, UserError, raise_all
-from pldmlt_jax.io.files import read_rows, write_rows
+from pldmlt_jax.io.csv_files import read_rows, write_rows
 
 FOLD_COLUMNS = ("set", "image", "stratum", "fold")
 

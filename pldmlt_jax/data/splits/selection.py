@@ -1,4 +1,8 @@
-"""Selects the images that a run trains on, validates on and tests on."""
+"""Selects the images that a run trains on, validates on and tests on.
+
+A `PreparedSplit` holds one official split of a data set, prepared and stored on disk. A `Selection` is the images of such a
+split that a run uses for one purpose: a validation fold, for example, is a selection from the official training split.
+"""
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
@@ -9,10 +13,9 @@ import numpy as np
 from jaxtyping import Int
 
 from pldmlt_jax.config import DataConfig
-from pldmlt_jax.data.datasets.records import Listing
 from pldmlt_jax.data.datasets.registry import parse_set_names
 from pldmlt_jax.data.preprocessing.prepared_split import ImageMetadata, PreparedSplit, concatenate_splits
-from pldmlt_jax.data.preprocessing.store import open_prepared
+from pldmlt_jax.data.records import Listing
 from pldmlt_jax.data.splits.folds import read_folds, split_indices, stratified_folds
 from pldmlt_jax.data.splits.near_duplicates import (
     SAME_IMAGE_BITS,
@@ -21,6 +24,7 @@ from pldmlt_jax.data.splits.near_duplicates import (
     find_near_duplicates,
     group_near_duplicates,
 )
+from pldmlt_jax.data.store import open_prepared
 from pldmlt_jax.errors import ConfigError, DataError
 from pldmlt_jax.types import EVIDENCE, UNKNOWN_GRADE
 
@@ -48,7 +52,10 @@ class Selection(NamedTuple):
 
 
 def evidence_pattern(evidence_px: np.ndarray) -> str:
-    """Names the lesions of an image. They stratify the folds, because they are known before any pseudo-label."""
+    """Returns the names of the lesions of an image, joined by "+".
+
+    They stratify the folds, because they are known before any pseudo-label.
+    """
     return "+".join(lesion for lesion, pixels in zip(EVIDENCE, evidence_px, strict=True) if pixels > 0) or "none"
 
 
@@ -153,7 +160,7 @@ def choose_splits(sets: Mapping[str, Collection[str]], name: str = "") -> dict[s
     chosen = {key: split for key, split in chosen.items() if split in sets[key] or (split == ALL and sets[key])}
     if not chosen:
         there = "; ".join(f"{', '.join(splits)} ({key})" for key, splits in sets.items())
-        action = "choose one that is there; the official test images may not be on disk"
+        action = "choose one of these; the official test images may not be on disk"
         raise ConfigError("--split", f"{name!r}", f"one of {there}", action)
     return chosen
 
@@ -183,7 +190,7 @@ def known_grades(segmented: dict[str, Selection], graded: dict[str, Selection]) 
 
 
 def require_lesion_types(segmented: dict[str, Selection]) -> None:
-    """Checks that a network that tells lesions apart can be trained on the masks.
+    """Checks that a network that distinguishes lesions can be trained on the masks.
 
     Raises:
         DataError: Some masks do not say which lesion they show, and would count as background.

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -27,12 +27,13 @@ from pldmlt_jax.data.datasets.idrid import (
     IdridSegmentation,
     list_grading,
 )
-from pldmlt_jax.data.datasets.records import Listing
 from pldmlt_jax.data.preprocessing.geometry import encode_image
+from pldmlt_jax.data.records import Listing
 from pldmlt_jax.data.synthetic.fundus import draw_disc, draw_vessels, new_canvas, render_photograph
 from pldmlt_jax.data.synthetic.lesions import DrawnSigns, draw_signs, grade_from_signs
 from pldmlt_jax.io.files import name_file_in_errors, partial_path, remove_leftovers, sync_folder, sync_tree
 from pldmlt_jax.io.locks import locked
+from pldmlt_jax.io.progress import OnProgress
 from pldmlt_jax.types import LESIONS, NUM_GRADES
 
 DRAWING_VERSION = 4
@@ -84,9 +85,7 @@ def draw_fundus(seed: Sequence[int], grade: int, height_px: int) -> SyntheticFun
     return SyntheticFundus(render_photograph(canvas, rng), signs.masks, disc, grade_from_signs(signs))
 
 
-def ensure_synthetic_set(
-    config: SyntheticConfig, cache_dir: str, progress: Callable[[int, int, str], None] | None = None
-) -> Path:
+def ensure_synthetic_set(config: SyntheticConfig, cache_dir: str, progress: OnProgress | None = None) -> Path:
     """Returns the folder of the synthetic data set, and draws the set if the folder does not exist.
 
     A set whose drawing was interrupted is drawn again.
@@ -139,7 +138,7 @@ class _Job(NamedTuple):
     grade: int
 
 
-def _draw_all(config: SyntheticConfig, root: Path, progress: Callable[[int, int, str], None] | None) -> None:
+def _draw_all(config: SyntheticConfig, root: Path, progress: OnProgress | None) -> None:
     jobs = _plan_segmentation(config, root) + _plan_grading(config, root)
     for job in jobs:
         job.image.parent.mkdir(parents=True, exist_ok=True)

@@ -125,7 +125,7 @@ def draw_path(plane: np.ndarray, canvas: Canvas, path: np.ndarray, widths: np.nd
 
     Args:
         plane: float32 [h, w], changed in place.
-        canvas: Gives the scale.
+        canvas: Canvas that sets the scale.
         path: [n, 2] (x, y) in radii.
         widths: [n] in radii.
     """

@@ -68,7 +68,7 @@ def draw_blob(
 
     Args:
         plane: float32 [h, w], changed in place.
-        canvas: Gives the scale.
+        canvas: Canvas that sets the scale.
         rng: Source of all randomness.
         centre: (x, y) in radii.
         radius: Mean radius of the blob, in radii of the field of view.

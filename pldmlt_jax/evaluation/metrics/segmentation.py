@@ -250,10 +250,10 @@ def _count_image(
     """Counts the valid pixels of one image."""
     score = foreground_score(p, target)
     predicted, target_mask = score > threshold, bits & MASK_BITS["fused"] != 0
-    foreground = np.array([*_overlap(predicted, target_mask), target_mask.size], np.int64)
+    foreground = np.array([*count_overlap(predicted, target_mask), target_mask.size], np.int64)
     image_dice = dice(*foreground[:3])
     scores = lesion_scores(p, target)
-    overlaps = [_overlap(scores[:, i] > threshold, bits & MASK_BITS[k] != 0) for i, k in enumerate(LESIONS)]
+    overlaps = [count_overlap(scores[:, i] > threshold, bits & MASK_BITS[k] != 0) for i, k in enumerate(LESIONS)]
     counts = dataclasses.replace(
         SegmentationCounts.empty(target),
         foreground=foreground,
@@ -267,8 +267,8 @@ def _count_image(
     return counts if target == "fused" else dataclasses.replace(counts, **_curve_counts(scores, bits))
 
 
-def _overlap(predicted: np.ndarray, target_mask: np.ndarray) -> list[int]:
-    """True positive, predicted and target pixels."""
+def count_overlap(predicted: np.ndarray, target_mask: np.ndarray) -> list[int]:
+    """Counts true positive, predicted and target pixels of two masks."""
     return [int(np.count_nonzero(mask)) for mask in (predicted & target_mask, predicted, target_mask)]
 
 

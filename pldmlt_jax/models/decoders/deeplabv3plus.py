@@ -25,7 +25,7 @@ class DeepLabV3Plus(Decoder):
         norm_momentum: Decay of the running statistics.
         norm_epsilon: Added to the variance.
         rematerialisation: A key of `REMATERIALISATIONS`, applied to the pyramid and to the layers after it.
-        dtype: Of the activations. Parameters are float32.
+        dtype: Data type of the activations. Parameters are float32.
     """
 
     filters: int = 256

@@ -26,7 +26,7 @@ class FPN(Decoder):
         filters: Channels of the pyramid. The layers after it have half as many.
         norm_epsilon: Added to the variance.
         rematerialisation: A key of `REMATERIALISATIONS`, applied to each level.
-        dtype: Of the activations. Parameters are float32.
+        dtype: Data type of the activations. Parameters are float32.
     """
 
     filters: int = 256

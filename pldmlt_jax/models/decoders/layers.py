@@ -51,7 +51,7 @@ class GroupNorm(nn.Module):
     Attributes:
         num_groups: Number of groups, a divisor of the channels.
         epsilon: Added to the variance.
-        dtype: Of the result. Statistics are computed in float32 or wider.
+        dtype: Data type of the result. Statistics are computed in float32 or wider.
     """
 
     num_groups: int
@@ -108,12 +108,12 @@ class ConvNormReLU(nn.Module):
         norm: A key of `DECODER_NORMS`.
         norm_momentum: Decay of the running statistics.
         norm_epsilon: Added to the variance.
-        dtype: Of the activations. Parameters are float32.
+        dtype: Data type of the activations. Parameters are float32.
         kernel_size: Side of the kernel in pixels, odd.
         form: "plain", "separable" (depthwise, then 1x1) or "transposed" (4x4, doubles the size).
         dilation: Dilation of the depthwise kernel.
         groups: Largest number of groups in group normalisation.
-        weight_gradients: Of a plain convolution, one of `WEIGHT_GRADIENTS`.
+        weight_gradients: How weight gradients of a plain convolution are computed, one of `WEIGHT_GRADIENTS`.
     """
 
     filters: int

@@ -27,7 +27,7 @@ class LinkNet(Decoder):
         norm_momentum: Decay of the running statistics.
         norm_epsilon: Added to the variance.
         rematerialisation: A key of `REMATERIALISATIONS`, applied to each block.
-        dtype: Of the activations. Parameters are float32.
+        dtype: Data type of the activations. Parameters are float32.
     """
 
     blocks: int = 5

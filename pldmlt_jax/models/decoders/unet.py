@@ -23,7 +23,7 @@ class UNet(Decoder):
         norm_epsilon: Added to the variance.
         rematerialisation: A key of `REMATERIALISATIONS`, applied to each stage.
         weight_gradients: One of `WEIGHT_GRADIENTS`.
-        dtype: Of the activations. Parameters are float32.
+        dtype: Data type of the activations. Parameters are float32.
     """
 
     filters: tuple[int, ...] = (256, 128, 64, 32, 16)

@@ -45,7 +45,7 @@ class DenseNet(nn.Module):
         final_relu: Whether a ReLU follows the last normalisation, as in torchvision's classifier and in segmentation_models
             for Keras. The encoder of segmentation_models.pytorch has none.
         rematerialisation: A key of `REMATERIALISATIONS`, applied to each layer.
-        dtype: Of the activations. Parameters are float32.
+        dtype: Data type of the activations. Parameters are float32.
     """
 
     blocks: tuple[int, ...]

@@ -46,7 +46,7 @@ class NASNet(nn.Module):
         frozen_stages: Number of leading stages (which end at strides 2, 4, 8, 16, 32) that receive no gradient and keep
             their running statistics.
         momentum: Decay of the running statistics. Keras' 0.9997 needs about ten thousand steps to converge.
-        dtype: Of the activations. Parameters are float32.
+        dtype: Data type of the activations. Parameters are float32.
     """
 
     filters: int = 44

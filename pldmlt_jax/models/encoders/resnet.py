@@ -69,8 +69,8 @@ class Bottleneck(nn.Module):
         stride: Stride of the 3x3 convolution.
         dilation: Dilation of the 3x3 convolution.
         frozen: Whether batch normalisation uses the running statistics during training too.
-        implementation: Of the grouped convolution, see `GroupedConv`.
-        dtype: Of the activations.
+        implementation: Implementation of the grouped convolution, see `GroupedConv`.
+        dtype: Data type of the activations.
     """
 
     planes: int
@@ -113,8 +113,8 @@ class ResNet(nn.Module):
         base_filters: Channels of the stem.
         frozen_stages: Number of leading stages (the stem is the first) that receive no gradient and keep their running
             statistics.
-        implementation: Of the grouped convolutions, see `GroupedConv`.
-        dtype: Of the activations. Parameters are float32.
+        implementation: Implementation of the grouped convolutions, see `GroupedConv`.
+        dtype: Data type of the activations. Parameters are float32.
         bottleneck: Whether the blocks are bottlenecks rather than basic blocks (ResNet-18 and -34).
         dilate_last: Whether the last stage keeps stride 16 and dilates all its 3x3 kernels by 2 instead, as in encoders of
             output stride 16 in segmentation_models.pytorch.

@@ -22,7 +22,7 @@ class VGG(nn.Module):
             none. A narrow network without pretrained weights trains much faster with it.
         rematerialisation: A key of `REMATERIALISATIONS`, applied to each block.
         weight_gradients: One of `WEIGHT_GRADIENTS`.
-        dtype: Of the activations. Parameters are float32.
+        dtype: Data type of the activations. Parameters are float32.
 
     Parameters are named `conv{block}_{i}`, both counted from 1.
     """

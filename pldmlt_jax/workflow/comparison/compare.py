@@ -1,11 +1,12 @@
-"""Executes the incomplete runs of a table, and writes the table of the complete ones."""
+"""Executes the incomplete runs of a table, and writes a table of the complete ones."""
 
 import sys
 import time
 from pathlib import Path
 
 from pldmlt_jax.errors import ConfigError, ErrorGroup, UserError, collect_errors, raise_all
-from pldmlt_jax.io.files import atomic_write, write_json, write_rows
+from pldmlt_jax.io.csv_files import write_rows
+from pldmlt_jax.io.files import atomic_write, write_json
 from pldmlt_jax.reporting.comparison_page import write_comparison
 from pldmlt_jax.reporting.comparison_tables import to_markdown, to_rows
 from pldmlt_jax.table_config import Run, list_runs
@@ -14,15 +15,15 @@ from pldmlt_jax.workflow.comparison.runs import (
     RawSets,
     execute_in_subprocess,
     is_run_complete,
-    run_stages,
+    select_run_stages,
     write_failure,
 )
 from pldmlt_jax.workflow.comparison.table_checks import add_starting_rows
 from pldmlt_jax.workflow.options import RunOptions
-from pldmlt_jax.workflow.pipeline import missing_weights
+from pldmlt_jax.workflow.pipeline import find_missing_weights
 
 SAVE_INTERVAL_S = 60.0
-"""While runs are incomplete, the table is written again after this time; a table of hundreds of runs takes seconds."""
+"""Shortest time between two updates of the table while runs are executed; a table of hundreds of runs takes seconds."""
 
 
 def compare(options: RunOptions) -> int:
@@ -35,12 +36,12 @@ def compare(options: RunOptions) -> int:
         The exit status: 1 if a run has failed.
 
     Raises:
-        UserError: Data sets or weights are missing; all rows' at once.
+        UserError: Data sets or weights are missing; those of all rows at once.
     """
     assert options.table is not None
-    every, raw = list_runs(options.table, options.workdir), RawSets()
+    runs, raw = list_runs(options.table, options.workdir), RawSets()
     names = set(add_starting_rows(options.table, options.rows))
-    selected = [run for run in every if run.row.name in names]
+    selected = [run for run in runs if run.row.name in names]
     require_inputs(selected, raw)
     print(f"{options.table.name}: {len(selected)} runs in {options.workdir}", flush=True)
     failed: set[Path] = set()
@@ -52,32 +53,32 @@ def compare(options: RunOptions) -> int:
             continue
         print(flush=True)
         if run.starts_from in failed:
-            write_failure(run, f"{run.row.starts_from}, which it starts from, has failed")
+            write_failure(run, f"{run.row.starts_from}, from which it starts, has failed")
             failed.add(run.workdir)
         elif execute_in_subprocess(run, options):
             failed.add(run.workdir)
         if time.monotonic() - written > SAVE_INTERVAL_S:
-            write_table(options, every, raw)
+            write_table(options, runs, raw)
             written = time.monotonic()
-    write_table(options, every, raw)
+    write_table(options, runs, raw)
     print((options.workdir / "table.md").read_text(encoding="utf-8").partition("## Cost")[0].rstrip())
-    print(f"\nthe whole table: {options.workdir / 'table.md'}, with table.csv, table.json and compare.html beside it")
+    print(f"\nthe whole table: {options.workdir / 'table.md'}, with table.csv, table.json and compare.html next to it")
     if failed:
         print(f"failed: {len(failed)} of {len(selected)} runs; the same command tries them again", file=sys.stderr)
     return 1 if failed else 0
 
 
 def require_inputs(runs: list[Run], raw: RawSets) -> None:
-    """Checks, before the first run, that the data sets and weights of all runs are there.
+    """Checks that the data sets and weights of all runs exist, before the first run.
 
     Raises:
-        UserError: Some are missing; all rows' at once.
+        UserError: Some are missing; those of all rows at once.
     """
     errors: list[UserError] = []
     for run in {run.row.name: run for run in runs}.values():
         found: list[UserError] = []
         with collect_errors(found):
-            raw.of(run.row.config, [*missing_weights(run.row.config, run_stages(run))])
+            raw.fingerprint(run.row.config, [*find_missing_weights(run.row.config, select_run_stages(run))])
         errors += (
             ConfigError(f"{error.where} (row {run.row.name})", error.found, error.expected, error.action)
             for group in found

@@ -1,4 +1,4 @@
-"""What the runs of a table have left, as `table.json` holds it; docs/compare.md describes the file."""
+"""Collects the results of a table's runs for `table.json`, whose format docs/compare.md describes."""
 
 import json
 import re
@@ -6,7 +6,8 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from pldmlt_jax.io.files import read_json, read_rows
+from pldmlt_jax.io.files import read_json, read_json_if_present
+from pldmlt_jax.io.csv_files import read_rows
 from pldmlt_jax.reporting.comparison_tables import METRIC_DEFINITIONS, baseline_of
 from pldmlt_jax.table_config import PUBLISHED, Run
 from pldmlt_jax.workflow.comparison.runs import COST, FAILURE
@@ -18,14 +19,14 @@ from pldmlt_jax.workflow.comparison.statistics import (
     paired_differences,
 )
 from pldmlt_jax.workflow.options import RunOptions
-from pldmlt_jax.workflow.run_metadata import describe_versions
+from pldmlt_jax.workflow.run_metadata import collect_versions
 from pldmlt_jax.workflow.stages.train_graders import GRADED_IMAGES
 
 FOLDERS = re.compile(r"""(?<=[=,('"])/(?:[^/,]+/)*""")
 """The folders of an absolute path, also of several paths in one word."""
 
 LOCAL_FLAGS = ("--workdir", "--config.data.root", "--config.data.cache_dir", "--debug")
-"""Flags that only name places of this machine, or change nothing in the table."""
+"""Flags that only name paths of this machine, or change nothing in the table."""
 
 
 def collect_results(options: RunOptions, runs: Sequence[Run], complete: Collection[Run]) -> dict[str, Any]:
@@ -61,11 +62,12 @@ def collect_results(options: RunOptions, runs: Sequence[Run], complete: Collecti
                 "cost": aggregate_runs(run["cost"] for run in done),
             }
         )
+    # The keys "figures", here and in each row, are part of the file format.
     return {
         "name": table.name,
         "title": table.title,
         "command": portable_command(options.words),
-        "environment": describe_versions(),
+        "environment": collect_versions(),
         "folds": list(table.folds),
         "seeds": list(table.seeds),
         "reference": table.reference_row,
@@ -78,13 +80,13 @@ def collect_results(options: RunOptions, runs: Sequence[Run], complete: Collecti
 
 
 def portable_command(words: Sequence[str]) -> str:
-    """The command line that makes a table, without the places of this machine; files keep their names."""
+    """Returns the command line that makes a table, without the paths of this machine; files keep their names."""
     kept = [FOLDERS.sub("", word) for word in words if word.split("=")[0] not in LOCAL_FLAGS]
     return " ".join(["python main.py", *kept])
 
 
 def summarise_run(run: Run, is_complete: bool, folder: Path) -> dict[str, Any]:
-    """State and results of one run.
+    """Returns the state and the results of one run.
 
     Args:
         run: A run of the table.
@@ -98,7 +100,7 @@ def summarise_run(run: Run, is_complete: bool, folder: Path) -> dict[str, Any]:
     facts |= {"workdir": str(run.workdir.relative_to(folder)), "metrics": {}, "cost": {}, "images": {}, "parameters": None}
     if not is_complete:
         return facts
-    metrics = read_json(results_folder(run) / "metrics.json")
+    metrics = read_json(choose_results_folder(run) / "metrics.json")
     return facts | {
         "metrics": metrics,
         "cost": read_cost(run),
@@ -107,43 +109,43 @@ def summarise_run(run: Run, is_complete: bool, folder: Path) -> dict[str, Any]:
     }
 
 
-def results_folder(run: Run) -> Path:
-    """The folder with the metrics of a run: of its grader if its row trains only that, else its workdir."""
+def choose_results_folder(run: Run) -> Path:
+    """Returns the folder with a run's metrics: that of its grader if its row trains only a grader, else the workdir."""
     grader = run.workdir / "graders" / run.row.config.grader.architectures[0]
     return grader if run.row.part == "graders" else run.workdir
 
 
 def read_per_image(run: Run) -> PerImageResults:
-    """The results of a complete run for each image."""
+    """Reads the results of a complete run for each image."""
 
     def read(name: str) -> list[dict[str, str]]:
-        path = results_folder(run) / name
+        path = choose_results_folder(run) / name
         return [row for _, row in read_rows(path, ("image",))] if path.is_file() else []
 
     return PerImageResults(run.fold, run.seed, read("per_image.csv"), read(GRADED_IMAGES))
 
 
 def read_cost(run: Run) -> dict[str, float]:
-    """Seconds of training over all sessions, and the peak memory in bytes."""
-    cost = dict(read_json(run.workdir / COST)) if (run.workdir / COST).is_file() else {}
+    """Reads the seconds of training in all sessions, and the peak memory in bytes."""
+    cost: dict[str, float] = read_json_if_present(run.workdir / COST)
     graders = [read_training_s(folder) for folder in sorted((run.workdir / "graders").glob("*/checkpoints"))]
     seconds = {"training_s": [read_training_s(run.workdir / "checkpoints")], "graders_s": graders}
     return cost | {name: sum(s for s in parts if s is not None) for name, parts in seconds.items() if any(parts)}
 
 
 def read_training_s(checkpoints: Path) -> float | None:
-    """Seconds of a training up to its latest checkpoint; None without one."""
+    """Reads the seconds of a training up to its latest checkpoint; returns None without one."""
     steps = [int(path.name) for path in checkpoints.glob("*") if path.name.isdigit()]
     path = checkpoints / str(max(steps, default=0)) / "progress" / "metadata"
     return float(json.loads(path.read_text(encoding="utf-8"))["seconds"]) if path.is_file() else None
 
 
 def count_images(run: Run, metrics: dict[str, Any]) -> dict[str, int]:
-    """Numbers of images of a run.
+    """Counts the images of a run.
 
     Returns:
-        Pixel-labelled images to train on ("train"), to choose the checkpoint by ("val") and to score ("scored"); truly
-        graded images to train on, stage 1 included ("graded_train"), and to score ("graded_scored").
+        "train", "val" and "scored" count the pixel-labelled images for training, for the choice of the checkpoint and
+        for scoring; "graded_train" and "graded_scored" the truly graded images for training, stage 1 included, and scoring.
     """
     facts = read_json(run.workdir / "data.json")
     numbers: dict[str, int] = {}

@@ -1,7 +1,7 @@
 """The runs of a table: which of them are complete, and how one is executed in a process of its own.
 
 A run has its own process for three reasons: compiled programs hold memory mappings, and those of many runs exceed what Linux
-grants one process; its peak memory can be measured; and a run that fails or is killed takes nothing else with it. The
+grants one process; its peak memory can be measured; and a run that fails or is killed does not end the others. The
 compilation cache keeps what an earlier run with the same shapes has compiled.
 """
 
@@ -15,6 +15,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import jax
+
 from pldmlt_jax.config import Config, frozen
 from pldmlt_jax.data.datasets.registry import RawListings
 from pldmlt_jax.errors import ConfigError, UserError
@@ -22,12 +24,12 @@ from pldmlt_jax.io.files import read_json, read_json_if_present, write_json
 from pldmlt_jax.io.signals import STOP
 from pldmlt_jax.table_config import Run, Table, list_runs
 from pldmlt_jax.workflow.context import Context
-from pldmlt_jax.workflow.fingerprints import describe_raw_sets
+from pldmlt_jax.workflow.fingerprints import fingerprint_raw_sets
+from pldmlt_jax.workflow.method_stages import Stage, select_stages
 from pldmlt_jax.workflow.options import RunOptions, lock_output_folder
 from pldmlt_jax.workflow.pipeline import is_complete, run_stage
-from pldmlt_jax.workflow.stage_table import Stage, stages_of
 
-STAGES_OF = {
+STAGE_NAMES = {
     "network": ("prepare", "train-grader", "pseudo-label", "train", "evaluate"),
     "graders": ("prepare", "train-grader"),
 }
@@ -42,35 +44,38 @@ POLL_S = 0.2
 
 
 class RawSets:
-    """The raw files of the runs' data sets, listed once for all runs that share them."""
+    """The raw files of the runs' data sets, listed and hashed once for all runs that share them."""
 
     def __init__(self) -> None:
         self._found: dict[Config, dict[str, str]] = {}
 
-    def of(self, config: Config, errors: list[UserError] | None = None) -> dict[str, str]:
-        """See `fingerprints.describe_raw_sets`; bad files are left to the stage `prepare`."""
+    def fingerprint(self, config: Config, errors: list[UserError] | None = None) -> dict[str, str]:
+        """Fingerprints the raw files of a config's data sets as `fingerprint_raw_sets` does.
+
+        Bad files are left to the stage `prepare`.
+        """
         key = frozen(Config(data=dataclasses.replace(config.data, fold=0)))
         if key not in self._found:
-            self._found[key] = describe_raw_sets(
+            self._found[key] = fingerprint_raw_sets(
                 key.data, RawListings(key.data), [] if errors is None else errors, defer_errors=True
             )
         return self._found[key]
 
 
-def run_options(run: Run, split: str = "") -> RunOptions:
-    """The options of a run of a table; `split` is the one to score, "" for the held-out one."""
+def make_run_options(run: Run, split: str = "") -> RunOptions:
+    """Returns the options of a run of a table; `split` is the one to score, "" for the held-out one."""
     return RunOptions(frozen(run.config), run.workdir, split=split)
 
 
-def run_stages(run: Run) -> list[Stage]:
-    """The stages of a run of a table."""
-    return stages_of(run.row.config, STAGES_OF[run.row.part])
+def select_run_stages(run: Run) -> list[Stage]:
+    """Returns the stages of a run of a table."""
+    return select_stages(run.row.config, STAGE_NAMES[run.row.part])
 
 
 def is_run_complete(run: Run, raw: RawSets, split: str = "") -> bool:
-    """Whether every stage of a run is complete for its inputs as they are now."""
+    """Tells whether all stages of a run are complete for their present inputs."""
     try:
-        return is_complete(Context(run_options(run, split)), run_stages(run), raw.of(run.config))
+        return is_complete(Context(make_run_options(run, split)), select_run_stages(run), raw.fingerprint(run.config))
     except UserError:  # the run that it starts from is missing, or a file is damaged: reported when it runs
         return False
 
@@ -115,7 +120,7 @@ def execute_in_subprocess(run: Run, options: RunOptions) -> str:
 
 
 def write_failure(run: Run, message: str) -> None:
-    """Keeps the reason why a run has failed in its workdir."""
+    """Writes the reason why a run has failed to its workdir."""
     write_json(run.workdir / FAILURE, {"message": message})
 
 
@@ -123,7 +128,7 @@ def execute_run(options: RunOptions) -> None:
     """Executes the one run of a table that the options select, in this process.
 
     Args:
-        options: Of `compare`, with `one_run`; its table has one fold and one seed.
+        options: The options of `compare` with `one_run`, whose table has one fold and one seed.
 
     Raises:
         UserError: The options select no run or several, or an input of the run is wrong.
@@ -134,11 +139,12 @@ def execute_run(options: RunOptions) -> None:
         action = "select one run: --rows=NAME --folds=NUMBER --seeds=NUMBER"
         raise ConfigError("--one_run", f"{len(runs)} runs", "one row, one fold and one seed", action)
     (run,) = runs
-    own = run_options(run, options.split)
+    own = make_run_options(run, options.split)
     try:
         with lock_output_folder(own):
-            context, raw = Context(own, other_workdirs(options.table, run, options.workdir)), RawSets().of(run.config)
-            for stage in run_stages(run):
+            context = Context(own, find_other_workdirs(options.table, run, options.workdir))
+            raw = RawSets().fingerprint(run.config)
+            for stage in select_run_stages(run):
                 try:
                     run_stage(stage, context, raw, may_skip=True)
                 finally:
@@ -150,16 +156,14 @@ def execute_run(options: RunOptions) -> None:
         raise
 
 
-def other_workdirs(table: Table, run: Run, folder: Path) -> tuple[Path, ...]:
-    """Workdirs of the table's other runs, of any fold and seed, whose stage 1 may be the same."""
+def find_other_workdirs(table: Table, run: Run, folder: Path) -> tuple[Path, ...]:
+    """Returns the workdirs of all other runs of the table, which may have the same stage 1."""
     found = [path for row in table.rows for path in sorted((folder / row.name).glob("fold*_seed*"))]
     return tuple(path for path in found if path != run.workdir)
 
 
 def record_peak_memory(path: Path) -> None:
-    """Writes the most memory, in bytes, that any process of a run has used on the host and on the first device."""
-    import jax
-
+    """Writes the peak memory of a run in bytes, on the host and on the first device, over all processes that ran it."""
     before: Mapping[str, int] = read_json_if_present(path)
     now = {"peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
     stats = jax.local_devices()[0].memory_stats() or {}

@@ -36,7 +36,7 @@ def aggregate_runs(runs: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, flo
     """Summarises the metrics of several runs.
 
     Args:
-        runs: Metrics of each run by name; those that are no numbers are ignored.
+        runs: Metrics of each run by name; values that are not numbers are ignored.
 
     Returns:
         By metric: `mean`, `sd` (sample standard deviation, None for a single run) and `n` (runs that have it).
@@ -66,7 +66,7 @@ def paired_differences(
     Args:
         ours: Runs of the first method.
         theirs: Runs of the second one.
-        seed: Of the bootstrap; the same seed gives the same intervals.
+        seed: Seed of the bootstrap; the same seed gives the same intervals.
 
     Returns:
         By metric: `difference` (`ours` minus `theirs`), `low` and `high` (95 % bootstrap interval) and `images`. Metrics
@@ -104,7 +104,7 @@ def _resampled_differences(
     y: Float[np.ndarray, "n c"],
     weights: Float[np.ndarray, "r n"],
 ) -> dict[str, Float[np.ndarray, "r"]]:
-    """Differences of each metric between two methods, one for each row of weights; NaN where undefined."""
+    """Returns the differences of each metric between two methods, one for each row of weights; NaN if undefined."""
     ours, theirs = ([metrics_of(counts) for counts in weights @ part] for part in (x, y))
     return {
         name: np.array([metrics[name] for metrics in ours], float) - np.array([metrics[name] for metrics in theirs], float)
@@ -115,7 +115,7 @@ def _resampled_differences(
 def _mean_dice_difference(
     x: Float[np.ndarray, "n 4"], y: Float[np.ndarray, "n 4"], weights: Float[np.ndarray, "r n"]
 ) -> Float[np.ndarray, "r"]:
-    """Mean over images of the difference of their lesion Dice, for each row of weights; NaN where undefined."""
+    """Returns the mean over images of the difference of lesion Dice, for each row of weights; NaN if undefined."""
     ours, theirs = (np.array([dice(*counts[:3]) for counts in part], float) for part in (x, y))
     defined = np.isfinite(ours - theirs)
     with np.errstate(invalid="ignore"):
@@ -123,13 +123,13 @@ def _mean_dice_difference(
 
 
 def _bootstrap_weights(number: int, seed: int) -> Float[np.ndarray, "r n"]:
-    """How often each image is drawn: once each in the first row, which gives the difference itself, then resampled."""
+    """Returns how often each image is drawn: once each in the first row, for the difference itself, then at random."""
     resampled = np.random.default_rng(seed).multinomial(number, np.full(number, 1.0 / number), RESAMPLES)
     return np.concatenate([np.ones((1, number)), resampled]).astype(float)
 
 
 def _interval(values: Float[np.ndarray, "r"], images: int) -> dict[str, Any]:
-    """The difference (first value) with the percentiles of the resampled ones."""
+    """Returns the difference (the first value) with the percentiles of the resampled ones."""
     resampled = values[1:][np.isfinite(values[1:])]
     if not np.isfinite(values[0]) or not len(resampled):
         return {"difference": None}
@@ -140,14 +140,14 @@ def _interval(values: Float[np.ndarray, "r"], images: int) -> dict[str, Any]:
 def _common_images(
     ours: Mapping[ImageKey, np.ndarray], theirs: Mapping[ImageKey, np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Counts of the images that both methods have, in the same order: [n, c] each, or empty."""
+    """Returns the counts of the images that both methods have, in the same order: [n, c] each, or empty."""
     images = sorted(ours.keys() & theirs.keys())
     x, y = (np.array([counts[key] for key in images]) for counts in (ours, theirs))
     return x, y
 
 
 def _pixel_counts(runs: Sequence[PerImageResults], suffix: str) -> dict[ImageKey, np.ndarray]:
-    """Pixels of each image, summed over the seeds, as `overlap_metrics` takes them."""
+    """Sums the pixels of each image over the seeds, for `overlap_metrics`."""
     columns = [f"{name}{suffix}" for name in ("overlap_px", "predicted_px", "truth_px", "valid_px")]
     found: dict[ImageKey, np.ndarray] = {}
     for run in runs:
@@ -159,7 +159,7 @@ def _pixel_counts(runs: Sequence[PerImageResults], suffix: str) -> dict[ImageKey
 
 
 def _confusion_matrices(runs: Sequence[PerImageResults]) -> dict[ImageKey, np.ndarray]:
-    """Confusion matrix of each graded image, flattened and summed over the seeds."""
+    """Sums the flattened confusion matrix of each graded image over the seeds."""
     found: dict[ImageKey, np.ndarray] = {}
     for run in runs:
         for row in run.graded:

@@ -26,7 +26,7 @@ def select_rows(table: Table, rows: str, folds: str, seeds: str) -> tuple[Table,
         table: The table.
         rows: Names of rows, separated by commas; "" for all.
         folds: Whole numbers, separated by commas; "" for the table's own.
-        seeds: Likewise.
+        seeds: Likewise, for the seeds.
 
     Returns:
         The table, and the names of the selected rows.
@@ -51,7 +51,7 @@ def select_rows(table: Table, rows: str, folds: str, seeds: str) -> tuple[Table,
 
 
 def add_starting_rows(table: Table, names: Sequence[str]) -> Iterator[str]:
-    """Names of rows, each after the row that it starts from; a name may come more than once."""
+    """Yields the names of rows, each after the row that it starts from; a name may occur more than once."""
     for name in names:
         start = table.row(name).starts_from
         if start in [row.name for row in table.rows if row.name != name]:
@@ -60,7 +60,7 @@ def add_starting_rows(table: Table, names: Sequence[str]) -> Iterator[str]:
 
 
 def table_errors(table: Table, overrides: Sequence[str]) -> list[UserError]:
-    """Everything that is wrong with a table and the configs of its rows; an error that rows share is reported once.
+    """Returns all errors of a table and of the configs of its rows; an error that rows share is reported once.
 
     Args:
         table: The table, its rows' configs with the command line's overrides.

@@ -1,4 +1,4 @@
-"""The end of `train`: chooses operating points and the grades' temperature on validation images."""
+"""The last part of `train`: chooses operating points and fits the grades' temperature on validation images."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -18,8 +18,8 @@ from pldmlt_jax.workflow.load_checkpoint import load_predictor
 def calibrate(context: Context) -> None:
     """Predicts the validation images with the best checkpoint, and writes `checkpoints/operating_points.json`.
 
-    Operating points are chosen at the network's size. The temperature is fitted on truly graded images; with test-time
-    augmentation, on the mean of the views' probabilities.
+    Operating points are chosen at the network's size. The temperature is fitted on truly graded images, with test-time
+    augmentation on the mean probabilities of the views.
     """
     predictor = dataclasses.replace(load_predictor(context), temperatures=(1.0,))
     (network,) = predictor.networks
@@ -51,17 +51,17 @@ def calibrate(context: Context) -> None:
 def predict_grades(
     predictor: Predictor, split: PreparedSplit, indices: Sequence[int], known: Mapping[int, np.ndarray], task: ProgressTask
 ) -> dict[int, np.ndarray]:
-    """Predicts the grades of prepared images, except those that have been predicted already.
+    """Predicts the grades of prepared images; skips those that have been predicted already.
 
     Args:
         predictor: The networks.
         split: The prepared images.
-        indices: Positions in the split.
-        known: Grade probabilities [5] by position.
+        indices: Indices in the split.
+        known: Grade probabilities [5] that have been predicted already, by index.
         task: Shown progress.
 
     Returns:
-        Grade probabilities [5] by position.
+        Grade probabilities [5] by index.
     """
     unknown = [index for index in indices if index not in known]
     found = {index: known[index] for index in indices if index in known}
@@ -73,7 +73,7 @@ def predict_grades(
 
 
 def format_points(points: OperatingPoints) -> str:
-    """One line for the terminal."""
+    """Returns the operating points and the temperature as one line for the terminal."""
     parts = [
         f"{name} > {point.threshold:g}" + (f", from {point.min_area_px:g} px" if point.min_area_px else "")
         for name, point in points.lesions.items()

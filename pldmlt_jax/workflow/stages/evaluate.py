@@ -1,4 +1,4 @@
-"""`evaluate`: scores a checkpoint on a split; leaves `metrics.json`, `curves.json`, `per_image.csv` and `examples/`."""
+"""`evaluate`: scores a checkpoint on a split; writes `metrics.json`, `curves.json`, `per_image.csv` and `examples/`."""
 
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,8 @@ from pldmlt_jax.evaluation.metrics.labels import label_quality_metrics, label_tr
 from pldmlt_jax.evaluation.original_size import restore_original_size
 from pldmlt_jax.evaluation.predictor import Predictor
 from pldmlt_jax.evaluation.scoring import SegmentationScores
-from pldmlt_jax.io.files import read_json, write_rows
+from pldmlt_jax.io.csv_files import write_rows
+from pldmlt_jax.io.files import read_json
 from pldmlt_jax.io.processes import is_first_process, merge_rows, take_own_share
 from pldmlt_jax.io.progress import ProgressTask, show_progress
 from pldmlt_jax.method.state import make_method
@@ -37,12 +38,12 @@ from pldmlt_jax.workflow.load_checkpoint import load_predictor
 from pldmlt_jax.workflow.stages.calibrate import predict_grades
 from pldmlt_jax.workflow.stages.examples import Examples
 from pldmlt_jax.workflow.stages.pseudo_label import read_label_table, summarise_labels
-from pldmlt_jax.workflow.stages.train import training_labels
-from pldmlt_jax.workflow.stages.train_graders import GRADED_IMAGES, majority_grade
+from pldmlt_jax.workflow.stages.train import read_training_labels
+from pldmlt_jax.workflow.stages.train_graders import GRADED_IMAGES, find_majority_grade
 
 
 def evaluate(context: Context) -> None:
-    """Scores the best checkpoint, and every baseline, on a split of the pixel-labelled and of the graded set."""
+    """Scores the best checkpoint and all baselines on a split of the pixel-labelled and of the graded set."""
     predictor = load_predictor(context)
     sets = {"seg": context.segmented, "grade": context.graded_for_network}
     chosen = choose_splits(sets, context.options.split)
@@ -53,12 +54,12 @@ def evaluate(context: Context) -> None:
         selections["grade"] = keep_graded(selections["grade"])
     selections = {key: selection for key, selection in selections.items() if len(selection)}
     print_unscored(sets, chosen, selections, context.options.split)
-    # The baselines are chosen on training images; if all images are scored, on these, which favours the baselines.
+    # Baselines are chosen on the training images, or on the scored ones if all are scored, which favours the baselines.
     references = {key: found if chosen[key] == ALL else sets[key]["train"] for key, found in selections.items()}
     steps = [network.step for network in predictor.networks]
     metrics: dict[str, Any] = {f"{key}/split": chosen[key] for key in selections}
     metrics["step"] = steps[0] if len(steps) == 1 else steps
-    metrics |= {f"parameters/{name}": count for name, count in parameter_counts(context, predictor).items()}
+    metrics |= {f"parameters/{name}": count for name, count in count_parameters(context, predictor).items()}
     rows, graded, known = [], [], {}
     if "seg" in selections:
         with show_progress("evaluate segmentation", len(selections["seg"])) as task:
@@ -74,7 +75,7 @@ def evaluate(context: Context) -> None:
     if len(predictor.networks) == 1 and context.config.loss.grading:
         metrics |= score_labels(context, network)
     metrics |= label_training_metrics(read_log(network.directory.parent / "log.jsonl"))
-    metrics |= stage_1_metrics(context.workdir) | leakage_metrics(context)
+    metrics |= read_stage_1_metrics(context.workdir) | count_leakage(context)
     context.write_json("metrics.json", metrics)
     if is_first_process():
         write_tables(context.workdir, rows, graded)
@@ -83,7 +84,7 @@ def evaluate(context: Context) -> None:
 def print_unscored(
     sets: dict[str, dict[str, Selection]], chosen: dict[str, str], selections: dict[str, Selection], split: str
 ) -> None:
-    """Prints what is not scored, and why."""
+    """Prints which of lesions and grades are not scored, and why."""
     for key, what in (("seg", "lesions"), ("grade", "grades")):
         if key in chosen and key not in selections:
             print(f"  {what} are not scored: no image of split {chosen[key]!r} is left")
@@ -94,7 +95,7 @@ def print_unscored(
 
 
 def write_tables(workdir: Path, rows: list[dict[str, Any]], graded: list[dict[str, Any]]) -> None:
-    """Writes the rows of the images, and removes tables and curves of an earlier split that have none now."""
+    """Writes a row for each image, and removes an earlier split's tables and curves that do not apply now."""
     for name, lines in (("per_image.csv", rows), (GRADED_IMAGES, graded)):
         table = workdir / name
         table.unlink(missing_ok=True)
@@ -104,8 +105,8 @@ def write_tables(workdir: Path, rows: list[dict[str, Any]], graded: list[dict[st
         (workdir / CURVES_FILE).unlink(missing_ok=True)
 
 
-def leakage_metrics(context: Context) -> dict[str, Any]:
-    """Counts photographs that are in both sets, or in one of them more than once, and those that were left out for it."""
+def count_leakage(context: Context) -> dict[str, Any]:
+    """Counts photographs that are in both sets or repeated in one, and those that were excluded for that reason."""
     graded = {} if context.config.pseudo.source == "given" else context.graded_for_network
     report = near_duplicate_summary(context.segmented, graded, context.config.data)
     repeated = {
@@ -116,8 +117,8 @@ def leakage_metrics(context: Context) -> dict[str, Any]:
     return counts | repeated
 
 
-def parameter_counts(context: Context, predictor: Predictor) -> dict[str, int]:
-    """Counts the parameters of every network of the run."""
+def count_parameters(context: Context, predictor: Predictor) -> dict[str, int]:
+    """Counts the parameters of all networks of the run."""
     states = [network.state for network in predictor.networks]
     params = {"network": [s.network.params for s in states], "label_network": [s.label.params for s in states]}
     counts = {name: sum(leaf.size for leaf in jax.tree.leaves(part)) for name, part in params.items()}
@@ -131,32 +132,33 @@ def score_segmentation(
 ) -> tuple[dict[str, Any], list[dict[str, Any]], dict[int, np.ndarray]]:
     """Scores the lesions at both sizes, writes the curves, and saves pictures of some images to `examples/`.
 
-    Each process predicts its share of the images; metrics and rows are of all of them.
+    Each process predicts its share of the images; the metrics and rows cover all images.
 
     Args:
         context: The run.
         predictor: The networks.
         selection: The images.
-        reference: The images that the baseline's threshold is chosen on.
+        reference: The images on which the baseline's threshold is chosen.
         task: Shown progress.
 
     Returns:
-        The metrics, the rows of `per_image.csv`, and the grade probabilities of this process's images by position.
+        The metrics, the rows of `per_image.csv`, and the grade probabilities of this process's images by their index in the
+        split.
     """
     config, split, target = context.config.evaluation, selection.split, predictor.target
     scores, examples = SegmentationScores(target, context.config, predictor.points), Examples(config.num_examples)
-    places = {place: int(selection.indices[place]) for place in take_own_share(range(len(selection)))}
+    indices = {position: int(selection.indices[position]) for position in take_own_share(range(len(selection)))}
     rows: dict[int, dict[str, Any]] = {}
     grades: dict[int, np.ndarray] = {}
-    predictions = predictor.predict_prepared(split, list(places.values()))
-    for (place, index), (sample, p, grade_probabilities) in zip(places.items(), predictions, strict=True):
+    predictions = predictor.predict_prepared(split, list(indices.values()))
+    for (position, index), (sample, p, grade_probabilities) in zip(indices.items(), predictions, strict=True):
         grades[index] = grade_probabilities
         record, graded = split.records[index], grade_probabilities if context.config.loss.grading else None
-        rows[place] = scores.add_prepared(sample, p, graded, context.known_grades.get(record.image))
+        rows[position] = scores.add_prepared(sample, p, graded, context.known_grades.get(record.image))
         if config.original_size:
             enlarged = restore_original_size(p, sample, target)
-            rows[place] |= scores.add_original(record, enlarged, sample.geometry.area_scale)
-        examples.add(place, rows[place]["dice"], p)
+            rows[position] |= scores.add_original(record, enlarged, sample.geometry.area_scale)
+        examples.add(position, rows[position]["dice"], p)
         task.advance(sample.image_id)
     table = merge_rows(rows)
     scores.sum_processes()
@@ -173,37 +175,37 @@ def score_segmentation(
 def score_grading(
     predictor: Predictor, selection: Selection, reference: Selection, known: dict[int, np.ndarray], task: ProgressTask
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Scores the grades of truly graded images that nothing was trained on.
+    """Scores the grades of truly graded held-out images.
 
     Args:
         predictor: The networks.
         selection: The images.
         reference: The images whose most frequent grade is the baseline.
-        known: Grade probabilities that have been predicted already, by position in the split.
+        known: Grade probabilities that have been predicted already, by index in the split.
         task: Shown progress.
 
     Returns:
         The metrics, and a row for each image.
     """
-    places = {place: int(selection.indices[place]) for place in take_own_share(range(len(selection)))}
-    found = predict_grades(predictor, selection.split, list(places.values()), known, task)
-    probabilities = np.stack(merge_rows({place: found[index] for place, index in places.items()}))
+    indices = {position: int(selection.indices[position]) for position in take_own_share(range(len(selection)))}
+    found = predict_grades(predictor, selection.split, list(indices.values()), known, task)
+    probabilities = np.stack(merge_rows({position: found[index] for position, index in indices.items()}))
     truth = true_labels(selection.split).grade[selection.indices]
     rows = grade_rows(selection.image_ids, probabilities, truth)
-    return grading_metrics(probabilities, truth, majority_grade(reference)), rows
+    return grading_metrics(probabilities, truth, find_majority_grade(reference)), rows
 
 
 def score_labels(context: Context, network: TrainedNetwork) -> dict[str, Any]:
     """Scores the updated labels of the training images whose true grade is known.
 
-    In batches of the training's size, since the encoder's norms see the whole batch: running statistics give other features,
-    and so other labels than training had. The last batch is filled up with images of the first one.
+    The batches have the training's size because batch normalisation uses the whole batch: running statistics would give
+    other features, and so other labels than in training. The last batch is filled up with images of the first.
     """
     config, train = context.config, context.segmented["train"]
     table = context.workdir / "pseudo_labels.csv"
     if config.pseudo.source == "none" or (has_stage_1(config) and not table.exists()):
         return {}
-    labels = training_labels(train.split, config, table)
+    labels = read_training_labels(train.split, config, table)
     true = {int(i): context.known_grades.get(train.split.records[i].image, UNKNOWN_GRADE) for i in train.indices}
     known = [i for i, grade in sorted(true.items()) if UNKNOWN_GRADE not in (grade, labels.grade[i])]
     read = network.devices.make_evaluation(read_labels, method=make_method(network.config, total_steps=1))
@@ -223,8 +225,8 @@ def score_labels(context: Context, network: TrainedNetwork) -> dict[str, Any]:
     return label_quality_metrics(np.stack(merge_rows(soft)), given, np.array([true[i] for i in known]), allowed)
 
 
-def stage_1_metrics(workdir: Path) -> dict[str, Any]:
-    """Metrics of the graders and of the pseudo-labels, if those stages have run."""
+def read_stage_1_metrics(workdir: Path) -> dict[str, Any]:
+    """Returns the metrics of the graders and of the pseudo-labels, if those stages have run."""
     metrics: dict[str, Any] = {}
     for path in sorted((workdir / "graders").glob("*/metrics.json")):
         found = read_json(path)

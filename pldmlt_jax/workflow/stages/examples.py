@@ -1,4 +1,4 @@
-"""Pictures of some scored images for the report: photograph, truth and prediction."""
+"""Pictures of some scored images for the report: image, truth and prediction."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from pldmlt_jax.data.datasets.records import RawRecord
+from pldmlt_jax.data.records import RawRecord
 from pldmlt_jax.data.splits.selection import Selection
 from pldmlt_jax.evaluation.operating_points import lesion_masks
 from pldmlt_jax.evaluation.original_size import read_original, restore_original_size
@@ -20,8 +20,8 @@ PICTURE_PX = 960
 
 
 def choose_examples(dices: Mapping[int, float], number: int) -> list[int]:
-    """The places of the images with the lowest and the highest Dice, half of the number each."""
-    ranked = sorted(dices, key=lambda place: (dices[place], place))
+    """Returns the positions of the images with the lowest and the highest Dice, half of the number each."""
+    ranked = sorted(dices, key=lambda position: (dices[position], position))
     num_worst = (number + 1) // 2
     return list(dict.fromkeys([*ranked[:num_worst], *ranked[::-1][: number - num_worst]]))
 
@@ -30,36 +30,42 @@ class Examples:
     """Keeps the predictions of the worst and the best images while a set is scored, and no others.
 
     Args:
-        number: Of images to keep.
+        number: Number of images to keep.
     """
 
     def __init__(self, number: int):
         self.number = number
         self.kept: dict[int, tuple[float, np.ndarray]] = {}
 
-    def add(self, place: int, dice: float | str, probabilities: Float[np.ndarray, "s s k"]) -> None:
-        """Keeps an image by its place in the selection, if it is among the worst or the best; "" is an undefined Dice."""
+    def add(self, position: int, dice: float | str, probabilities: Float[np.ndarray, "s s k"]) -> None:
+        """Keeps an image if it is among the worst or the best.
+
+        Args:
+            position: Position of the image in the selection.
+            dice: Its Dice; "" if that is undefined.
+            probabilities: Its prediction.
+        """
         if isinstance(dice, str):
             return
-        dices = {other: found for other, (found, _) in self.kept.items()} | {place: dice}
+        dices = {other: found for other, (found, _) in self.kept.items()} | {position: dice}
         chosen = choose_examples(dices, self.number)
-        if place in chosen:
-            self.kept[place] = dice, np.array(probabilities)  # a copy: a view would hold its whole batch
+        if position in chosen:
+            self.kept[position] = dice, np.array(probabilities)  # a copy: a view would hold its whole batch
         self.kept = {other: found for other, found in self.kept.items() if other in chosen}
 
     def save(self, context: Context, selection: Selection, target: str) -> None:
         """Writes pictures of the worst and the best images of all processes to `examples/`."""
-        kept = {place: found for part in all_gather(self.kept) for place, found in part.items()}
+        kept = {position: found for part in all_gather(self.kept) for position, found in part.items()}
         if not is_first_process():
             return
         folder = context.workdir / "examples"
         folder.mkdir(parents=True, exist_ok=True)
         for old in folder.iterdir():
             old.unlink()
-        for place in choose_examples({place: dice for place, (dice, _) in kept.items()}, self.number):
-            index = int(selection.indices[place])
+        for position in choose_examples({position: dice for position, (dice, _) in kept.items()}, self.number):
+            index = int(selection.indices[position])
             sample, record = selection.split[index], selection.split.records[index]
-            image, mask_bits, p = _at_shown_size(context, record, sample, kept[place][1], target)
+            image, mask_bits, p = _at_shown_size(context, record, sample, kept[position][1], target)
             truth, predicted = lesion_masks(mask_bits, p, target, context.config.evaluation.threshold)
             save_example(folder, sample.image_id, image, truth, predicted)
 
@@ -67,7 +73,7 @@ class Examples:
 def _at_shown_size(
     context: Context, record: RawRecord, sample: Sample, probabilities: Float[np.ndarray, "s s k"], target: str
 ) -> tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w"], Float[np.ndarray, "h w k"]]:
-    """Photograph, mask bits and prediction at the image's own size if the run scores that, else at the network's."""
+    """Returns image, mask bits and prediction at the image's own size if the run scores it, else at the network's size."""
     if not context.config.evaluation.original_size:
         return sample.image, sample.mask_bits, probabilities
     image, mask_bits = read_original(record, context.config.data)
@@ -81,6 +87,6 @@ def save_example(
     truth: Mapping[str, Bool[np.ndarray, "h w"]],
     predicted: Mapping[str, Bool[np.ndarray, "h w"]],
 ) -> None:
-    """Writes one image's pictures: as it is, with the true and with the predicted masks outlined."""
+    """Writes three pictures of an image: without masks, and with the true and the predicted masks outlined."""
     for view, masks in {"image": {}, "truth": truth, "prediction": predicted}.items():
         write_picture(folder / f"{name}_{view}", overlay_at_size(image, masks, PICTURE_PX))

@@ -13,11 +13,11 @@ import numpy as np
 
 from pldmlt_jax.data.input_images import find_images, unique_names
 from pldmlt_jax.data.preprocessing.geometry import read_image
-from pldmlt_jax.data.preprocessing.prepare import NetworkView
+from pldmlt_jax.data.preprocessing.prepare import PreparedImage
 from pldmlt_jax.data.splits.selection import choose_splits
 from pldmlt_jax.errors import ConfigError, DataError
 from pldmlt_jax.evaluation.predictor import Predictor
-from pldmlt_jax.io.files import write_rows
+from pldmlt_jax.io.csv_files import write_rows
 from pldmlt_jax.io.progress import ProgressTask, show_progress
 from pldmlt_jax.io.signals import Interrupted
 from pldmlt_jax.reporting.predictions_table import TABLE, exclude_predictions, write_prediction
@@ -28,13 +28,13 @@ from pldmlt_jax.workflow.options import RunOptions
 EXAMPLES = "predictions/examples"
 
 SAVE_INTERVAL_S = 30.0
-"""The table is rewritten this often, so that a run that is killed keeps what it has done."""
+"""Interval at which the table is rewritten, so that a killed run keeps its results."""
 
 MAX_WARNINGS = 20
-"""Warnings to print: a folder from another camera may have one for each photograph. The table has all of them."""
+"""Number of warnings to print; a folder from another camera may have one per photograph. The table has all of them."""
 
 MAX_THREADS = 4
-"""Threads that read and write: each holds a photograph and its probabilities, 0.5 GB for 12 megapixels."""
+"""Number of threads that read and write. Each holds a photograph and its probabilities, 0.5 GB for 12 megapixels."""
 
 
 def main(options: RunOptions) -> None:
@@ -42,7 +42,7 @@ def main(options: RunOptions) -> None:
 
     Raises:
         ConfigError: There is no `--input`.
-        DataError: It names no image, or some images could not be read; the others are done.
+        DataError: It names no image, or some images could not be read; the others are predicted.
     """
     context = Context(options)
     if not options.input:
@@ -70,9 +70,9 @@ def main(options: RunOptions) -> None:
 
 
 def predict_examples(context: Context) -> None:
-    """Predicts raw photographs of the evaluated split as a user would: the pipeline's stage.
+    """Runs the stage `predict`, which predicts raw photographs of the evaluated split as a user would.
 
-    They have their own folder, since a user's predictions go to `predictions` by default.
+    They have their own folder, because a user's predictions go to `predictions` by default.
     """
     sets = {"segmentation": context.segmented, "grading": context.graded_for_network}
     key, split = next(iter(choose_splits(sets, context.options.split).items()))
@@ -84,9 +84,14 @@ def predict_examples(context: Context) -> None:
 
 @dataclass
 class Outcome:
-    """What was predicted of some image files."""
+    """The results of predicting some image files.
 
-    rows: list[dict[str, Any]] = field(default_factory=list)  # of the table
+    Attributes:
+        rows: The rows of the table, one for each predicted image.
+        unreadable: An error for each file that could not be read.
+    """
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
     unreadable: list[DataError] = field(default_factory=list)
 
 
@@ -94,7 +99,7 @@ class _Photograph(NamedTuple):
     path: Path
     name: str
     image: np.ndarray
-    view: NetworkView
+    view: PreparedImage
 
 
 def predict_files(
@@ -107,15 +112,15 @@ def predict_files(
 ) -> Outcome:
     """Predicts image files batch by batch; files that cannot be read are listed in the outcome.
 
-    Reading and atomic_write use threads, and the next batch is read while the network computes.
+    Reading and writing use threads, and the next batch is read while the network computes.
 
     Args:
         predictor: The networks.
         paths: The image files.
         output: The folder for the results.
         task: Shown progress.
-        num_threads: Threads that read and write, at most MAX_THREADS.
-        probabilities: Whether each lesion's probabilities are written as well.
+        num_threads: Number of threads that read and write; MAX_THREADS at most.
+        probabilities: Whether to write the probabilities of each lesion as well.
     """
     output.mkdir(parents=True, exist_ok=True)
     cv2.setNumThreads(1)  # the threads work on one photograph each
@@ -124,22 +129,22 @@ def predict_files(
     named = list(zip(paths, unique_names(paths), strict=True))
     batches = [named[start : start + batch_size] for start in range(0, len(named), batch_size)]
 
-    def read(place: tuple[Path, str]) -> _Photograph | DataError:
+    def read(file: tuple[Path, str]) -> _Photograph | DataError:
         try:
-            image = read_image(place[0])
+            image = read_image(file[0])
         except DataError as error:
             return error
-        return _Photograph(*place, image, predictor.prepare(image))
+        return _Photograph(*file, image, predictor.prepare(image))
 
     with save_table_on_exit(outcome, output), ThreadPoolExecutor(min(num_threads, MAX_THREADS)) as pool:
         reading = pool.map(read, batches[0])
         for following in [*batches[1:], []]:
             found = list(reading)
             reading = pool.map(read, following)
-            outcome.unreadable += [each for each in found if isinstance(each, DataError)]
-            photographs = [each for each in found if isinstance(each, _Photograph)]
+            outcome.unreadable += [result for result in found if isinstance(result, DataError)]
+            photographs = [result for result in found if isinstance(result, _Photograph)]
             if photographs:
-                batch = predictor(np.stack([each.view.image for each in photographs]), batch_size)
+                batch = predictor(np.stack([photograph.view.image for photograph in photographs]), batch_size)
 
                 def write(row: int, photographs: list = photographs, batch: Any = batch) -> dict[str, Any]:
                     path, name, image, view = photographs[row]
@@ -156,7 +161,7 @@ def predict_files(
 
 @contextlib.contextmanager
 def save_table_on_exit(outcome: Outcome, output: Path) -> Iterator[None]:
-    """Writes the table of what is done when the block ends, also if it is stopped or fails."""
+    """Writes the table of the predicted images when the block ends, also if it is stopped or fails."""
     try:
         yield
     finally:
@@ -165,15 +170,15 @@ def save_table_on_exit(outcome: Outcome, output: Path) -> Iterator[None]:
 
 
 def print_outcome(outcome: Outcome, output: Path) -> None:
-    """Prints where the results are, warnings, and files that were not read."""
+    """Prints where the results are, the warnings, and the files that could not be read."""
     if outcome.rows:
         print(f"  {len(outcome.rows)} predicted, see {output / TABLE}")
         if "grade" in outcome.rows[0] and not outcome.rows[0]["calibrated"]:
-            print("  the grades' probabilities are not calibrated, since there were no truly graded validation images")
-    odd = [row for row in outcome.rows if row["warning"]]
-    for row in odd[:MAX_WARNINGS]:
+            print("  the grades' probabilities are not calibrated, because there were no truly graded validation images")
+    warned = [row for row in outcome.rows if row["warning"]]
+    for row in warned[:MAX_WARNINGS]:
         print(f"  warning: {row['image']}: {row['warning']}")
-    if more := odd[MAX_WARNINGS:]:
+    if more := warned[MAX_WARNINGS:]:
         print(f"  {len(more)} more have a warning, see the column of that name")
     for error in outcome.unreadable:
         print(f"  not read: {error}")

@@ -20,12 +20,12 @@ AUGMENTED_COLUMNS, AUGMENTED_PX = 5, 320
 
 
 def prepare(context: Context) -> None:
-    """Prepares the images that the run trains on, and writes who is in which split."""
+    """Prepares the images of the run, and writes which image is in which split."""
     draw_synthetic_images(context)
     context.prepare_sets()
     segmented, graded = context.segmented, context.graded_for_training
     data = context.config.data
-    choose_splits({data.segmentation: segmented, data.grading: graded}, context.options.split)  # an unknown one ends here
+    choose_splits({data.segmentation: segmented, data.grading: graded}, context.options.split)  # rejects an unknown split
     summary = dataset_summary(segmented, graded, data)
     context.write_json("data.json", summary)
     write_augmented_sheet(context)
@@ -39,13 +39,13 @@ def draw_synthetic_images(context: Context) -> None:
     """Draws the synthetic images, if the run uses them, and a sheet that shows some of each grade."""
     data = context.config.data
     if "synthetic" in data.segmentation or "synthetic" in data.grading:
-        with show_progress("draw synthetic photographs") as task:
+        with show_progress("draw synthetic images") as task:
             ensure_synthetic_set(data.synthetic, data.cache_dir, task)
         write_picture(context.workdir / "contact_sheet", contact_sheet(data.synthetic))
 
 
 def write_folds_file(context: Context) -> None:
-    """Writes the fold of each image to folds.csv; with official splits there is no such file."""
+    """Writes the fold of each image to folds.csv; there is no such file with official splits."""
     path = context.workdir / "folds.csv"
     path.unlink(missing_ok=True)
     if folds := fold_rows(context.segmented, context.config.data):
@@ -53,14 +53,14 @@ def write_folds_file(context: Context) -> None:
 
 
 def write_augmented_sheet(context: Context) -> None:
-    """Writes a picture of augmented training images, if `--augmented` says how many."""
+    """Writes a sheet of augmented training images if `--augmented` gives their number."""
     if context.options.augmented:
         write_picture(context.workdir / "augmented", augmented_sheet(context))
-        print(f"  training images as training sees them: {context.workdir / 'augmented.jpg'}")
+        print(f"  augmented training images: {context.workdir / 'augmented.jpg'}")
 
 
 def augmented_sheet(context: Context) -> np.ndarray:
-    """Draws a row for each image: as it is, and as training sees it in its first epochs, with lesions outlined."""
+    """Draws a row for each image: without augmentation and as augmented in the first epochs, with lesions outlined."""
     config, training = context.config, context.segmented["train"]
     window = make_training_window(config.train)
     rows = []
@@ -83,7 +83,7 @@ def _with_lesions(image: np.ndarray, mask_bits: np.ndarray) -> np.ndarray:
 
 
 def contact_sheet(config: SyntheticConfig) -> np.ndarray:
-    """Draws a row for each grade: synthetic images, each beside itself with its lesions outlined."""
+    """Draws a row for each grade: synthetic images, each next to a copy with its lesions outlined."""
     rows = []
     for grade in range(NUM_GRADES):
         panels = []

@@ -1,4 +1,4 @@
-"""`pseudo-label`: ensemble, Grad-CAM and refinement; leaves `pseudo_labels.csv`, `pseudo_labels.json` and `cams/`."""
+"""`pseudo-label`: ensemble, Grad-CAM and refinement; writes `pseudo_labels.csv`, `pseudo_labels.json` and `cams/`."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +12,8 @@ from pldmlt_jax.data.splits.selection import Selection, official_splits
 from pldmlt_jax.errors import DataError, raise_all
 from pldmlt_jax.evaluation.metrics.grading import grading_metrics
 from pldmlt_jax.evaluation.temperature import softmax
-from pldmlt_jax.io.files import read_json, read_rows, write_rows
+from pldmlt_jax.io.csv_files import read_rows, write_rows
+from pldmlt_jax.io.files import read_json
 from pldmlt_jax.io.progress import show_progress
 from pldmlt_jax.method.gradcam import grad_cam
 from pldmlt_jax.method.pseudo_labels import ENSEMBLES, EnsembleChoice, admissible_grades, map_agreement, refine
@@ -25,7 +26,7 @@ AGREEMENTS = ("share", "coverage", "disc_share")
 
 
 def pseudo_label(context: Context) -> None:
-    """Labels every pixel-labelled image; writes the labels, and their accuracy on images whose true grade is known."""
+    """Labels all pixel-labelled images; writes the labels, and their accuracy on images whose true grade is known."""
     images = _all_images(context.segmented_for_graders)
     graders = load_graders(context)
     folder = context.workdir / "cams"
@@ -43,12 +44,12 @@ def pseudo_label(context: Context) -> None:
 
 
 def _all_images(selections: dict[str, Selection]) -> list[tuple[PreparedSplit, int]]:
-    """Every image of the set once, by official split."""
+    """Lists every image of the set once, by official split and index."""
     return [(split, i) for split in official_splits(selections) for i in range(len(split))]
 
 
 def load_graders(context: Context) -> list[tuple[str, Any, dict, float]]:
-    """Loads the trained graders: name, network, variables and temperature of each."""
+    """Loads the trained graders; returns name, network, variables and temperature of each."""
     config, loaded = context.config, []
     for name in config.grader.architectures:
         grader = make_grader(config, name, context.graded_for_graders["train"])
@@ -63,7 +64,7 @@ def load_graders(context: Context) -> list[tuple[str, Any, dict, float]]:
 def grade_with_graders(
     context: Context, graders: list, sample: Sample
 ) -> tuple[Float[np.ndarray, "g c"], EnsembleChoice, Float[np.ndarray, "c h w"]]:
-    """Grades an image: the graders' probabilities, the ensemble's choice, and the Grad-CAM of the grader that it follows."""
+    """Grades an image; returns the graders' probabilities, the ensemble's choice, and the Grad-CAM of the chosen grader."""
     cams = [grad_cam(variables, sample.image[None], classifier=network) for _, network, variables, _ in graders]
     temperatures = [temperature for *_, temperature in graders]
     probabilities = np.stack([softmax(np.asarray(cam.logits[0]), t) for cam, t in zip(cams, temperatures, strict=True)])
@@ -72,7 +73,7 @@ def grade_with_graders(
 
 
 def label_image(context: Context, graders: list, sample: Sample) -> tuple[dict[str, Any], np.ndarray]:
-    """Labels one image: its row of the table, and the strip of pictures that shows the reason."""
+    """Labels one image; returns its row of the table, and a strip of pictures that shows the reason."""
     config = context.config.pseudo
     probabilities, choice, maps = grade_with_graders(context, graders, sample)
     masks = {name: (sample.mask_bits & bit) > 0 for name, bit in MASK_BITS.items()}
@@ -119,7 +120,7 @@ def read_label_table(path: Path) -> dict[str, dict[str, str]]:
 
 
 def summarise_labels(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Accuracy and kappa of the pseudo-labels before and after refinement, where true grades are known."""
+    """Returns accuracy and kappa of the pseudo-labels before and after refinement, on images with a known true grade."""
     known = [row for row in rows if row["true_grade"] != ""]
     metrics: dict[str, Any] = {
         "pseudo/n": len(rows),

@@ -19,6 +19,6 @@ def main(options: RunOptions) -> None:
 
 
 def report(context: Context) -> None:
-    """Writes `report.html`: the pipeline's stage."""
+    """Runs the stage `report`, which writes `report.html`."""
     with show_progress("report", images=0) as task:
         task.advance(str(write_report(context.workdir)))

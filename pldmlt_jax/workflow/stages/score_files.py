@@ -1,4 +1,4 @@
-"""`evaluate --predictions=DIR`: scores any method's mask files against a set's own masks, at the photographs' own size."""
+"""`evaluate --predictions=DIR`: scores the mask files of any method at the original size of the images."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +14,8 @@ from pldmlt_jax.evaluation.metrics.baselines import best_threshold, channel_hist
 from pldmlt_jax.evaluation.metrics.curves import CURVES_FILE
 from pldmlt_jax.evaluation.original_size import ORIGINAL
 from pldmlt_jax.evaluation.scoring import SegmentationScores
-from pldmlt_jax.io.files import write_json, write_rows
+from pldmlt_jax.io.csv_files import write_rows
+from pldmlt_jax.io.files import write_json
 from pldmlt_jax.io.progress import ProgressTask, show_progress
 from pldmlt_jax.types import LESIONS
 from pldmlt_jax.workflow.context import Context
@@ -26,72 +27,77 @@ SHOWN = (
 )
 
 
-def output_folder(options: RunOptions) -> Path:
-    """The folder for the results."""
+def choose_output_folder(options: RunOptions) -> Path:
+    """Returns the folder for the results."""
     return Path(options.output or options.workdir / "scored" / (Path(options.predictions).resolve().name or "masks"))
 
 
 def main(options: RunOptions) -> None:
-    """Writes `metrics.json`, `curves.json` and `per_image.csv` as `evaluate` does, with what masks alone allow."""
+    """Writes `metrics.json`, `curves.json` and `per_image.csv` as `evaluate` does, restricted to the metrics of masks.
+
+    Raises:
+        DataError: There is no folder `--predictions`.
+        UserError: Files are missing or cannot be read as masks; all such errors at once.
+    """
     context, folder = Context(options), Path(options.predictions)
     if not folder.is_dir():
         raise DataError(folder, "no such folder", "a folder of mask files", "check --predictions")
     split = choose_splits({"seg": context.segmented}, options.split)["seg"]
     selection = select_split(context.segmented, split)
     errors: list[UserError] = []
-    files = find_mask_files(folder, selection.image_ids, other_images(context, selection), errors)
-    paths = paths_of(files, selection)
+    files = find_mask_files(folder, selection.image_ids, list_other_images(context, selection), errors)
+    paths = list_paths(files, selection)
     with show_progress("read masks", len(paths)) as task:
         encoding = scan_mask_files(paths, errors, lambda path: task.advance(path.name))
     raise_all(errors)
     with show_progress("score masks", len(selection)) as task:
-        metrics, curves, rows = score(context, files, selection, encoding, task)
-    output = output_folder(options)
-    about = {"seg/split": split, "predictions": str(folder), "predictions/lesions": list(files.lesions)}
-    write_json(output / "metrics.json", about | metrics)
+        metrics, curves, rows = score_mask_files(context, files, selection, encoding, task)
+    output = choose_output_folder(options)
+    facts = {"seg/split": split, "predictions": str(folder), "predictions/lesions": list(files.lesions)}
+    write_json(output / "metrics.json", facts | metrics)
     write_json(output / CURVES_FILE, {"network_size": {}, "original_size": curves})
     write_rows(output / "per_image.csv", rows)
     if encoding.probabilities and encoding.num_binary:
         print(
-            f"  {encoding.num_binary} files hold only 0 and 1, read as near-zero probabilities: other files have more values"
+            f"  {encoding.num_binary} files contain only 0 and 1, read as probabilities because other files have more values"
         )
     if files.num_others:
-        print(f"  {files.num_others} files are of images that are not in split {split!r}, and were not scored")
+        print(f"  {files.num_others} files belong to images outside split {split!r} and are not scored")
     for what, name, baseline in SHOWN:
         shown = [metrics.get(f"{each}{ORIGINAL}") for each in (name, baseline)]
         values = ["undefined" if value is None else f"{value:.3f}" for value in shown]
-        print(f"{what:<34}{values[0]}   (baseline {values[1]}), at the photographs' own size")
-    print(f"all metrics: {output / 'metrics.json'}, {CURVES_FILE} and per_image.csv beside it")
+        print(f"{what:<34}{values[0]}   (baseline {values[1]}), at original image size")
+    print(f"all metrics: {output / 'metrics.json'}, with {CURVES_FILE} and per_image.csv next to it")
 
 
-def other_images(context: Context, selection: Selection) -> set[str]:
-    """Images of the set that are not in the selection."""
+def list_other_images(context: Context, selection: Selection) -> set[str]:
+    """Returns the ids of all images of the set that are not in the selection."""
     every = {image_id for split in official_splits(context.segmented) for image_id in split.image_ids}
     return every - set(selection.image_ids)
 
 
-def originals(selection: Selection) -> Iterator[tuple[str, int, tuple[int, int]]]:
-    """Yields each image's name, its position in the split, and its height and width."""
+def iterate_originals(selection: Selection) -> Iterator[tuple[str, int, tuple[int, int]]]:
+    """Yields the id of each image, its index in the split, and its original height and width."""
     for index in map(int, selection.indices):
         geometry = selection.split.metadata[index].geometry
         yield selection.split.image_ids[index], index, (geometry.original_height_px, geometry.original_width_px)
 
 
-def paths_of(files: MaskFiles, selection: Selection) -> dict[Path, tuple[int, int]]:
-    """Every file of the selected images, with its photograph's height and width."""
-    return {path: shape for name, _, shape in originals(selection) for path in files.files.get(name, {}).values()}
+def list_paths(files: MaskFiles, selection: Selection) -> dict[Path, tuple[int, int]]:
+    """Returns all mask files of the selected images, with the original height and width of their image."""
+    return {path: shape for name, _, shape in iterate_originals(selection) for path in files.files.get(name, {}).values()}
 
 
-def score(
+def score_mask_files(
     context: Context, files: MaskFiles, selection: Selection, encoding: MaskEncoding, task: ProgressTask
 ) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
-    """Scores the files of all images.
+    """Scores the mask files of all selected images.
 
     Returns:
         The pooled metrics, named as at the original size; their curves; and a row for each image.
     """
     scores, rows = SegmentationScores(files.target, context.config), []
-    for name, index, shape in originals(selection):
+    for name, index, shape in iterate_originals(selection):
         probabilities = read_prediction(files, name, shape, encoding)
         rows.append({"image": name} | scores.add_original(selection.split.records[index], probabilities))
         task.advance(name)
@@ -107,7 +113,7 @@ def score(
 def read_prediction(
     files: MaskFiles, name: str, shape: tuple[int, int], encoding: MaskEncoding
 ) -> Float[np.ndarray, "h w k"]:
-    """Reads the files of one image as probabilities of the segmentation channels."""
+    """Reads the mask files of one image as probabilities of the segmentation channels."""
     found = {
         lesion: read_probabilities(path, shape, has_probabilities=encoding.probabilities)
         for lesion, path in files.files[name].items()
@@ -120,7 +126,7 @@ def read_prediction(
 
 
 def _is_predicted(metric: str, files: MaskFiles) -> bool:
-    """Whether a metric is of lesions that have files; a mean over the four lesions needs files of all."""
+    """Tells whether a metric can be computed from the given files; a mean over the four lesions needs files of each."""
     lesion = metric.split("/")[1]
     absent = [name for name in LESIONS if files.target == "lesions" and name not in files.lesions]
     return lesion not in absent and not (lesion == "mean" and absent)

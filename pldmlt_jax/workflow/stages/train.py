@@ -48,7 +48,7 @@ from pldmlt_jax.workflow.stages.calibrate import calibrate
 from pldmlt_jax.workflow.stages.pseudo_label import read_label_table
 
 MONITOR_THRESHOLD = 0.5
-"""Threshold of the Dice that early stopping monitors: `evaluation.threshold` may change without another training."""
+"""Threshold of the Dice that early stopping monitors. A change of `evaluation.threshold` needs no new training this way."""
 
 STEPS = {"theta": train_step, "label": meta_step}
 DIAGNOSTICS = {"theta": gradient_balance, "label": meta_gradient_paths}
@@ -56,11 +56,11 @@ DIAGNOSTICS = {"theta": gradient_balance, "label": meta_gradient_paths}
 
 
 def train(context: Context) -> None:
-    """Runs Algorithm 1; saves the best and the latest state to `checkpoints/`, with the operating points of the best."""
+    """Runs Algorithm 1; saves the best and the latest state to `checkpoints/`, and the operating points of the best one."""
     config, selections = context.config, context.segmented
     training, validation = selections["train"], selections["val"]
     table = context.workdir / "pseudo_labels.csv"
-    labels, validation_labels = (training_labels(part.split, config, table) for part in (training, validation))
+    labels, validation_labels = (read_training_labels(part.split, config, table) for part in (training, validation))
     if config.meta.enabled:
         require_grades(labels, training)
     indices = oversample_grades(training.indices, labels.grade[training.indices], config.train.oversample)
@@ -91,7 +91,7 @@ def train(context: Context) -> None:
             steps={phase: devices.make_training_step(step, method=method) for phase, step in STEPS.items()},
             diagnostics={phase: devices.make_evaluation(diagnose, method=method) for phase, diagnose in DIAGNOSTICS.items()},
             batches=batches,
-            validate=lambda state: validate(state, method, devices, validation, validation_labels, config),
+            evaluate=lambda state: evaluate_on_validation(state, method, devices, validation, validation_labels, config),
             image_names=lambda batch: batch_image_ids(batch, training, context),
             checkpoints=checkpoints,
             make_log=lambda step: open_log(context.workdir, step, config_text(config)),
@@ -100,21 +100,21 @@ def train(context: Context) -> None:
         best = checkpoints.best_in_memory()
     if best is not None:
         own = select_local_devices(config.parallel)
-        context.trained = TrainedNetwork(config, own.put_state(best), int(best.step), checkpoints.directory, own)
+        context.trained_network = TrainedNetwork(config, own.put_state(best), int(best.step), checkpoints.directory, own)
     run_on_first(lambda: calibrate(context))
 
 
-def training_labels(split: PreparedSplit, config: Config, table: Path) -> GradeLabels:
-    """The grades that pixel-labelled images are trained with, by `pseudo.source`."""
+def read_training_labels(split: PreparedSplit, config: Config, table: Path) -> GradeLabels:
+    """Returns the grades that pixel-labelled images are trained with, as `pseudo.source` says."""
     if has_stage_1(config):
         return read_pseudo_labels(table, split)
     if config.pseudo.source == "none":
         return unknown_labels(split)
-    return GradeLabels(given_labels(split).grade, admissible(split))
+    return GradeLabels(given_labels(split).grade, find_admissible_grades(split))
 
 
 def require_grades(labels: GradeLabels, training: Selection) -> None:
-    """Checks that every training image has a grade: the label network would invent grades for the others.
+    """Checks that every training image has a grade, because the label network would invent one for the others.
 
     Raises:
         DataError: Some training images have no grade.
@@ -126,7 +126,7 @@ def require_grades(labels: GradeLabels, training: Selection) -> None:
 
 
 def batch_image_ids(batch: Batch, training: Selection, context: Context) -> list[str]:
-    """The ids of a batch's images in this process, and of the truly graded images beside them."""
+    """Returns the ids of a batch's images in this process, followed by those of its truly graded images."""
     names = [training.split.image_ids[i] for i in local_rows(batch.index).ravel()]
     if batch.graded is None:
         return names
@@ -135,7 +135,7 @@ def batch_image_ids(batch: Batch, training: Selection, context: Context) -> list
 
 
 def make_rounds(config: Config, num_images: int) -> RoundPlan:
-    """The order of the steps for a number of images per epoch."""
+    """Plans the order of the steps for a number of images per epoch."""
     per_epoch = steps_per_epoch(num_images, config.train.batch_size)
     return plan_rounds(config.train, per_epoch, label_update=config.meta.enabled)
 
@@ -169,7 +169,7 @@ def make_start_state(context: Context, method: Method) -> MethodState:
 
 
 def find_initial_directory(config: Config) -> Path:
-    """The folder of checkpoints, or of exported weights, that `train.init_from` names.
+    """Returns the folder with the checkpoints or exported weights that `train.init_from` names.
 
     Raises:
         CheckpointError: There is none, or its network expects images that are prepared in another way.
@@ -193,7 +193,7 @@ def read_initial_network(directory: Path) -> dict[str, Any]:
 
 
 def list_initial_files(config: Config) -> list[Path]:
-    """Lists the files that change whenever the network of `train.init_from` does; none if it is empty."""
+    """Lists files that differ between any two networks of `train.init_from`; none if it is empty."""
     if not config.train.init_from:
         return []
     directory = find_initial_directory(config)
@@ -208,29 +208,38 @@ def read_pseudo_labels(path: Path, split: PreparedSplit) -> GradeLabels:
         found = f"no row for {len(missing)} images, the first {missing[0]}"
         raise DataError(path, found, "pseudo-labels of the set that is trained on", "run `python main.py pseudo-label`")
     grades = [int(table[image_id]["after"]) for image_id in split.image_ids]
-    return GradeLabels(np.array(grades, np.int32), admissible(split))
+    return GradeLabels(np.array(grades, np.int32), find_admissible_grades(split))
 
 
-def admissible(split: PreparedSplit) -> np.ndarray:
-    """The grades that each image's masks admit, bool [n, 5]."""
+def find_admissible_grades(split: PreparedSplit) -> np.ndarray:
+    """Returns the grades that each image's masks admit, bool [n, 5]."""
     return np.stack([admissible_grades(row.evidence_px, row.least_grade) for row in split.metadata])
 
 
-def validate(
+def evaluate_on_validation(
     state: MethodState, method: Method, devices: Devices, selection: Selection, labels: GradeLabels, config: Config
 ) -> ValidationResult:
-    """Validates a state at the network's size: the score of early stopping, the metrics to log, and some pictures.
+    """Evaluates a state on the validation images at the network's size.
 
-    All processes' images count together. A batch that the devices do not divide is padded with rows of weight 0.
+    The images of all processes count together. A batch that the devices do not divide is padded with rows of weight 0.
+
+    Args:
+        state: The state to evaluate.
+        method: The method with its networks and losses.
+        devices: The devices that hold the state.
+        selection: The validation images.
+        labels: Their grades.
+        config: The config of the run.
+
+    Returns:
+        The score for early stopping, the metrics to log, and pictures of some images.
     """
     counts = SegmentationCounts.empty(method.loss.target)
     sums, images, pictures = np.zeros(4), 0.0, {}
-    evaluated, own = (
-        devices.make_evaluation(eval_step, method=method),
-        devices.batch_size_per_process(config.evaluation.batch_size),
-    )
+    evaluate_batch = devices.make_evaluation(eval_step, method=method)
+    own = devices.batch_size_per_process(config.evaluation.batch_size)
     for batch in eval_batches(selection.split, selection.indices, labels, batch_size=own, shard=devices.shard):
-        output = evaluated(state, devices.put_batch(batch))
+        output = evaluate_batch(state, devices.put_batch(batch))
         counts = counts.merge(
             segmentation_counts(
                 output.probabilities,

@@ -1,4 +1,4 @@
-"""`train-grader`: trains the stage 1 graders, each in `graders/<name>/`."""
+"""`train-grader`: trains the graders of stage 1 and writes each to `graders/<name>/`."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -13,7 +13,8 @@ from pldmlt_jax.data.loader import eval_batches, given_labels, oversample_grades
 from pldmlt_jax.data.splits.selection import Selection, held_out_split
 from pldmlt_jax.evaluation.metrics.grading import grade_rows, grading_metrics
 from pldmlt_jax.evaluation.temperature import fit_temperature, softmax
-from pldmlt_jax.io.files import write_json, write_rows
+from pldmlt_jax.io.csv_files import write_rows
+from pldmlt_jax.io.files import write_json
 from pldmlt_jax.io.processes import merge_rows, run_on_first, sum_over_processes
 from pldmlt_jax.io.progress import show_progress
 from pldmlt_jax.method.grader import Grader, grader_eval, grader_step, init_grader, init_grader_state
@@ -31,7 +32,7 @@ from pldmlt_jax.types import NUM_GRADES, Batch
 from pldmlt_jax.workflow.context import Context
 
 GRADED_IMAGES = "per_graded_image.csv"
-"""Table with a row for each held-out graded image: in a grader's folder, and for the network in the workdir."""
+"""Table with a row for each held-out graded image; in a grader's folder for that grader, in the workdir for the network."""
 
 
 def train_graders(context: Context) -> None:
@@ -41,7 +42,7 @@ def train_graders(context: Context) -> None:
 
 
 def train_grader(context: Context, name: str) -> None:
-    """Trains one grader, saves its best state by validation kappa, and writes its metrics on the test images."""
+    """Trains one grader, saves the state with the best validation kappa, and writes its metrics on the test images."""
     config, selections = context.config, context.graded_for_graders
     directory = context.workdir / "graders" / name
     devices = select_training_devices(config.parallel, config.grader.batch_size, "grader.batch_size")
@@ -50,13 +51,13 @@ def train_grader(context: Context, name: str) -> None:
     write_parameter_table(directory, f"grader {name}", state.params)
     state = devices.put_state(state)
     training, validation = selections["train"], selections["val"]
-    indices = epoch_indices(training, config.grader)
+    indices = list_epoch_indices(training, config.grader)
     rounds = RoundPlan((("grader", steps_per_epoch(len(indices), config.grader.batch_size)),), config.grader.epochs)
 
-    def validate(state: TrainState) -> ValidationResult:
+    def evaluate_on_validation(state: TrainState) -> ValidationResult:
         logits, loss = predict(state, grader, validation, devices)
         grades = given_labels(validation.split).grade[validation.indices]
-        metrics = grading_metrics(softmax(logits), grades, majority_grade(training))
+        metrics = grading_metrics(softmax(logits), grades, find_majority_grade(training))
         values = {"val/loss": loss, "val/accuracy": metrics["grade/accuracy"], "val/kappa": metrics["grade/kappa"]}
         return ValidationResult(values["val/kappa"] or 0.0, values)
 
@@ -76,7 +77,7 @@ def train_grader(context: Context, name: str) -> None:
             steps={"grader": devices.make_training_step(grader_step, grader=grader)},
             diagnostics={},
             batches=batches,
-            validate=validate,
+            evaluate=evaluate_on_validation,
             image_names=lambda batch: [training.split.image_ids[i] for i in local_rows(batch.index).ravel()],
             checkpoints=checkpoints,
             make_log=lambda step: open_log(directory, step, config_text(config)),
@@ -99,7 +100,7 @@ def _write_metrics(context: Context, grader: Grader, name: str, best: TrainState
     logits, _ = predict(state, grader, testing, devices)
     probabilities, truth = softmax(logits), true_labels(testing.split).grade[testing.indices]
     val_logits, _ = predict(state, grader, validation, devices)
-    metrics = grading_metrics(probabilities, truth, majority_grade(training)) | {
+    metrics = grading_metrics(probabilities, truth, find_majority_grade(training)) | {
         "grade/split": split,
         "temperature": fit_temperature(val_logits, given_labels(validation.split).grade[validation.indices]),
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
@@ -111,24 +112,27 @@ def _write_metrics(context: Context, grader: Grader, name: str, best: TrainState
     write_json(directory / "metrics.json", metrics | weights)
 
 
-def epoch_indices(train: Selection, config: GraderConfig) -> np.ndarray:
-    """The positions of one epoch; with `grader.oversample`, images of rarer grades are repeated."""
+def list_epoch_indices(train: Selection, config: GraderConfig) -> np.ndarray:
+    """Returns the indices of one epoch; with `grader.oversample`, images of rarer grades are repeated."""
     return oversample_grades(train.indices, given_labels(train.split).grade[train.indices], config.oversample)
 
 
 def make_grader(whole: Config, name: str, train: Selection, axis_name: str | None = None) -> Grader:
-    """Makes the static part of a grader; with `grader.class_weights`, grades are weighted by inverse frequency, mean 1."""
+    """Makes the static part of a grader.
+
+    With `grader.class_weights`, grades are weighted by their inverse frequency, with mean 1.
+    """
     config, weights = whole.grader, np.ones(NUM_GRADES)
-    network = build_grader(name, config, weight_files(whole)[config.architectures.index(name)])
+    network = build_grader(name, config, find_weight_files(whole)[config.architectures.index(name)])
     if config.class_weights:
         counts = np.bincount(given_labels(train.split).grade[train.indices], minlength=NUM_GRADES)
         weights = np.where(counts > 0, len(train) / np.maximum(counts, 1) / max((counts > 0).sum(), 1), 0.0)
-    total_steps = config.epochs * steps_per_epoch(len(epoch_indices(train, config)), config.batch_size)
+    total_steps = config.epochs * steps_per_epoch(len(list_epoch_indices(train, config)), config.batch_size)
     return Grader(network, config, total_steps, tuple(float(w) for w in weights), axis_name)
 
 
 def make_start_state(context: Context, grader: Grader, name: str) -> tuple[TrainState, dict[str, Any]]:
-    """Makes a fresh state with the weights that the config names for this grader; also returns what was loaded."""
+    """Makes the state before step 0 with the weights that the config names; also returns facts about these weights."""
     config = context.config
     position = config.grader.architectures.index(name)
     path = fetch_weights(grader_weight_names(config)[position], config.data.cache_dir)
@@ -141,12 +145,12 @@ def make_start_state(context: Context, grader: Grader, name: str) -> tuple[Train
 
 
 def grader_weight_names(config: Config) -> list[str]:
-    """The weights that the config names for each grader; `encoder` stands for those of the multi-task network."""
+    """Returns the weights that the config names for each grader; `encoder` means those of the multi-task network."""
     return [config.model.weights if name == "encoder" else name for name in config.grader.weights]
 
 
-def weight_files(config: Config) -> list[str]:
-    """The weight file of each grader, "" for random weights."""
+def find_weight_files(config: Config) -> list[str]:
+    """Returns the weight file of each grader; "" for a random start."""
     return [resolve_weights_path(name, config.data.cache_dir) for name in grader_weight_names(config)]
 
 
@@ -160,28 +164,28 @@ def restore_best(context: Context, grader: Grader, name: str) -> TrainState:
 
 
 def drop_optimizer(state: TrainState) -> TrainState:
-    """The state without what its optimiser keeps."""
+    """Returns a state without the state of its optimiser."""
     return dataclasses.replace(state, opt_state=())
 
 
-def majority_grade(train: Selection) -> int:
-    """The most frequent grade of the training images: the baseline always predicts it."""
+def find_majority_grade(train: Selection) -> int:
+    """Returns the most frequent grade of the training images, which the baseline always predicts."""
     return int(np.bincount(given_labels(train.split).grade[train.indices], minlength=NUM_GRADES).argmax())
 
 
 def predict(state: TrainState, grader: Grader, selection: Selection, devices: Devices) -> tuple[np.ndarray, float]:
-    """Predicts a selection with all processes of the devices: logits [n, 5] in order, and the mean focal loss."""
+    """Predicts a selection with all processes; returns the logits [n, 5] in its order, and the mean focal loss."""
     logits: list[np.ndarray] = []
     loss, count, shard = 0.0, 0.0, devices.shard
     own, labels = devices.batch_size_per_process(grader.config.batch_size), given_labels(selection.split)
-    evaluated = devices.make_evaluation(grader_eval, grader=grader)
+    evaluate_batch = devices.make_evaluation(grader_eval, grader=grader)
     for batch in eval_batches(selection.split, selection.indices, labels, batch_size=own, shard=shard):
-        batch_logits, batch_loss = evaluated(state, devices.put_batch(batch))
+        batch_logits, batch_loss = evaluate_batch(state, devices.put_batch(batch))
         counted = batch.sample_mask > 0
         logits += list(batch_logits[counted])
         loss, count = loss + float(batch_loss) * counted.sum(), count + counted.sum()
     if devices.num_processes > 1:
-        places = range(shard.process, len(selection), shard.num_processes)
-        logits = merge_rows(dict(zip(places, logits, strict=True)))
+        positions = range(shard.process, len(selection), shard.num_processes)
+        logits = merge_rows(dict(zip(positions, logits, strict=True)))
         loss, count = sum_over_processes((loss, count))
     return np.stack(logits), loss / max(count, 1.0)

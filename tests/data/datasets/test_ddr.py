@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from data.ddr_files import write_grading, write_segmentation
 from data.idrid_files import SHAPE
+from data.valid_records import valid_records
 
 from pldmlt_jax.config import DataConfig
 from pldmlt_jax.data.datasets.ddr import list_grading, list_segmentation
-from pldmlt_jax.data.preprocessing.store import open_prepared
 from pldmlt_jax.data.splits.selection import select_graded, select_segmented
 from pldmlt_jax.data.splits.summary import dataset_summary
+from pldmlt_jax.data.store import open_prepared
 from pldmlt_jax.errors import DataError, ErrorGroup
 from pldmlt_jax.method.pseudo_labels import admissible_grades
 
@@ -40,12 +41,12 @@ def data(root) -> DataConfig:
 
 
 def test_both_spellings_of_the_folder_of_masks_are_read_in_every_split(root):
-    first = list_segmentation(root).valid_records()
+    first = valid_records(list_segmentation(root))
     assert {split: len(records) for split, records in first.items()} == {"train": 3, "val": 1, "test": 1}
     assert first["val"][0].masks["SE"].parents[1].name == "segmentation label"
     for split, (old, new) in {"train": ("label", "segmentation label"), "valid": ("segmentation label", "label")}.items():
         (root / "lesion_segmentation" / split / old).rename(root / "lesion_segmentation" / split / new)
-    second = list_segmentation(root).valid_records()
+    second = valid_records(list_segmentation(root))
     assert second["val"][0].masks["SE"].parents[1].name == "label"
     assert [record.image_id for record in second["train"]] == [record.image_id for record in first["train"]]
 
@@ -65,7 +66,7 @@ def test_missing_masks_are_all_named_for_here_every_lesion_has_a_file(root):
     (masks / "HE" / "007-0004-100.tif").unlink()
     shutil.rmtree(masks / "SE")
     with pytest.raises(ErrorGroup) as caught:
-        list_segmentation(root).valid_records()
+        valid_records(list_segmentation(root))
     assert len(caught.value.errors) == 4
     assert "HE/007-0004-100.tif: no such file" in str(caught.value)
 
@@ -75,7 +76,7 @@ def test_mask_without_image_is_named(root):
         root / "lesion_segmentation" / "test" / "image" / "007-0201-400.jpg"
     )
     with pytest.raises(ErrorGroup, match=r"007-0200-400\.tif: a mask without its image"):
-        list_segmentation(root).valid_records()
+        valid_records(list_segmentation(root))
 
 
 def test_incomplete_join_of_the_archive_is_explained(root):
@@ -108,7 +109,7 @@ def test_more_than_two_levels_are_an_error(data, root):
 
 def test_ungradable_photographs_are_dropped_and_counted(root, data):
     listing = list_grading(root)
-    assert {split: [r.grade for r in records] for split, records in listing.valid_records().items()} == {
+    assert {split: [r.grade for r in records] for split, records in valid_records(listing).items()} == {
         "train": [0, 2, 3, 1, 4], "val": [0, 2], "test": [4],
     }  # fmt: skip
     assert listing.dropped == {"train": 1, "val": 0, "test": 2}
@@ -141,7 +142,7 @@ def test_pixel_labelled_photographs_are_kept_out_of_the_graders_training(root, d
 def test_lists_of_other_systems_are_read(root):
     table = root / "DR_grading" / "train.txt"
     table.write_bytes(table.read_bytes().replace(b"\n", b"\r\n").rstrip())
-    assert len(list_grading(root).valid_records()["train"]) == 5
+    assert len(valid_records(list_grading(root))["train"]) == 5
 
 
 def test_every_wrong_line_is_named_at_once(root):
@@ -149,7 +150,7 @@ def test_every_wrong_line_is_named_at_once(root):
     lines = table.read_text().splitlines()
     table.write_text("\n".join(["007-1000-000.jpg 6", "x.jpg 1", "a.jpg", "a.jpg 1 2", *lines[2:5], "007-1002-200.jpg 3"]))
     with pytest.raises(ErrorGroup) as caught:
-        list_grading(root).valid_records()
+        valid_records(list_grading(root))
     text = str(caught.value)
     for part in ("line 1: '007-1000-000.jpg 6'", "a row for x.jpg", "line 3: 'a.jpg'", "line 4: 'a.jpg 1 2'",
                  "line 8: 007-1002-200.jpg again", "007-1001-500.jpg: no row", "b.jpg: no row"):  # fmt: skip

@@ -6,13 +6,20 @@ import numpy as np
 import pytest
 from data.diaretdb1_files import circle, ellipse, marking, polygon, write_markings, write_set
 from data.idrid_files import SHAPE
+from data.valid_records import valid_records
 
 from pldmlt_jax.config import DataConfig
 from pldmlt_jax.data.datasets.diaretdb1 import list_photographs
-from pldmlt_jax.data.datasets.diaretdb1_xml import agreement_map, count_votes, rasterise, read_markings, required_votes
+from pldmlt_jax.data.preprocessing.expert_markings import (
+    MOST_VOTES,
+    count_votes,
+    rasterise,
+    read_markings,
+    required_votes,
+)
 from pldmlt_jax.data.preprocessing.masks import read_annotation
-from pldmlt_jax.data.preprocessing.store import open_prepared
 from pldmlt_jax.data.splits.selection import select_segmented
+from pldmlt_jax.data.store import open_prepared
 from pldmlt_jax.errors import DataError, ErrorGroup
 from pldmlt_jax.evaluation.original_size import read_original
 from pldmlt_jax.method.pseudo_labels import admissible_grades
@@ -106,13 +113,14 @@ def test_regions_beyond_the_image_are_cut_and_those_outside_are_empty(tmp_path):
     assert rasterise(across.region, SHAPE)[1].all()
 
 
-def test_agreement_map_is_the_mean_of_the_experts_confidences(tmp_path):
+def test_votes_divided_by_their_maximum_are_the_mean_of_the_experts_confidences(tmp_path):
     paths = [write_markings(tmp_path / f"{i}.xml", *found) for i, found in enumerate((FIRST, SECOND, FIRST, SECOND))]
-    soft = agreement_map(paths, LARGE)
-    assert soft[200, 301, 0] == pytest.approx((1 + 2 / 3) / 2)
-    assert soft[200, 296, 0] == pytest.approx(0.5)  # two experts of high confidence, the others left it out
-    assert soft[499, 99, 4] == pytest.approx(0.5)
-    assert agreement_map(paths, LARGE, weighted=False)[200, 301, 0] == 1
+    experts = [read_markings(path) for path in paths]
+    agreement = count_votes(experts, LARGE) / (MOST_VOTES * len(experts))
+    assert agreement[200, 301, 0] == pytest.approx((1 + 2 / 3) / 2)
+    assert agreement[200, 296, 0] == pytest.approx(0.5)  # two experts of high confidence, the others left it out
+    assert agreement[499, 99, 4] == pytest.approx(0.5)
+    assert count_votes(experts, LARGE, weighted=False)[200, 301, 0] == MOST_VOTES * len(experts)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +168,7 @@ def data(tmp_path) -> DataConfig:
 
 
 def test_lists_name_the_splits_and_each_marking_counts_once(data, tmp_path):
-    records = list_photographs(tmp_path / "DiaRetDB1").valid_records()
+    records = valid_records(list_photographs(tmp_path / "DiaRetDB1"))
     assert [record.image_id for record in records["train"]] == [f"diaretdb1_image{i:03d}" for i in IMAGES]
     assert [record.image_id for record in records["test"]] == ["diaretdb1_image011", "diaretdb1_image012"]
     assert [path.name for path in records["train"][0].markings] == [f"diaretdb1_image001_{i:02d}.xml" for i in range(1, 5)]
@@ -171,7 +179,7 @@ def test_set_is_found_below_the_folder_that_the_archive_made_and_by_its_plain_li
     base.parent.mkdir()
     (tmp_path / "DiaRetDB1").rename(base)
     (base / "ddb1_v02_01_train.txt").unlink()
-    records = list_photographs(tmp_path / "deep").valid_records()
+    records = valid_records(list_photographs(tmp_path / "deep"))
     assert len(records["train"]) == len(IMAGES)
     assert records["train"][0].markings[0].name == "diaretdb1_image001_01_plain.xml"
 

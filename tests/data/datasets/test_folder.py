@@ -6,12 +6,13 @@ import cv2
 import numpy as np
 import pytest
 from data.idrid_files import SHAPE, photograph
+from data.valid_records import valid_records
 
 from pldmlt_jax.config import DataConfig
 from pldmlt_jax.data.datasets.folder import list_grading, list_segmentation
 from pldmlt_jax.data.preprocessing.geometry import read_image
-from pldmlt_jax.data.preprocessing.store import open_prepared
 from pldmlt_jax.data.splits.selection import require_lesion_types, select_all
+from pldmlt_jax.data.store import open_prepared
 from pldmlt_jax.errors import DataError, ErrorGroup
 from pldmlt_jax.method.pseudo_labels import admissible_grades
 from pldmlt_jax.types import MASK_BITS
@@ -51,7 +52,7 @@ def data_of(root) -> DataConfig:
 
 
 def test_masks_are_found_in_folders_and_by_suffixes(root):
-    records = {record.image_id: record for record in list_segmentation(root).valid_records()["train"]}
+    records = {record.image_id: record for record in valid_records(list_segmentation(root))["train"]}
     assert {name: sorted(record.masks) for name, record in records.items()} == {
         "a": ["EX", "MA"], "b": ["HE"], "c": ["MA"],
     }  # fmt: skip
@@ -60,7 +61,7 @@ def test_masks_are_found_in_folders_and_by_suffixes(root):
 
 
 def test_only_some_images_have_grades(root):
-    records = list_grading(root).valid_records()["train"]
+    records = valid_records(list_grading(root))["train"]
     assert {record.image_id: record.grade for record in records} == {"a": 2, "b": 3, "d": 0, "f": 4}
 
 
@@ -68,7 +69,7 @@ def test_only_some_images_have_grades(root):
 def test_tables_are_read_as_spreadsheets_and_pandas_write_them(root, delimiter):
     lines = ("image,dr grade,remark", "a,2.0,old", "d.JPG,0.0,", "e,,", "f.jpeg,4.0,")
     (root / "grades.csv").write_text("\n".join(lines).replace(",", delimiter), encoding="utf-8-sig")
-    found = {record.image_id: record.grade for record in list_grading(root).valid_records()["train"]}
+    found = {record.image_id: record.grade for record in valid_records(list_grading(root))["train"]}
     assert found == {"a": 2, "d": 0, "f": 4}
 
 
@@ -79,7 +80,7 @@ def test_accents_are_the_same_however_a_mac_or_a_table_spells_them(tmp_path, enc
         (tmp_path / name).mkdir(parents=True)
         cv2.imwrite(str(tmp_path / name / f"{taken_apart}.png"), np.full((20, 20, 3), 255, np.uint8))
     (tmp_path / "grades.csv").write_text(f"image,grade\n{composed}.png,3\n", encoding=encoding)
-    (record,) = list_segmentation(tmp_path).valid_records()["train"]
+    (record,) = valid_records(list_segmentation(tmp_path))["train"]
     assert (record.image_id, record.true_grade, list(record.masks)) == (composed, 3, ["MA"])
 
 
@@ -87,17 +88,17 @@ def test_photographs_of_a_format_that_is_not_read_are_told(tmp_path):
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "a.HEIC").write_bytes(b"something else")
     (tmp_path / "grades.csv").write_text("image,grade\na,1\n")
-    (record,) = list_grading(tmp_path).valid_records()["train"]
+    (record,) = valid_records(list_grading(tmp_path))["train"]
     with pytest.raises(DataError, match=r"a\.HEIC: not a readable image"):
         read_image(record.image)
 
 
 def test_what_a_mac_leaves_beside_each_file_is_no_image(root):
-    expected = [record.image_id for record in list_segmentation(root).valid_records()["train"]]
+    expected = [record.image_id for record in valid_records(list_segmentation(root))["train"]]
     for path in list(root.rglob("*.*")):
         path.with_name(f"._{path.name}").write_bytes(b"\x00\x05\x16\x07")
-    assert [record.image_id for record in list_segmentation(root).valid_records()["train"]] == expected
-    assert len(list_grading(root).valid_records()["train"]) == 4
+    assert [record.image_id for record in valid_records(list_segmentation(root))["train"]] == expected
+    assert len(valid_records(list_grading(root))["train"]) == 4
 
 
 def test_prepared_images_carry_their_masks(root):
@@ -113,7 +114,7 @@ def test_images_beside_their_masks_in_one_folder(tmp_path):
         write_image(tmp_path / f"{name}.png", i)
     for name in ("left_MA", "left-SE", "right_eye_haemorrhages"):
         write_mask(tmp_path / f"{name}.png")
-    records = {record.image_id: record for record in list_segmentation(tmp_path).valid_records()["train"]}
+    records = {record.image_id: record for record in valid_records(list_segmentation(tmp_path))["train"]}
     assert {name: sorted(record.masks) for name, record in records.items()} == {"left": ["MA", "SE"], "right_eye": ["HE"]}
 
 
@@ -173,7 +174,7 @@ def test_folders_of_splits_are_kept(tmp_path):
     for i, name in enumerate(("train/a", "Validation/b", "test/c", "test/deeper/d")):
         write_image(tmp_path / "images" / f"{name}.png", i)
         write_mask(tmp_path / "masks" / f"{name.split('/')[-1]}_MA.png")
-    records = list_segmentation(tmp_path).valid_records()
+    records = valid_records(list_segmentation(tmp_path))
     assert {split: [record.image_id for record in found] for split, found in records.items()} == {
         "train": ["a"], "val": ["b"], "test": ["c", "d"],
     }  # fmt: skip
@@ -186,7 +187,7 @@ def test_everything_that_is_wrong_is_told_at_once(root):
     write_mask(root / "masks" / "MA" / "a.tif")
     (root / "grades.csv").write_text("Image,Grade\na,2\na,3\nb,7\nnobody,1\n")
     with pytest.raises(ErrorGroup) as caught:
-        list_segmentation(root).valid_records()
+        valid_records(list_segmentation(root))
     text = str(caught.value)
     for part in ("deeper/a.png: a second image of this name", "drusen/b.png: a mask of no known lesion",
                  "nobody.png: a mask without its image", "a second MA mask of a", "line 3: a again",

@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 from data.idrid_files import write_grading, write_segmentation
+from data.valid_records import valid_records
 
 from pldmlt_jax.data.datasets.idrid import list_grading, list_segmentation, read_grade_table
 from pldmlt_jax.errors import DataError, ErrorGroup
@@ -11,7 +12,7 @@ from pldmlt_jax.errors import DataError, ErrorGroup
 
 def test_absent_mask_file_means_none_of_that_lesion(tmp_path):
     write_segmentation(tmp_path, {"IDRiD_01": ["MA", "OD"], "IDRiD_02": ["MA", "HE", "EX", "SE", "OD"], "IDRiD_03": []})
-    first, second, third = list_segmentation(tmp_path).valid_records()["train"]
+    first, second, third = valid_records(list_segmentation(tmp_path))["train"]
     assert set(first.masks) == {"MA"}
     assert set(second.masks) == {"MA", "HE", "EX", "SE"}
     assert third.masks == {}
@@ -21,15 +22,15 @@ def test_absent_mask_file_means_none_of_that_lesion(tmp_path):
 
 def test_test_split_is_read_where_it_is_on_disk(tmp_path):
     write_segmentation(tmp_path, {"IDRiD_01": ["MA"]})
-    assert set(list_segmentation(tmp_path).valid_records()) == {"train"}
+    assert set(valid_records(list_segmentation(tmp_path))) == {"train"}
     write_segmentation(tmp_path, {"IDRiD_55": ["MA"]}, "test")
-    assert [record.image_id for record in list_segmentation(tmp_path).valid_records()["test"]] == ["IDRiD_55"]
+    assert [record.image_id for record in valid_records(list_segmentation(tmp_path))["test"]] == ["IDRiD_55"]
 
 
 def test_grades_of_each_split_stay_with_it_although_names_recur(tmp_path):
     write_grading(tmp_path, {"IDRiD_001": 3, "IDRiD_002": 0})
     write_grading(tmp_path, {"IDRiD_001": 4}, "test", first_seed=200)
-    records = list_grading(tmp_path).valid_records()
+    records = valid_records(list_grading(tmp_path))
     assert [(r.image_id, r.grade) for r in records["train"]] == [("IDRiD_001", 3), ("IDRiD_002", 0)]
     assert [(r.image_id, r.grade) for r in records["test"]] == [("IDRiD_001", 4)]
 
@@ -43,7 +44,7 @@ def test_byte_order_mark_and_spaces_do_no_harm(tmp_path):
 def test_every_bad_grade_is_named_with_its_line_at_once(tmp_path):
     write_grading(tmp_path, {"IDRiD_001": 5, "IDRiD_002": 1, "IDRiD_003": "x", "IDRiD_004": -1, "IDRiD_005": "", "a": 2.0})
     with pytest.raises(ErrorGroup) as caught:
-        list_grading(tmp_path).valid_records()
+        valid_records(list_grading(tmp_path))
     text = str(caught.value)
     assert len(caught.value.errors) == 5
     for line, grade in ((2, "5"), (4, "x"), (5, "-1"), (6, ""), (7, "2.0")):
@@ -55,7 +56,7 @@ def test_images_and_rows_without_each_other_are_all_named(tmp_path):
     table = write_grading(tmp_path, {"IDRiD_001": 1, "IDRiD_002": 2, "IDRiD_003": 3})
     table.write_text(table.read_text().replace("IDRiD_002", "IDRiD_999"))
     with pytest.raises(ErrorGroup) as caught:
-        list_grading(tmp_path).valid_records()
+        valid_records(list_grading(tmp_path))
     assert "IDRiD_002.jpg: no row" in str(caught.value)
     assert "a row for IDRiD_999" in str(caught.value)
 
@@ -73,7 +74,7 @@ def test_table_with_another_header_is_refused_with_what_it_has(tmp_path):
     table = write_grading(tmp_path, {"IDRiD_001": 1})
     table.write_text("id,level\nIDRiD_001,1\n")
     with pytest.raises(DataError, match="but id, level"):
-        list_grading(tmp_path).valid_records()
+        valid_records(list_grading(tmp_path))
 
 
 @pytest.mark.parametrize("records", [list_segmentation, list_grading])
@@ -93,7 +94,7 @@ def test_lesion_folder_that_is_missing_or_misspelt_is_an_error_not_an_absent_les
     (masks / "1. Microaneurysms").rename(masks / "1. Microaneurisms")
     (masks / "3. Hard Exudates" / "IDRiD_01_EX.tif").rename(masks / "3. Hard Exudates" / "IDRiD_01_EX.tiff")
     with pytest.raises(ErrorGroup) as caught:
-        list_segmentation(tmp_path).valid_records()
+        valid_records(list_segmentation(tmp_path))
     assert "1. Microaneurysms: no such folder" in str(caught.value)
     assert "3. Hard Exudates: files of other names only" in str(caught.value)
 
@@ -102,20 +103,20 @@ def test_table_without_rows_names_every_image(tmp_path):
     table = write_grading(tmp_path, {"IDRiD_001": 1, "IDRiD_002": 2})
     table.write_text("Image name,Retinopathy grade\n")
     with pytest.raises(ErrorGroup, match="no row"):
-        list_grading(tmp_path).valid_records()
+        valid_records(list_grading(tmp_path))
 
 
 def test_masks_that_are_missing_altogether_are_an_error_not_healthy_eyes(tmp_path):
     write_segmentation(tmp_path, {"IDRiD_01": ["MA"]})
     shutil.rmtree(tmp_path / "A. Segmentation" / "2. All Segmentation Groundtruths")
     with pytest.raises(ErrorGroup, match=r"2\. All Segmentation Groundtruths"):
-        list_segmentation(tmp_path).valid_records()
+        valid_records(list_segmentation(tmp_path))
 
 
 def test_mask_whose_image_was_lost_is_an_error_not_an_image_left_out(tmp_path):
     write_segmentation(tmp_path, {"IDRiD_01": ["MA"], "IDRiD_02": ["MA", "EX"]})
     (tmp_path / "A. Segmentation" / "1. Original Images" / "a. Training Set" / "IDRiD_02.jpg").unlink()
     with pytest.raises(ErrorGroup) as caught:
-        list_segmentation(tmp_path).valid_records()
+        valid_records(list_segmentation(tmp_path))
     for part in ("IDRiD_02_MA.tif", "IDRiD_02_EX.tif", "a mask without its image", "IDRiD_02.jpg"):
         assert part in str(caught.value)

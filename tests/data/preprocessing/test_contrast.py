@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from pldmlt_jax.config import DataConfig
-from pldmlt_jax.data.datasets.records import RawRecord
 from pldmlt_jax.data.preprocessing.contrast import ENHANCEMENTS
 from pldmlt_jax.data.preprocessing.prepare import prepare_image, prepare_record
+from pldmlt_jax.data.records import RawRecord
 from pldmlt_jax.data.synthetic.dataset import draw_fundus
 
 DATA = DataConfig()

@@ -17,16 +17,16 @@ import tensorflow_datasets as tfds
 from data.idrid_files import SHAPE, photograph, write_grading, write_segmentation
 
 from pldmlt_jax.config import DataConfig, SyntheticConfig
+from pldmlt_jax.data import store
 from pldmlt_jax.data.datasets.base import FundusConfig
 from pldmlt_jax.data.datasets.idrid import IdridSegmentation
-from pldmlt_jax.data.preprocessing import store
 from pldmlt_jax.data.preprocessing.geometry import read_image
 from pldmlt_jax.data.preprocessing.masks import fuse_lesions, mask_to_network, read_mask
 from pldmlt_jax.data.preprocessing.prepare import prepare_record
-from pldmlt_jax.data.preprocessing.store import open_prepared
 from pldmlt_jax.data.splits.near_duplicates import find_duplicates_across_sets
 from pldmlt_jax.data.splits.selection import known_grades, official_splits, select_graded, select_segmented
 from pldmlt_jax.data.splits.summary import dataset_summary
+from pldmlt_jax.data.store import open_prepared
 from pldmlt_jax.data.synthetic.dataset import SyntheticGrading
 from pldmlt_jax.errors import DataError, ErrorGroup
 from pldmlt_jax.io.files import partial_path, remove_leftovers
@@ -241,7 +241,7 @@ import os, signal, sys
 from pathlib import Path
 from pldmlt_jax.config import DataConfig
 from pldmlt_jax.data.preprocessing import prepare
-from pldmlt_jax.data.preprocessing import store as prepared
+from pldmlt_jax.data import store as prepared
 
 done = prepare.np.savez
 def savez(file, **arrays):
@@ -304,7 +304,7 @@ def test_kill_between_packing_and_removing_is_cleaned_up_as_is_an_older_cache(da
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("pldmlt_jax.data.preprocessing.store.sync_tree", killed)
+        patch.setattr("pldmlt_jax.data.store.sync_tree", killed)
         open_prepared("idrid_s", data, 48)
     assert len(prepared_files(data)) == 6
     names = count_prepared(monkeypatch)
@@ -347,9 +347,9 @@ def test_file_that_another_process_has_packed_and_removed_is_prepared_again(data
 OPENED = """
 import sys
 from pldmlt_jax.config import DataConfig
-from pldmlt_jax.data.preprocessing import store
+from pldmlt_jax.data import store
 from pldmlt_jax.data.preprocessing.prepare import prepare_record
-from pldmlt_jax.data.preprocessing.store import open_prepared
+from pldmlt_jax.data.store import open_prepared
 print(len(open_prepared("idrid_s", DataConfig(root=sys.argv[1], cache_dir=sys.argv[2], num_threads=1), 48)["train"]))
 """
 

@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pldmlt_jax.config import DataConfig
+from pldmlt_jax.data.preprocessing.difference_hash import difference_hash
 from pldmlt_jax.data.preprocessing.field_of_view import field_of_view
 from pldmlt_jax.data.splits.folds import split_indices, stratified_folds
-from pldmlt_jax.data.splits.near_duplicates import SAME_IMAGE_BITS, difference_hash, find_near_duplicates
+from pldmlt_jax.data.splits.near_duplicates import SAME_IMAGE_BITS, find_near_duplicates
 from pldmlt_jax.data.splits.selection import ALL, choose_splits
 from pldmlt_jax.data.synthetic.dataset import draw_fundus
 from pldmlt_jax.errors import ConfigError

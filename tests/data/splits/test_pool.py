@@ -12,10 +12,10 @@ from data.diaretdb1_files import circle, marking, write_set
 from data.idrid_files import photograph, write_grading, write_segmentation
 
 from pldmlt_jax.config import DataConfig
-from pldmlt_jax.data.preprocessing.store import open_prepared
 from pldmlt_jax.data.splits.folds import write_folds
 from pldmlt_jax.data.splits.selection import select_graded, select_segmented
 from pldmlt_jax.data.splits.summary import dataset_summary, fold_rows
+from pldmlt_jax.data.store import open_prepared
 from pldmlt_jax.errors import DataError, ErrorGroup
 
 DOT = (marking(circle(41, 31, 3), "High", "Red_small_dots"),) * 4

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 from data.mask_statistics import recorded, statistics
+from data.valid_records import valid_records
 
 from pldmlt_jax.config import SyntheticConfig
 from pldmlt_jax.data.datasets.idrid import list_grading, list_segmentation
@@ -110,7 +111,7 @@ def test_masks_lie_inside_the_field_of_view():
 
 def test_written_set_is_read_like_the_real_one(tmp_path):
     root = ensure_synthetic_set(SMALL, str(tmp_path))
-    segmented, graded = list_segmentation(root).valid_records(), list_grading(root).valid_records()
+    segmented, graded = valid_records(list_segmentation(root)), valid_records(list_grading(root))
     assert {name: len(records) for name, records in segmented.items()} == {"train": 6, "test": 3}
     assert {name: len(records) for name, records in graded.items()} == {"train": 20, "test": 5}
     assert {record.true_grade for records in segmented.values() for record in records} <= set(range(5))
@@ -127,7 +128,7 @@ def test_set_is_drawn_once_and_anew_after_an_interruption(tmp_path, monkeypatch)
         patch.setattr("pldmlt_jax.data.synthetic.dataset._write_csv", _interrupt)
         ensure_synthetic_set(SMALL, str(tmp_path))
     root = ensure_synthetic_set(SMALL, str(tmp_path))
-    assert len(list_segmentation(root).valid_records()["train"]) == 6
+    assert len(valid_records(list_segmentation(root))["train"]) == 6
     stamps = {path: path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file()}
     assert ensure_synthetic_set(SMALL, str(tmp_path)) == root
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file()} == stamps
@@ -137,10 +138,10 @@ def test_set_is_drawn_once_and_anew_after_an_interruption(tmp_path, monkeypatch)
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
 def test_corruption_changes_exactly_that_share_of_the_training_grades_and_keeps_the_true_ones(tmp_path, share):
     root = ensure_synthetic_set(dataclasses.replace(SMALL, corrupt_share=share), str(tmp_path))
-    records = list_grading(root).valid_records()
+    records = valid_records(list_grading(root))
     assert sum(record.grade != record.true_grade for record in records["train"]) == round(share * 20)
     assert all(record.grade == record.true_grade for record in records["test"])
-    segmented = list_segmentation(root).valid_records()
+    segmented = valid_records(list_segmentation(root))
     assert sum(record.grade != record.true_grade for record in segmented["train"]) == round(share * 6)
     assert all(record.grade == record.true_grade for record in segmented["test"])
     with open(root / "true_grades_of_grading_images.csv", newline="") as file:

@@ -132,7 +132,7 @@ def test_a_run_that_cannot_run_is_said_and_takes_nothing_with_it(root: Path, cap
     assert {name: cell["state"] for name, cell in rows.items()} == {
         "lesions": "failed", "vgg16": "complete", "ours": "failed"
     }  # fmt: skip
-    assert "in use by process" in rows["lesions"]["why"] and rows["ours"]["why"].startswith("lesions, which it starts from")
+    assert "in use by process" in rows["lesions"]["why"] and rows["ours"]["why"].startswith("lesions, from which it starts")
     assert "**failed**: lesions, fold 0, seed 0: error: --workdir" in (copy / "table/table.md").read_text()
 
 

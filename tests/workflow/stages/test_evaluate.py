@@ -12,7 +12,7 @@ from pldmlt_jax.errors import ConfigError
 from pldmlt_jax.workflow.context import Context
 from pldmlt_jax.workflow.options import RunOptions
 from pldmlt_jax.workflow.stages.evaluate import score_labels
-from pldmlt_jax.workflow.stages.train import training_labels
+from pldmlt_jax.workflow.stages.train import read_training_labels
 from tests.evaluation.tiny_network import tiny_config, tiny_network
 
 SHARE = 0.5
@@ -37,7 +37,7 @@ def context(tmp_path_factory) -> Context:
 
 def test_wrong_grades_are_learnt_from_and_the_true_ones_are_admitted_by_the_masks(context):
     train = context.segmented["train"].split
-    labels, true = training_labels(train, context.config, context.workdir / "none"), true_labels(train).grade
+    labels, true = read_training_labels(train, context.config, context.workdir / "none"), true_labels(train).grade
     assert (labels.grade != true).sum() == round(SHARE * 12)
     assert labels.admissible[np.arange(12), true].all()
     graded = context.truly_graded["train"].split
@@ -52,15 +52,15 @@ def test_a_label_network_that_has_learnt_nothing_does_what_its_hierarchy_does(co
     network = tiny_network(config)
     own = Context(dataclasses.replace(context.options, config=config))
     own.segmented = context.segmented
-    figures = score_labels(own, network)
-    assert figures["labels/n"] == len(context.segmented["train"])
-    assert 0 < figures["labels/n_wrong"] <= round(SHARE * 12)
-    assert figures["labels/accuracy_before"] == 1 - figures["labels/n_wrong"] / figures["labels/n"]
-    assert figures["labels/spoilt"] == figures["labels/spoilt_by_hierarchy"] == 0.0
-    assert figures["labels/true_weight_of_right"] > 0.99
-    assert (figures["labels/repaired_by_hierarchy"] > 0) == (hierarchy == "evidence")
+    metrics = score_labels(own, network)
+    assert metrics["labels/n"] == len(context.segmented["train"])
+    assert 0 < metrics["labels/n_wrong"] <= round(SHARE * 12)
+    assert metrics["labels/accuracy_before"] == 1 - metrics["labels/n_wrong"] / metrics["labels/n"]
+    assert metrics["labels/spoilt"] == metrics["labels/spoilt_by_hierarchy"] == 0.0
+    assert metrics["labels/true_weight_of_right"] > 0.99
+    assert (metrics["labels/repaired_by_hierarchy"] > 0) == (hierarchy == "evidence")
     if hierarchy == "full":
-        assert figures["labels/repaired"] == 0.0
+        assert metrics["labels/repaired"] == 0.0
 
 
 @pytest.mark.parametrize(

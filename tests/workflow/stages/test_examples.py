@@ -19,9 +19,9 @@ def test_only_the_chosen_images_are_kept_with_their_own_predictions(number):
     dices = dict(enumerate(rng.integers(0, 8, 40) / 8))
     examples, batch = Examples(number), np.arange(41.0)[:, None, None, None]
     examples.add(40, "", batch[40])  # an undefined Dice
-    for place, dice in dices.items():
-        examples.add(place, float(dice), batch[place])
+    for position, dice in dices.items():
+        examples.add(position, float(dice), batch[position])
         assert len(examples.kept) <= number
     assert set(examples.kept) == set(choose_examples(dices, number))
-    for place, (dice, probabilities) in examples.kept.items():
-        assert dice == dices[place] and probabilities.item() == place and probabilities.base is None
+    for position, (dice, probabilities) in examples.kept.items():
+        assert dice == dices[position] and probabilities.item() == position and probabilities.base is None

@@ -17,10 +17,10 @@ import tensorflow_datasets as tfds
 
 from pldmlt_jax.config import DataConfig
 from pldmlt_jax.data.datasets.base import FundusBuilder, FundusConfig
-from pldmlt_jax.data.datasets.records import Listing, RawRecord
 from pldmlt_jax.data.datasets.registry import RawListings, dataset_spec, parse_set_names
 from pldmlt_jax.data.preprocessing.prepare import prepare_listing, prepare_records, prepared_paths
 from pldmlt_jax.data.preprocessing.prepared_split import PreparedSplit, concatenate_splits
+from pldmlt_jax.data.records import Listing, RawRecord
 from pldmlt_jax.errors import DataError, UserError, collect_errors, raise_all
 from pldmlt_jax.io.files import sync_tree
 from pldmlt_jax.io.locks import locked

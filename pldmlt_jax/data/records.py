@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pldmlt_jax.errors import UserError, raise_all
+from pldmlt_jax.errors import UserError
 from pldmlt_jax.types import UNKNOWN_GRADE
 
 
@@ -54,12 +54,3 @@ class Listing:
     records: dict[str, list[RawRecord]]
     errors: tuple[UserError, ...] = ()
     dropped: Mapping[str, int] = field(default_factory=dict)
-
-    def valid_records(self) -> dict[str, list[RawRecord]]:
-        """Returns the records if no file is bad.
-
-        Raises:
-            UserError: All bad files at once.
-        """
-        raise_all(self.errors)
-        return self.records

@@ -14,7 +14,7 @@ from xml.parsers import expat
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, UInt8
 
 from pldmlt_jax.data.preprocessing.geometry import read_bytes
 from pldmlt_jax.errors import DataError
@@ -239,24 +239,6 @@ def count_votes(
                 np.maximum(plane, inside * given, out=plane)
         total += own
     return total
-
-
-def agreement_map(paths: Sequence[Path], shape: tuple[int, int], *, weighted: bool = True) -> Float[np.ndarray, "h w 5"]:
-    """Computes the experts' agreement on MA, HE, EX, SE and the optic disc: a soft label of each pixel.
-
-    Args:
-        paths: The XML file of each expert.
-        shape: Height and width of the image in pixels.
-        weighted: Whether to weight by the experts' confidence, as the release does.
-
-    Returns:
-        float32 [h, w, 5] in [0, 1], in the order of PLANES.
-
-    Raises:
-        DataError: A file cannot be read; see `read_markings`.
-    """
-    total = count_votes([read_markings(path) for path in paths], shape, weighted=weighted)
-    return (total / (MOST_VOTES * len(paths))).astype(np.float32)
 
 
 def required_votes(agreement: float, num_experts: int) -> int:
