@@ -1,9 +1,9 @@
-"""Masks of single IDRiD photographs against the masks of their own size, whatever it is, as `predict` makes them.
+"""Dice of single IDRiD images at their own size, with the masks that `predict` makes.
 
     python -m benchmarks.full_size --checkpoint=runs/shipped --root=IDRiD --root=OTHER --images=IDRiD_03,IDRiD_43
 
-Prints pooled Dice by lesion of every root; a root holds `A. Segmentation` in the official layout. Name only photographs that
-the network has not learnt from: none, of the one that ships.
+Prints pooled Dice by lesion for every root. A root holds `A. Segmentation` in the official layout. Name only held-out
+images. The bundled model has none: it was trained on all of them.
 """
 
 import argparse
@@ -23,12 +23,12 @@ from pldmlt_jax.types import LESIONS
 
 
 def counts(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """True positives, predicted and marked pixels."""
+    """Returns the numbers of true positive, predicted and marked pixels."""
     return np.array([np.count_nonzero(mask) for mask in (predicted & truth, predicted, truth)])
 
 
 def score(answer: pj.Prediction, record: RawRecord) -> dict[str, np.ndarray]:
-    """Counts by lesion and of all together, at the size of the answer."""
+    """Counts pixels by lesion and for any lesion, at the size of the prediction."""
     size = answer.masks[LESIONS[0]].shape
     marked = read_annotation(record, size, DataConfig()).masks
     truth = {lesion: marked.get(lesion, np.zeros(size, bool)) for lesion in LESIONS}
@@ -38,18 +38,18 @@ def score(answer: pj.Prediction, record: RawRecord) -> dict[str, np.ndarray]:
 
 
 def pooled_line(rows: list[dict[str, np.ndarray]]) -> str:
-    """Dice of each lesion and of all together, pooled over photographs."""
+    """Formats the Dice of each lesion and of any lesion, pooled over images."""
     pooled = {key: np.sum([row[key] for row in rows], axis=0) for key in rows[0]}
     return "  ".join(f"{key} {number(dice(*three))}" for key, three in pooled.items())
 
 
 def number(value: float | None) -> str:
-    """Three digits, or that it is undefined."""
+    """Formats a number with three decimals, or as "undefined"."""
     return "undefined" if value is None else f"{value:.3f}"
 
 
 def training_records(root: Path, images: str) -> list[RawRecord]:
-    """Those of IDRiD's official training photographs that are named, with commas between."""
+    """Returns the named images (comma-separated) of IDRiD's official training set."""
     listing = list_segmentation(root)
     raise_all(listing.errors)
     records = {record.image_id: record for record in listing.records["train"]}

@@ -1,7 +1,7 @@
 """Measures the input pipeline: time of each part, images per second by threads and processes, and what a train step waits.
 
     python -m benchmarks.input_pipeline                                    synthetic images at 512 and 1024 px
-    python -m benchmarks.input_pipeline --root=DIR                         IDRiD's photographs, from DIR/IDRiD
+    python -m benchmarks.input_pipeline --root=DIR                         IDRiD's images, from DIR/IDRiD
     python -m benchmarks.input_pipeline --sizes=1024 --storage=jpeg --json=FILE
 
 Each sample is what training sees: RGB and all masks, decoded, warped by one random geometry, with colour jitter.

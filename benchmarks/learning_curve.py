@@ -1,8 +1,8 @@
-"""The learning curve of a run, or of several that go on from each other, as SVG.
+"""Draws the learning curve of a run, or of several that continue each other, as SVG.
 
     python -m benchmarks.learning_curve runs/shipped_start runs/shipped_middle runs/shipped --output=docs/learning_curve.svg
 
-Losses are of single training batches, as they were logged; Dice and loss of the validation images are of the whole set.
+Training losses are of single batches, as logged. Validation loss and Dice are of all validation images.
 """
 
 import argparse
@@ -18,7 +18,7 @@ VALIDATION = {"val/seg_loss": "L_S, validation images", "val/dice": "lesion Dice
 
 
 def read_logs(workdirs: list[Path]) -> tuple[dict[str, list[tuple[int, float]]], list[int]]:
-    """Step and value of every figure, steps counted through all runs; and the steps at which the later runs begin."""
+    """Returns steps and values of every metric, and the steps at which later runs start. Steps count through all runs."""
     curves: dict[str, list[tuple[int, float]]] = {name: [] for name in (*TRAINING, *VALIDATION)}
     starts, before = [], 0
     for workdir in workdirs:
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--output", required=True, type=Path)
     arguments = parser.parse_args()
     curves, starts = read_logs(arguments.workdirs)
-    mpl.rcParams["svg.hashsalt"] = "learning_curve"  # the same file each time
+    mpl.rcParams["svg.hashsalt"] = "learning_curve"  # the same bytes each time
     figure, axes = pyplot.subplots(figsize=(7.5, 4), layout="constrained")
     for name, label in {**TRAINING, **VALIDATION}.items():
         steps, values = zip(*curves[name], strict=True) if curves[name] else ((), ())

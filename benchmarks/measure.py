@@ -1,4 +1,4 @@
-"""What the benchmarks share: drawn photographs, timing in turns, rows of one form, tables."""
+"""Shared by the benchmarks: synthetic images, interleaved timing, result rows and tables."""
 
 import json
 import os
@@ -22,7 +22,7 @@ NUM_DRAWN = 8
 
 
 def drawn_batch(size_px: int, batch_size: int, cache_dir: str) -> Batch:
-    """Drawn photographs with their masks and grades, as training reads them: random noise would be another load."""
+    """Returns synthetic images with masks and grades, as training reads them. Random noise would be a different load."""
     data = DataConfig(
         segmentation="synthetic_s",
         cache_dir=cache_dir,
@@ -42,9 +42,9 @@ def drawn_batch(size_px: int, batch_size: int, cache_dir: str) -> Batch:
 
 
 def timed_in_turns(jobs: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each job, one after the other and again: a machine that slows down slows all of them down.
+    """Times the jobs in turns, so that a machine that slows down slows all of them down. Returns seconds.
 
-    Each runs once beforehand, untimed.
+    Each job first runs once, untimed.
     """
     seconds: dict[str, list[float]] = {name: [] for name in jobs}
     for turn in range(repeats + 1):
@@ -57,22 +57,22 @@ def timed_in_turns(jobs: Mapping[str, Callable[[], Any]], repeats: int) -> dict[
 
 
 def resident_bytes() -> int:
-    """Memory that this process has now."""
+    """Returns the resident memory of this process."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def numbers(text: str) -> list[int]:
-    """Of a flag's value with commas."""
+    """Parses the comma-separated value of a flag."""
     return [int(part) for part in text.split(",") if part]
 
 
 def time_columns(seconds: Sequence[float]) -> dict[str, float]:
-    """Median, least and greatest."""
+    """Returns the median, the minimum and the maximum."""
     return {"seconds_median": statistics.median(seconds), "seconds_min": min(seconds), "seconds_max": max(seconds)}
 
 
 def ratio(seconds: Sequence[float], of: Sequence[float]) -> float:
-    """Median of the ratios turn by turn."""
+    """Returns the median of the ratios of each turn."""
     return statistics.median(a / b for a, b in zip(seconds, of, strict=True))
 
 
@@ -82,14 +82,14 @@ status = subprocess.run(sys.argv[1:], stderr=subprocess.STDOUT).returncode
 print("\\npeak of the command, KiB:", resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 sys.exit(status)
 """
-"""A process between: Linux counts what the starting process had as memory of the started one."""
+"""An intermediate process: Linux counts the memory of the starting process as that of the started one."""
 
 
 def peak_rss_bytes(command: Sequence[str]) -> int:
-    """Runs a command by itself and asks the system for the most memory that it had.
+    """Runs a command in its own process and returns its peak memory.
 
     Raises:
-        RuntimeError: It failed; what it printed is in the message.
+        RuntimeError: The command failed. Its output is in the message.
     """
     done = subprocess.run([sys.executable, "-c", PEAK_OF, *command], capture_output=True, text=True, check=False)
     if done.returncode:

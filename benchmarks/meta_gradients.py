@@ -1,6 +1,6 @@
-"""Other ways to the gradient of J with respect to the label network, to compare with the exact one in cost and direction.
+"""Other ways to compute the gradient of J with respect to the label network, to compare cost and direction.
 
-`forward` is exact too, from a closed form. The others are the approximations of DARTS (Liu et al. 2019). They have the
+`forward` is also exact, from a closed form. The others are the approximations of DARTS (Liu et al. 2019). They have the
 signature of `META_GRADIENTS`, and a program may add them to that table.
 """
 

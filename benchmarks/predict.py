@@ -1,13 +1,13 @@
-"""Prediction of VGG16-U-Net beside segmentation_models.pytorch's, in one run: seconds a batch.
+"""Seconds per predicted batch of VGG16-U-Net here and in segmentation_models.pytorch, measured in one run.
 
     python -m benchmarks.predict                                     256, 512 and 1024 px, one image
     python -m benchmarks.predict --size=512 --batch=4 --json=FILE
 
-Rows: this project by each engine that is installed (requirements-export.txt; bfloat16 where the processor has it), and
-PyTorch eager, channels-last and compiled where it is (requirements-bench.txt). Same encoder, decoder filters and input;
-the same image goes round and round. Rounds are interleaved, so that a machine that others use is as slow for each; idle
-threads of one library may still cost the next, which `--only=NAME,NAME` rules out. XLA's rows have its own count of
-operations and of temporary memory.
+Rows: this project with each installed engine (requirements-export.txt; also bfloat16 if the processor has it), and
+PyTorch eager, channels-last and compiled if it is installed (requirements-bench.txt). Encoder, decoder filters and input
+are the same. Rounds are interleaved, so that other load on the machine slows all rows alike. Idle threads of one library
+may still slow the next: `--only=NAME,NAME` rules that out. XLA's rows have its own count of operations and of temporary
+memory.
 """
 
 import argparse
@@ -46,14 +46,14 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=numbers, default=[256, 512, 1024], help="sides of the square, px")
     parser.add_argument("--batch", type=numbers, default=[1])
-    parser.add_argument("--rounds", type=int, default=7, help="batches that each is timed on, after one that is not")
-    parser.add_argument("--only", type=lambda text: text.split(","), default=[], help="names of rows, all by default")
+    parser.add_argument("--rounds", type=int, default=7, help="timed batches of each row, after one untimed batch")
+    parser.add_argument("--only", type=lambda text: text.split(","), default=[], help="names of rows, default all")
     parser.add_argument("--json", default="", help="file for the rows")
     return parser.parse_args()
 
 
 def measure(size_px: int, batch: int, rounds: int, only: set[str]) -> Iterator[dict[str, Any]]:
-    """One row for each contender, timed in turns."""
+    """Returns a row for each contender, timed in turns."""
     images = np.random.default_rng(0).integers(0, 256, (batch, size_px, size_px, 3)).astype(np.uint8)
     with tempfile.TemporaryDirectory() as folder:
         contenders = {**ours(size_px, batch, images, Path(folder)), **theirs(images)}
@@ -69,7 +69,7 @@ Contender = tuple[dict[str, Any], Callable[[], Any]]
 
 
 def ours(size_px: int, batch: int, images: np.ndarray, folder: Path) -> dict[str, Contender]:
-    """This project's network by every engine that is there, with random weights."""
+    """Returns this project's network with every installed engine and random weights."""
     config = Config()
     config.data.size_px = size_px
     device = jax.devices()[0]
@@ -100,7 +100,7 @@ def _network(config: Config, folder: Path) -> TrainedNetwork:
 
 
 def _analysis(network: TrainedNetwork, images: np.ndarray) -> dict[str, Any]:
-    """XLA's own count of operations and of temporary memory."""
+    """Returns XLA's own count of operations and of temporary memory."""
     function = jax.jit(inference_forward, static_argnames=("network", "target"))
     compiled = function.lower(
         network.variables, jnp.asarray(images), network=network.module, target=network.config.loss.target
@@ -109,7 +109,7 @@ def _analysis(network: TrainedNetwork, images: np.ndarray) -> dict[str, Any]:
 
 
 def theirs(images: np.ndarray) -> dict[str, Contender]:
-    """smp's U-Net of the same encoder and decoder with a classification head, with random weights."""
+    """Returns smp's U-Net of the same encoder and decoder, with a classification head and random weights."""
     if (pytorch := load()) is None:
         return {}
     torch = pytorch.torch
@@ -133,7 +133,7 @@ def theirs(images: np.ndarray) -> dict[str, Contender]:
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-    """Seconds, and how often this project's float32 XLA time goes into each."""
+    """Prints seconds, images/s and the speed relative to the fastest float32 PyTorch row."""
     print(f"\n{rows[0]['size_px']} px, batch {rows[0]['batch']}")
     torch_rows = [row for row in rows if "torch" in row["library"] and row["dtype"] == "float32"]
     torch_best = min((row["seconds_median"] for row in torch_rows), default=None)

@@ -1,6 +1,6 @@
-"""What this project is compared with: segmentation_models.pytorch's U-Net of the same encoder, decoder and head.
+"""The network to compare with: segmentation_models.pytorch's U-Net of the same encoder, decoder and head.
 
-Needs requirements-bench.txt. Weights are random: no speed depends on them.
+Needs requirements-bench.txt. Weights are random, since speed does not depend on them.
 """
 
 import contextlib
@@ -17,10 +17,10 @@ DECODER_FILTERS = (256, 128, 64, 32, 16)
 
 
 def import_smp() -> tuple[Any, Any]:
-    """torch and segmentation_models.pytorch."""
+    """Imports torch and segmentation_models.pytorch."""
     import torch  # pyright: ignore[reportMissingImports]
 
-    with contextlib.suppress(RuntimeError):  # where torchvision's compiled operators do not fit torch; none is needed here
+    with contextlib.suppress(RuntimeError):  # if torchvision's compiled operators do not fit torch: none is needed here
         for operator in ("nms", "qnms"):
             torch.library.define(f"torchvision::{operator}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     import segmentation_models_pytorch as smp  # pyright: ignore[reportMissingImports]
@@ -29,7 +29,7 @@ def import_smp() -> tuple[Any, Any]:
 
 
 class Variant(NamedTuple):
-    """One form that a user would try."""
+    """A form of the model that a user would try."""
 
     model: Any
     layout: Any  # torch's memory format
@@ -44,9 +44,9 @@ class Pytorch(NamedTuple):
 
 
 def load() -> Pytorch | None:
-    """The U-Net in the forms eager, channels-last and compiled, on the GPU where torch has one; None without torch.
+    """Returns the U-Net in eager, channels-last and compiled form, or None if torch is not installed.
 
-    Where JAX computes on a processor, so does torch.
+    It is on the GPU if torch has one, unless JAX runs on the CPU.
     """
     if not importlib.util.find_spec("segmentation_models_pytorch"):
         print("  segmentation_models.pytorch is not installed: see requirements-bench.txt")
@@ -69,7 +69,7 @@ def load() -> Pytorch | None:
 
 
 def normalised(torch: Any, images: Any, layout: Any, device: Any) -> Any:
-    """uint8 `[b, h, w, 3]` of NumPy as the network's input on its device."""
+    """Converts a uint8 NumPy array `[b, h, w, 3]` to the network's input on its device."""
     mean, std = (torch.tensor(each, device=device).view(1, 3, 1, 1) for each in (IMAGENET_MEAN, IMAGENET_STD))
     x = torch.from_numpy(images).to(device).permute(0, 3, 1, 2).contiguous(memory_format=layout)
     return (x.float() / 255 - mean) / std

@@ -1,11 +1,10 @@
-"""How held-out IDRiD photographs are marked and graded when their light, colour, focus or resolution changes.
+"""Evaluates held-out IDRiD images after changes of brightness, colour, focus or resolution.
 
     python -m benchmarks.robustness --checkpoint=runs/shipped --root=IDRiD --images=IDRiD_03,IDRiD_43
 
-Prints for each change the pooled Dice at the operating points, how many photographs keep the grade that they have
-unchanged, and to how many `predict` adds a warning. The changes are rough stand-ins for other cameras, of which IDRiD has
-none; they are no substitute for photographs by one. Name only photographs that the network has not learnt from: none, of the
-one that ships.
+Prints for each change the pooled Dice at the operating points, the number of images that keep their grade, and the
+number that get a warning. The changes are a rough substitute for images of other cameras, which IDRiD does not have.
+Name only held-out images. The bundled model has none: it was trained on all of them.
 """
 
 import argparse
@@ -24,7 +23,7 @@ from pldmlt_jax.evaluation.tta import VIEWS
 Change = Callable[[UInt8[np.ndarray, "h w 3"]], UInt8[np.ndarray, "h w 3"]]
 
 MIDDLE = 128.0
-"""Grey that contrast leaves alone."""
+"""The grey level that a change of contrast does not move."""
 
 
 def lit(red: float, green: float, blue: float) -> Change:
@@ -32,7 +31,7 @@ def lit(red: float, green: float, blue: float) -> Change:
 
 
 def contrasted(factor: float) -> Change:
-    """Inside the field of view alone: a brighter border would be no border."""
+    """Changes the contrast inside the field of view only. The border has to stay dark."""
 
     def change(image: np.ndarray) -> np.ndarray:
         changed = ((image - MIDDLE) * factor + MIDDLE).clip(0, 255).astype(np.uint8)
@@ -42,12 +41,12 @@ def contrasted(factor: float) -> Change:
 
 
 def blurred(share: float) -> Change:
-    """By a Gaussian whose standard deviation is a share of the image's height."""
+    """Blurs with a Gaussian whose standard deviation is a share of the image's height."""
     return lambda image: cv2.GaussianBlur(image, (0, 0), share * image.shape[0])
 
 
 def coarse(share: float) -> Change:
-    """Taken at a share of the height, then enlarged again."""
+    """Reduces the image to a share of its height, then enlarges it again."""
 
     def change(image: np.ndarray) -> np.ndarray:
         small = cv2.resize(image, None, fx=share, fy=share, interpolation=cv2.INTER_AREA)
@@ -57,7 +56,7 @@ def coarse(share: float) -> Change:
 
 
 def compressed(quality: int) -> Change:
-    """As JPEG."""
+    """Compresses and decompresses the image as JPEG."""
 
     def change(image: np.ndarray) -> np.ndarray:
         _, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])

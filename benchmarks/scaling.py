@@ -1,12 +1,12 @@
-"""What a training step and an epoch's reading cost as work grows: by image size, batch, devices and number of images.
+"""The cost of a training step and of reading an epoch, by image size, batch, devices and number of images.
 
-    python -m benchmarks.scaling                        all rows, each in a process of its own
+    python -m benchmarks.scaling                        all rows, each in its own process
     python -m benchmarks.scaling --table=images --json=FILE
 
-Time is the median of some steps of VGG16-U-Net in float32. `temp_bytes` is what XLA needs on each device beside state and
-batch, `peak_rss_bytes` the most that the process ever had, its libraries included. Devices are one processor's, cut into
-several: what they show is the overhead, not a gain. The rows by number of images read an epoch with augmentation and score
-a prediction for each.
+Time is the median of some steps of VGG16-U-Net in float32. `temp_bytes` is what XLA needs on each device in addition to
+state and batch. `peak_rss_bytes` is the peak memory of the process, its libraries included. The devices are parts of one
+processor: they show the overhead, not a gain. The rows by number of images read an epoch with augmentation and score
+a prediction for each image.
 """
 
 import argparse
@@ -55,8 +55,8 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--table", default=",".join(TABLES), help="which, with commas")
-    parser.add_argument("--rounds", type=int, default=3, help="steps that are timed, after one that is not")
+    parser.add_argument("--table", default=",".join(TABLES), help="comma-separated, default all")
+    parser.add_argument("--rounds", type=int, default=3, help="timed steps, after one untimed step")
     parser.add_argument("--cache", default="data_cache")
     parser.add_argument("--json", default="", help="file for the rows")
     parser.add_argument("--row", default="", help=argparse.SUPPRESS)
@@ -64,9 +64,9 @@ def parse() -> argparse.Namespace:
 
 
 def in_own_process(row: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:
-    """The row as a new process finds it, with that process' peak memory."""
+    """Measures the row in a new process, and adds the peak memory of that process."""
     if "images" in row:
-        prepared_split(row["images"], row["size_px"], arguments.cache)  # else the peak would be that of drawing them
+        prepared_split(row["images"], row["size_px"], arguments.cache)  # else the peak would include drawing the images
     with tempfile.NamedTemporaryFile(suffix=".json") as file:
         command = [sys.executable, "-m", "benchmarks.scaling", "--row", json.dumps(row), "--json", file.name]
         peak = peak_rss_bytes([*command, f"--rounds={arguments.rounds}", f"--cache={arguments.cache}"])
@@ -74,7 +74,7 @@ def in_own_process(row: dict[str, Any], arguments: argparse.Namespace) -> dict[s
 
 
 def steps(row: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:
-    """Seconds of a training step as the training loop runs it."""
+    """Times a training step as the training loop runs it."""
     jax.config.update("jax_num_cpu_devices", row["devices"])
     from pldmlt_jax.config import Config, LossConfig
     from pldmlt_jax.method.diagnostics import program_cost
@@ -99,7 +99,7 @@ def steps(row: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def prepared_split(num_images: int, size_px: int, cache: str) -> tuple[Any, Any]:
-    """A training part of so many small drawn photographs, prepared where it is not yet, and its settings."""
+    """Returns a training split of this many small synthetic images, prepared if it is not yet, and its settings."""
     from pldmlt_jax.config import DataConfig, SyntheticConfig
     from pldmlt_jax.data.store import open_prepared
 
@@ -111,7 +111,7 @@ def prepared_split(num_images: int, size_px: int, cache: str) -> tuple[Any, Any]
 
 
 def read_and_score(row: dict[str, Any], cache: str) -> dict[str, Any]:
-    """An epoch of training batches, and the counters of a made-up prediction of each image; memory before and after."""
+    """Reads an epoch of training batches and counts a made-up prediction of each image. Returns the growth of memory."""
     from pldmlt_jax.data.loader import eval_batches, train_batches, true_labels
     from pldmlt_jax.evaluation.metrics.segmentation import SegmentationCounts, segmentation_counts
 

@@ -1,10 +1,10 @@
-"""segmentation_models.pytorch's VGG16-U-Net, trained as a run of ours was: same start, batches, loss, rates and steps.
+"""Trains segmentation_models.pytorch's VGG16-U-Net like a run of ours: same start, batches, loss, rates and steps.
 
     python -m benchmarks.side_by_side --run=runs/side_by_side --output=runs/side_by_side_torch
 
-`--run` is a finished run of configs/experiments/side_by_side.py. The trained weights are written in our own form, so that
-`python main.py evaluate --checkpoint=OUTPUT` scores them as it does ours: the two networks are the same function of the same
-weights, which is measured once more at the end. Needs requirements-bench.txt.
+`--run` is a finished run of configs/experiments/side_by_side.py. The trained weights are written in our own format, so that
+`python main.py evaluate --checkpoint=OUTPUT` scores them like ours. The two networks are the same function of the same
+weights, which is checked at the end. Needs requirements-bench.txt.
 """
 
 import argparse
@@ -75,19 +75,19 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, required=True, help="workdir of our own training")
     parser.add_argument("--output", type=Path, required=True, help="folder for the weights and log.jsonl")
-    parser.add_argument("--steps", type=int, default=0, help="stop after so many, to try it")
+    parser.add_argument("--steps", type=int, default=0, help="stop after this many steps, for a trial")
     return parser.parse_args()
 
 
 def smp_tensors(variables: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Our variables by smp's names and in its layout; the grading head, which it has not, is left out."""
+    """Returns our variables under smp's names and in its layout, without the grading head, which smp does not have."""
     leaves = traverse_util.flatten_dict(jax.device_get(variables))
     arrays = {smp_name(path, "vgg16", "unet"): np.asarray(leaf) for path, leaf in leaves.items() if path[1] != "head"}
     return {name: np.array(a.transpose(3, 2, 0, 1) if a.ndim == 4 else a) for name, a in arrays.items()}
 
 
 def train(torch: Any, model: Any, batches: Iterator[Batch], config: Config, stop: int, total_steps: int, log: Any) -> None:
-    """As `training.loop.fit` and `method.optim` do it: Adam, decoder and head faster, a cosine of the rate; no grades."""
+    """Trains as `training/loop.py` and `method/optimizers.py` do: Adam, faster decoder and head, cosine schedule."""
     rate, factor = config.optim.learning_rate, config.optim.decoder_factor
     model = model.to(memory_format=torch.channels_last).train()
     encoder = {id(p) for p in model.encoder.parameters()}
@@ -112,7 +112,7 @@ def train(torch: Any, model: Any, batches: Iterator[Batch], config: Config, stop
 
 
 def segmentation_loss(torch: Any, logits: Any, batch: Batch) -> Any:
-    """Soft Dice + cross-entropy of independent channels over the valid pixels, written apart from `method/losses.py`."""
+    """Computes soft Dice + cross-entropy of independent channels over valid pixels, independently of `method/losses.py`."""
     bits = torch.from_numpy(np.asarray(batch.mask_bits).astype(np.int64))
     truth = torch.stack([(bits & MASK_BITS[lesion]) != 0 for lesion in LESIONS], dim=1).float()
     valid = ((bits & MASK_BITS["valid"]) != 0)[:, None].float()
@@ -124,7 +124,7 @@ def segmentation_loss(torch: Any, logits: Any, batch: Batch) -> Any:
 
 
 def difference(torch: Any, model: Any, network: TrainedNetwork, image: np.ndarray) -> float:
-    """Largest, relative to the largest logit, of an image in inference."""
+    """Returns the largest difference of the logits of an image, relative to the largest logit."""
     with torch.inference_mode():
         theirs = model.eval()(normalised(torch, image, torch.channels_last, "cpu")).permute(0, 2, 3, 1).numpy()
     output: Any = network.module.apply(network.variables, image, False)

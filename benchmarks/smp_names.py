@@ -1,4 +1,4 @@
-"""segmentation_models.pytorch's names and layouts of our networks' leaves."""
+"""Names and layouts that segmentation_models.pytorch gives the leaves of our networks."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -52,7 +52,7 @@ DECODER_NAMES = {"unet": _unet, "linknet": _linknet, "fpn": _fpn, "deeplabv3plus
 
 
 def smp_name(path: TreePath, encoder: str, decoder: str) -> str:
-    """The original's name of a leaf of a `MultiTask`'s variables, but for the grading head's, which it has not."""
+    """Returns the original's name of a leaf of a `MultiTask`'s variables. The original has no grading head."""
     if path[1] == "encoder":
         return "encoder." + TORCH_LAYOUTS[encoder].name_of(path)
     if path[1] == "output":
@@ -62,14 +62,14 @@ def smp_name(path: TreePath, encoder: str, decoder: str) -> str:
 
 
 def from_smp(path: TreePath, array: np.ndarray) -> np.ndarray:
-    """The original's array in our layout; a transposed convolution is a convolution by the mirrored kernel."""
+    """Converts the original's array to our layout. A transposed convolution is a convolution with the mirrored kernel."""
     if path[-1] == "kernel" and path[2].endswith("_enlarge"):
         return array.transpose(2, 3, 0, 1)[::-1, ::-1]
     return from_torch_layout(path, array)
 
 
 def with_smp_weights(variables: dict[str, Any], tensors: Mapping[str, np.ndarray], encoder: str, decoder: str) -> dict:
-    """Our variables with the original's values; every tensor has to find its place."""
+    """Returns our variables with the original's values. Every tensor must have a place."""
     leaves: dict[TreePath, Any] = traverse_util.flatten_dict(variables)
     names = {path: smp_name(path, encoder, decoder) for path in leaves if path[1] != "head"}
     used = {name for name in tensors if not name.endswith("num_batches_tracked")}
@@ -81,6 +81,6 @@ def with_smp_weights(variables: dict[str, Any], tensors: Mapping[str, np.ndarray
 
 
 def running_by_name(batch_stats: dict[str, Any], encoder: str, decoder: str) -> dict[str, np.ndarray]:
-    """Running statistics by the original's names."""
+    """Returns the running statistics under the original's names."""
     leaves = traverse_util.flatten_dict({"batch_stats": batch_stats})
     return {smp_name(path, encoder, decoder): np.asarray(leaf) for path, leaf in jax.device_get(leaves).items()}

@@ -1,13 +1,13 @@
-"""Training VGG16-U-Net beside segmentation_models.pytorch's, in one run: seconds a step.
+"""Seconds per training step of VGG16-U-Net here and in segmentation_models.pytorch, measured in one run.
 
     python -m benchmarks.train_step                                     256, 512 and 1024 px, batch 2
-    python -m benchmarks.train_step --size=256 --memory --json=FILE     peak memory as well, each in a process of its own
+    python -m benchmarks.train_step --size=256 --memory --json=FILE     also peak memory, each row in its own process
 
-Same encoder, decoder, head and loss (soft Dice + cross-entropy of the lesions, focal loss of the grades), Adam, the same
-drawn photographs. Rows: this project's train and meta step, on a CPU the train step with `model.weight_gradients=bfloat16`
-as well, and PyTorch's train step eager, channels-last and compiled; float32, and bfloat16 where a GPU is there. Rounds are
-interleaved. On a GPU that PEAK_FLOPS knows, each row has its share
-of the device's peak, by XLA's count of the operations of our train step.
+Same encoder, decoder, head and loss (soft Dice + cross-entropy of the lesions, focal loss of the grades), Adam, and the
+same synthetic images. Rows: this project's train and meta step (on a CPU also the train step with
+`model.weight_gradients=bfloat16`), and PyTorch's train step eager, channels-last and compiled. All in float32; on a GPU
+also in bfloat16. Rounds are interleaved. For a GPU in PEAK_FLOPS each row has its share of the device's peak, by XLA's
+count of the operations of our train step.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from pldmlt_jax.training.parallel import select_local_devices
 from pldmlt_jax.types import MASK_BITS, NUM_GRADES, Batch
 
 PEAK_FLOPS = {"NVIDIA H100 80GB HBM3": {"float32": 494.5e12, "bfloat16": 989.4e12}}
-"""Dense matrix products a second, by NVIDIA's data sheet; float32 as TF32."""
+"""Peak FLOP/s of dense matrix products by NVIDIA's data sheet; float32 as TF32."""
 
 Job = tuple[dict[str, Any], Callable[[], Any]]
 
@@ -53,16 +53,16 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--size", type=numbers, default=[256, 512, 1024], help="sides of the square, px")
     parser.add_argument("--batch", type=numbers, default=[2])
     parser.add_argument("--dtype", default="", help="float32 or bfloat16; both on a GPU, else float32")
-    parser.add_argument("--rounds", type=int, default=5, help="steps that each is timed on, after one that is not")
-    parser.add_argument("--only", type=lambda text: text.split(","), default=[], help="names of rows, all by default")
-    parser.add_argument("--memory", action="store_true", help="run each once more by itself, for its peak memory")
+    parser.add_argument("--rounds", type=int, default=5, help="timed steps of each row, after one untimed step")
+    parser.add_argument("--only", type=lambda text: text.split(","), default=[], help="names of rows, default all")
+    parser.add_argument("--memory", action="store_true", help="also run each row in its own process, for its peak memory")
     parser.add_argument("--cache", default="data_cache")
     parser.add_argument("--json", default="", help="file for the rows")
     return parser.parse_args()
 
 
 def measure(size_px: int, batch_size: int, arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """One row for each job, timed in turns."""
+    """Returns a row for each job, timed in turns."""
     batch = drawn_batch(size_px, batch_size, arguments.cache)
     types = (
         [arguments.dtype] if arguments.dtype else ["float32", "bfloat16"] if jax.default_backend() != "cpu" else ["float32"]
@@ -85,7 +85,7 @@ def measure(size_px: int, batch_size: int, arguments: argparse.Namespace) -> lis
 
 
 def compared(row: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Time in those of the fastest PyTorch row of the same type, and the share of the device's peak."""
+    """Returns the time relative to the fastest PyTorch row of the same dtype, and the share of the device's peak."""
     same = [other for other in rows if other["dtype"] == row["dtype"]]
     best = min((other["seconds_median"] for other in same if "torch" in other["library"]), default=None)
     flops = next((other["flops"] for other in same if other["what"].startswith("train ")), None)
@@ -95,7 +95,7 @@ def compared(row: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, float
 
 
 def ours(batch: Batch, dtype: str, only: list[str]) -> dict[str, Job]:
-    """This project's steps as its training loop runs them: states are donated, figures stay on the device."""
+    """Returns this project's steps as the training loop runs them: states are donated, metrics stay on the device."""
     steps = {"train": (train_step, "xla"), "meta": (meta_step, "xla")}
     if jax.default_backend() == "cpu" and dtype == "float32":
         steps["train_bfloat16_gradients"] = train_step, "bfloat16"
@@ -126,7 +126,7 @@ def our_job(step: Any, batch: Batch, dtype: str, weight_gradients: str) -> Job:
 
 
 def theirs(batch: Batch, dtype: str) -> dict[str, Job]:
-    """PyTorch's train step in each form; the batch lies on the device, as ours does."""
+    """Returns PyTorch's train step in each form. The batch is on the device, as for our steps."""
     if (pytorch := load()) is None:
         return {}
     torch, device = pytorch.torch, pytorch.device
@@ -157,7 +157,7 @@ def theirs(batch: Batch, dtype: str) -> dict[str, Job]:
 
 
 def total_loss(torch: Any, masks: Any, grades: Any, truth: Any, valid: Any, labels: Any, beta: float = 0.8) -> Any:
-    """As ours: soft Dice of the lesion + cross-entropy over valid pixels + beta times the focal loss of the grade."""
+    """Our loss: soft Dice of the lesion + cross-entropy over valid pixels + beta times the focal loss of the grade."""
     log_p = masks.log_softmax(dim=1)
     p, y = log_p[:, 1:].exp() * valid, truth[:, 1:] * valid
     dice = (2 * (p * y).sum() + DICE_SMOOTH) / (p.sum() + y.sum() + DICE_SMOOTH)

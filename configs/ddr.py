@@ -1,7 +1,7 @@
-"""The paper's own setting on DDR: its pixel-labelled photographs, graders trained on its graded ones, its own splits.
+"""The paper's own setting on DDR: its pixel-labelled images, graders trained on its graded images, its own splits.
 
 Purpose:   the literal method on the paper's second data set.
-Paper:     the rows on DDR; beta is the paper's value for it.
+Paper:     the rows for DDR; beta is the paper's value for this set.
 Launch:    python main.py --config=configs/ddr.py --config.data.root=DIR --config.model.weights=FILE
            DIR holds DDR-dataset/; FILE is torchvision's VGG16, .pth or .safetensors.
 Expected:  not yet reproduced.

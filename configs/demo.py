@@ -1,7 +1,7 @@
-"""The whole method on the embedded synthetic set, small enough for two CPU cores.
+"""The whole method on the built-in synthetic set, small enough for two CPU cores.
 
-Purpose:   to see every stage work, from drawn photographs to lesion masks, grades and a report.
-Paper:     no row: the photographs are drawn by this project.
+Purpose:   to see every stage work, from synthetic images to lesion masks, grades and a report.
+Paper:     no row: the images are synthetic.
 Launch:    make demo, or: python main.py
 Expected:  see README, "Two commands".
 Hardware:  2 CPU cores, less than 6 minutes, less than 6 GiB.

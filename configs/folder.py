@@ -1,16 +1,16 @@
-"""One's own photographs, masks and grades, with the recommended setting.
+"""Your own images, masks and grades, with the recommended settings.
 
-Purpose:   a network of one's own data, small enough to be tried on two CPU cores.
-Paper:     no row of it: recommended losses and rates.
+Purpose:   a network trained on your own data, small enough to try on two CPU cores.
+Paper:     no row: recommended losses and rates.
 Launch:    python main.py check --config=configs/folder.py --config.data.folder_root=FOLDER
            python main.py --config=configs/folder.py --config.data.folder_root=FOLDER --config.model.weights=FILE
            python main.py predict --checkpoint=runs/folder --input=PHOTOGRAPHS
-           FOLDER holds images/, masks/ and grades.csv (README, "Your own photographs"); FILE is torchvision's VGG16, .pth or
-           .safetensors. `check` says what is wrong in the folder, and which of these settings fit it.
-Expected:  a fifth of the photographs is held out and scored (where images/test is there:
-           --config.data.split=official --config.data.grading_split=official).
-Hardware:  2 CPU cores, 6 GiB; 10 minutes for 30 photographs with masks and 80 with grades. With a GPU:
-           --config.data.size_px=1024 --config.train.max_rounds=100, or what `check` says.
+           FOLDER holds images/, masks/, grades.csv (README, "Train on your own images"). FILE is torchvision's VGG16, .pth
+           or .safetensors. `check` reports what is wrong in the folder, and which of these settings fit it.
+Expected:  a fifth of the images is held out and scored. If there is a folder images/test, use
+           --config.data.split=official --config.data.grading_split=official.
+Hardware:  2 CPU cores, 6 GiB; 10 minutes for 30 images with masks and 80 with grades. With a GPU:
+           --config.data.size_px=1024 --config.train.max_rounds=100, or what `check` recommends.
 """
 
 from pldmlt_jax.config import (

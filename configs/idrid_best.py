@@ -1,12 +1,12 @@
-"""What we would run on IDRiD with a GPU: whole photographs at 1024 px, four lesions and the true grades of IDRiD-D.
+"""The best setting we know for IDRiD on a GPU: whole images at 1024 px, four lesions and the true grades of IDRiD-D.
 
-Purpose:   the best figures on the folds of the official training images: `shipped_start.py` without its thrift.
-Paper:     no row of it: L_S is Dice and cross-entropy of four sigmoids, grades are learnt from truly graded photographs.
-           Pseudo-labels have nothing to add to these, and so there is no stage 1 and no label update.
+Purpose:   the best metrics on the folds of the official training images: `shipped_start.py` at full cost.
+Paper:     no row: L_S is Dice and cross-entropy of four sigmoids, and grades are trained on truly graded images.
+           Pseudo-labels add nothing to these, so there is no stage 1 and no label update.
 Launch:    for fold in 0 1 2 3 4; do python main.py --config=configs/idrid_best.py --config.data.fold=$fold
            --workdir=runs/idrid_best_$fold --config.data.root=DIR --config.model.weights=FILE; done
-Expected:  not yet run, for want of a GPU.
-Hardware:  a guess: one GPU with 40 GB; less with --config.model.dtype=bfloat16 or --config.train.batch_size=2.
+Expected:  not yet run: no GPU was available.
+Hardware:  an estimate: one GPU with 40 GB; less with --config.model.dtype=bfloat16 or --config.train.batch_size=2.
 """
 
 from pldmlt_jax.config import (

@@ -1,9 +1,9 @@
-"""The recommended setting on real IDRiD images, for two CPU cores and less than an hour, stage 1 included.
+"""The recommended setting on real IDRiD images: two CPU cores, less than an hour, stage 1 included.
 
-Purpose:   honest figures on real images without a GPU: a held-out fifth of the official training images, read once.
-Paper:     no row of it: ImageNet VGG16 grader in place of ResNeXt, 320 px in place of 1024, recommended losses and rates.
+Purpose:   metrics on real images without a GPU: a fifth of the official training images is held out and evaluated once.
+Paper:     no row: ImageNet VGG16 grader instead of ResNeXt, 320 px instead of 1024, recommended losses and rates.
 Launch:    python main.py --config=configs/idrid_laptop.py --config.data.root=DIR --config.model.weights=FILE
-           DIR holds IDRiD/; FILE is torchvision's VGG16, .pth or .safetensors. The grader starts from it too.
+           DIR holds IDRiD/; FILE is torchvision's VGG16, .pth or .safetensors. The grader also starts from it.
 Expected:  see README, "Real images".
 Hardware:  2 CPU cores, 6 GiB.
 """
@@ -26,8 +26,8 @@ def get_config() -> Config:
         name="idrid_laptop",
         data=DataConfig(
             size_px=320,
-            # Masks that lose no lesion cover 1.4 times the area here, and a network that learns them perfectly would
-            # have a Dice of 0.83 at the images' own size; masks that keep areas allow 0.91.
+            # Masks that lose no lesion cover 1.4 times the area at this size. A network that predicts them perfectly
+            # would have a Dice of 0.83 at the images' own size; with masks that keep areas it is 0.91.
             mask_reduction="area",
             split="folds",
             grading_split="folds",
@@ -43,7 +43,7 @@ def get_config() -> Config:
             frozen_stages=3,
             learning_rate=1e-4,
         ),
-        model=ModelConfig(norm_momentum=0.9),  # 0.99 is for long runs: here the running statistics would never arrive
+        model=ModelConfig(norm_momentum=0.9),  # at 0.99 the running statistics need a longer run
         loss=LossConfig(segmentation="dice_ce", reduction="pixel_mean"),
         meta=MetaConfig(
             loss="anchored", inner_learning_rate=1e-2, optimizer="adam", learning_rate=1e-3, hierarchy="ordinal"

@@ -1,7 +1,7 @@
-"""The paper's losses, rates and meta step in the place of `idrid_laptop.py`'s, all else the same: for comparison.
+"""`idrid_laptop.py` with the paper's losses, rates and meta step, for comparison. All else is the same.
 
-Purpose:   what the literal setting does in the same time, on the same images, folds and pseudo-labels.
-Paper:     no row of it, for the same reasons as `idrid_laptop.py`.
+Purpose:   what the literal setting achieves in the same time, on the same images, folds and pseudo-labels.
+Paper:     no row, for the same reasons as `idrid_laptop.py`.
 Launch:    cp -r runs/idrid_laptop runs/idrid_laptop_literal   (keeps stage 1; without it stage 1 runs again)
            python main.py --config=configs/idrid_laptop_literal.py, with the same --config.data.root and weights
 Expected:  see README, "Real images".

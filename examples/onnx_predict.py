@@ -1,8 +1,8 @@
 """Lesion masks from an exported `model.onnx`, without this project: python onnx_predict.py model.onnx photograph.jpg
 
-Writes one mask a lesion into the current folder, at the photograph's size. Needs numpy, opencv-python-headless and
-onnxruntime. The field of view is found more simply here than by the project, which knows coloured and noisy borders, too:
-its box may be a pixel off, and masks differ a little. Not a medical device.
+Writes one mask per lesion into the current folder, at the image's own size. Needs numpy, opencv-python-headless and
+onnxruntime. The field of view is found in a simpler way than in the project, which also handles coloured and noisy borders:
+its box may be a pixel off, and masks may differ slightly. Not a medical device.
 """
 
 import json

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Clones the last commit into a temporary folder and runs `make demo` there, once with each of Python 3.11, 3.12 and 3.13
-# that works on this machine. PYTHONS="COMMAND ..." names others.
+# that works on this machine. PYTHONS="COMMAND ..." selects others.
 set -eu
 repository=$(git -C "$(dirname "$0")" rev-parse --show-toplevel)
 clones=$(mktemp -d)

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Prints the Python that the project's environment is to be made with: the newest of 3.13, 3.12 and 3.11 on PATH that
+# Prints the Python to make the project's environment with: the newest of 3.13, 3.12 and 3.11 on PATH that
 # really runs (version managers put commands on PATH that only fail) and can make virtual environments.
-# PYTHON=COMMAND takes that one instead, if it is 3.11 or newer. Without a fitting one: a message and exit status 1.
+# PYTHON=COMMAND selects another one, which must be 3.11 or newer. If there is none: a message and exit status 1.
 set -eu
 
 version_of() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null </dev/null || true; }

@@ -1,8 +1,8 @@
 #!/bin/sh
-# Makes .venv where there is none and installs a lock into it, hashes checked, unless exactly that lock is there already.
-#   scripts/install.sh requirements.lock          CUDA=1: JAX's CUDA 13 plugin too, for an NVIDIA GPU
-#                                                 EXPORT=1: what export to ONNX and the engines need
-# The environment stays off PATH; PYTHON=COMMAND chooses the Python that it is made with.
+# Makes .venv if there is none, and installs a lock file into it with hashes checked, unless that lock is already installed.
+#   scripts/install.sh requirements.lock          CUDA=1: also JAX's CUDA 13 plugin, for an NVIDIA GPU
+#                                                 EXPORT=1: also the packages for ONNX export and the engines
+# The environment is not put on PATH. PYTHON=COMMAND selects the Python to make it with.
 set -eu
 lock=$1
 here=$(dirname "$0")

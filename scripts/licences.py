@@ -1,4 +1,4 @@
-"""Lists the licence of every locked package, as its installed metadata says it: python scripts/licences.py >docs/licences.md
+"""Lists the licence of every locked package, from its installed metadata: python scripts/licences.py >docs/licences.md
 
 Run it in .venv after `make install-dev`, and again after `make lock`.
 """
@@ -20,12 +20,12 @@ def canonical(name: str) -> str:
 
 
 def locked_names(lock: Path) -> list[str]:
-    """Packages of a lock file."""
+    """Returns the packages of a lock file."""
     return sorted({canonical(name) for name in re.findall(r"^([\w.-]+)==", lock.read_text(), re.MULTILINE)})
 
 
 def licence(name: str) -> str:
-    """By its expression, else its classifiers, else the first line of the free text."""
+    """Returns the licence from the metadata: the expression, else the classifiers, else the first line of the free text."""
     if name in ELSEWHERE:
         return ELSEWHERE[name]
     try:
@@ -39,7 +39,7 @@ def licence(name: str) -> str:
 
 
 def table() -> str:
-    """The page."""
+    """Returns the page as Markdown."""
     lines = [
         "# Licences of the dependencies",
         "",

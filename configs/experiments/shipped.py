@@ -1,14 +1,14 @@
-"""The net that ships in `pldmlt_jax/pretrained`: compact, four lesions and the grade, without a GPU.
+"""The bundled model, `pldmlt_jax/pretrained`: compact, four lesions and the grade, trained without a GPU.
 
-Purpose:   `predict` without any training. Its weights of 8 bits are at most 16 MB.
-Paper:     no row of it, see `shipped_start.py`.
+Purpose:   `predict` without any training. The 8-bit weights take at most 16 MB.
+Paper:     no row, see `shipped_start.py`.
 Launch:    the commands of shipped_start.py and shipped_middle.py, then
            python main.py train --config=configs/experiments/shipped.py --config.data.root=DIR --config.model.weights=FILE
-           which holds a fold out, to be measured on. What ships came of this last training once more, on all official
-           training photographs, with --config.data.split=official --config.data.grading_split=official and
+           which holds out a fold for evaluation. The bundled model is from a second run of this last training on all
+           official training images, with --config.data.split=official --config.data.grading_split=official and
            --workdir=runs/shipped_all, and then
            python main.py export --checkpoint=runs/shipped_all --format=int8 --output=OUT
-           with the thresholds of runs/shipped, see its model card.
+           with the thresholds of runs/shipped; see its model card.
 Expected:  see docs/results.md.
 Hardware:  1 CPU core.
 """
@@ -26,8 +26,8 @@ def get_config() -> Config:
         name="shipped",
         data=replace(
             middle.data,
-            size_px=640,  # the graded photographs, which are 512 px high here, have fields of view about as wide
-            augment=replace(middle.data.augment, photometric=0.2),  # for the light and colour of other cameras
+            size_px=640,  # the graded images, 512 px high here, have fields of view about this wide
+            augment=replace(middle.data.augment, photometric=0.2),  # for the brightness and colour of other cameras
         ),
         train=replace(middle.train, init_from="runs/shipped_middle"),
         inference=InferenceConfig(tta="flips"),

@@ -1,11 +1,11 @@
-"""The second of three trainings of the net that ships: 448 px, from `shipped_start.py`'s; `shipped.py` goes on from it.
+"""The second of three trainings of the bundled model: 448 px. Starts from `shipped_start.py`; `shipped.py` follows.
 
-Purpose:   more pixels for the smallest lesions, which weigh more here.
-Paper:     no row of it, see `shipped_start.py`.
+Purpose:   more pixels for the smallest lesions, which also have a larger weight here.
+Paper:     no row, see `shipped_start.py`.
 Launch:    shipped_start.py's command, then
            python main.py train --config=configs/experiments/shipped_middle.py --config.data.root=DIR \
                --config.model.weights=FILE
-Expected:  see docs/results.md. What ships is from a training with `--config.loss.absent_overlap=True`, of before that was
+Expected:  see docs/results.md. The bundled model was trained with `--config.loss.absent_overlap=True`, before the two were
            compared.
 Hardware:  1 CPU core.
 """
@@ -24,8 +24,8 @@ def get_config() -> Config:
         data=replace(start.data, size_px=448),
         loss=replace(
             start.loss,
-            class_weights=(3.0, 1.0, 1.0, 1.5),  # microaneurysms are the last to be learnt
-            absent_overlap=False,  # batches of one image, half of which have no soft exudates, otherwise teach to mark none
+            class_weights=(3.0, 1.0, 1.0, 1.5),  # microaneurysms are the last to be detected
+            absent_overlap=False,  # else single-image batches, half without soft exudates, teach to mark none
         ),
         train=replace(start.train, init_from="runs/shipped_start", theta_units=40, max_rounds=8, log_every_steps=20),
     )

@@ -1,8 +1,8 @@
-"""The first of three trainings of the net that ships: 384 px, from ImageNet; `shipped_middle.py` goes on from it.
+"""The first of three trainings of the bundled model: 384 px, from ImageNet. `shipped_middle.py` starts from it.
 
-Purpose:   small images first, which are cheap, then larger ones: two hours of one CPU core in all.
-Paper:     no row of it. Grades are learnt from truly graded photographs alone, beside the lesions: there is no stage 1, no
-           pseudo-label and no label update, which together would cost more time than the training itself.
+Purpose:   small images first, because they are cheap, then larger ones: two hours of one CPU core in all.
+Paper:     no row. Grades are trained on truly graded images only, together with the lesions. There is no stage 1, no
+           pseudo-label and no label update: together they would take longer than the training itself.
 Launch:    python main.py train --config=configs/experiments/shipped_start.py --config.data.root=DIR \
                --config.model.weights=FILE
            DIR holds IDRiD/; FILE is torchvision's VGG16, .pth or .safetensors.
@@ -39,7 +39,7 @@ def get_config() -> Config:
             frozen_stages=3,
             decoder_filters=(64, 48, 32, 32, 16),
             centre_filters=0,
-            decoder_norm="group",  # batches are of one image
+            decoder_norm="group",  # batches have one image
             weight_gradients="bfloat16",
         ),
         pseudo=PseudoLabelConfig(source="none"),

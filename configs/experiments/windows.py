@@ -1,7 +1,7 @@
-"""A fourth training after the three of the net that ships: windows of photographs at 1024 px, four lesions alone.
+"""A fourth training after the three of the bundled model: windows of images at 1024 px, four lesions only.
 
-Purpose:   the photographs' own resolution without a GPU: a window of 448 px has a fifth of the whole's pixels.
-Paper:     no row of it. It has no grades: graded photographs would have to be whole.
+Purpose:   high resolution without a GPU: a window of 448 px has a fifth of the pixels of the whole image.
+Paper:     no row. There are no grades: graded images would have to be whole.
 Launch:    the three trainings of `shipped.py`, then
            python main.py train --config=configs/experiments/windows.py --config.data.root=DIR --config.model.weights=FILE
            python main.py evaluate --workdir=runs/windows; one view: --config.inference.tta=none
@@ -12,13 +12,13 @@ Hardware:  1 CPU core, 8 GiB.
 from dataclasses import replace
 
 from configs.experiments import shipped
-from configs.tables.rows import lesions_alone
+from configs.tables.rows import lesions_only
 from pldmlt_jax.config import Config
 
 
 def get_config() -> Config:
     config = shipped.get_config()
-    return lesions_alone(
+    return lesions_only(
         replace(
             config,
             name="windows",

@@ -1,10 +1,10 @@
-"""The search over beta and gamma that the paper speaks of and does not print.
+"""The search over beta and gamma that the paper mentions without its results.
 
-Purpose:   how much hangs on the two numbers.
-Paper:     the sentence below Eq. 3: beta 0.8 and gamma 2 "gave the best results", without figures.
+Purpose:   how much the two numbers matter.
+Paper:     the sentence below Eq. 3: beta 0.8 and gamma 2 "gave the best results", without numbers.
 Launch:    python main.py compare --config=configs/tables/beta.py --config.data.root=DIR
            DIR holds IDRiD/ and DiaRetDB1/.
-Expected:  not yet reproduced. gamma is that of L_C and, for the literal L_S is focal as well, of L_S.
+Expected:  not yet reproduced. gamma is that of L_C and of L_S, because the literal L_S is also focal.
 Hardware:  one GPU with 24 GB, for a week: 60 trainings at 1024x1024.
 """
 

@@ -1,11 +1,11 @@
-"""What moves the numbers of the lesions: one factor at a time, from one start, on real IDRiD images at 256 px.
+"""What changes the lesion metrics: one factor at a time, from one start, on real IDRiD images at 256 px.
 
-Purpose:   which choices of `shipped_start.py` help, early in training: every row differs from `base` in one of them,
-           `crops`, the batches and `longer_constant` in two.
-Paper:     no row of it. Four lesions are learnt alone, without grades, but in the row `joint`.
+Purpose:   which choices of `shipped_start.py` help, early in training: every row differs from `base` in one of them;
+           `crops`, the batches and `longer_constant` differ in two.
+Paper:     no row. Four lesions only, without grades, except in the row `joint`.
 Launch:    python main.py compare --config=configs/tables/factors.py --config.data.root=DIR --config.model.weights=FILE
-           DIR holds IDRiD/; FILE is torchvision's VGG16. The noise: --rows=base --folds=0,1,2,3,4, and --seeds=0,1,2
-           instead, with a --workdir of its own.
+           DIR holds IDRiD/; FILE is torchvision's VGG16. To measure the noise: --rows=base with
+           --folds=0,1,2,3,4, or with --seeds=0,1,2, each with its own --workdir.
 Expected:  see docs/results.md.
 Hardware:  1 CPU core, 3 GiB: four hours.
 """
@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from configs.experiments import shipped_start
 from configs.tables import rows
-from configs.tables.rows import IMAGENET, lesions_alone
+from configs.tables.rows import IMAGENET, lesions_only
 from pldmlt_jax.config import AugmentConfig, Config, ModelConfig
 from pldmlt_jax.table_config import Row, Table
 
@@ -22,9 +22,9 @@ STEPS, ROUNDS = 200, 4
 
 
 def base() -> Config:
-    """Whole photographs, one a step, each seen some six times."""
+    """Returns the base config: whole images, one per step, each seen about six times."""
     config = shipped_start.get_config()
-    return lesions_alone(
+    return lesions_only(
         replace(
             config,
             data=replace(config.data, size_px=256),
@@ -36,17 +36,17 @@ def base() -> Config:
 
 
 def varied(**parts: dict) -> Config:
-    """`base`, but for these fields of these parts."""
+    """Returns `base` with other values in the given fields of the given sections."""
     return rows.varied(base(), **parts)
 
 
 def batch(size: int, **model: object) -> Config:
-    """As many photographs, but for what four do not divide, in fewer steps."""
+    """Returns `base` with larger batches and fewer steps: the same number of images, up to rounding."""
     return varied(train={"batch_size": size, "theta_units": STEPS // ROUNDS // size}, model=model)
 
 
 def joint() -> Config:
-    """Beside every photograph with masks one with a true grade, as in `shipped_start.py`."""
+    """Returns `base` with one truly graded image per image with masks, as in `shipped_start.py`."""
     shipped = shipped_start.get_config()
     return varied(
         data={"grading": shipped.data.grading},
@@ -61,7 +61,7 @@ def get_table() -> Table:
     strong = AugmentConfig(photometric=0.3, min_scale=0.6, blur_px=1.0, elastic=0.02)
     crops = varied(data={"size_px": 512}, train={"crop_px": 256}, inference={"mode": "tiles", "tile_px": 256})
     configs = {
-        "base": (base(), "256 px, whole photographs"),
+        "base": (base(), "256 px, whole images"),
         "size_192": (varied(data={"size_px": 192}), "192 px"),
         "size_384": (varied(data={"size_px": 384}), "384 px"),
         "crops": (crops, "256 px windows of 512 px, predicted in tiles"),
@@ -72,12 +72,12 @@ def get_table() -> Table:
         "focal": (varied(loss={"segmentation": "focal"}), "focal loss, mean over pixels"),
         "focal_literal": (varied(loss={"segmentation": "focal", "reduction": "keras"}), "focal loss, mean over all"),
         "focal_tversky": (varied(loss={"segmentation": "focal_tversky"}), "focal Tversky loss"),
-        "absent": (varied(loss={"absent_overlap": True}), "Dice of absent lesions as well"),
+        "absent": (varied(loss={"absent_overlap": True}), "Dice of absent lesions included"),
         "constant": (varied(optim={"schedule": "constant"}), "constant rate"),
-        "decoder_1": (varied(optim={"decoder_factor": 1.0}), "decoder's rate 1e-4, as the encoder's"),
+        "decoder_1": (varied(optim={"decoder_factor": 1.0}), "decoder's rate 1e-4, like the encoder's"),
         "encoder_10": (
             varied(optim={"learning_rate": 1e-3, "decoder_factor": 1.0}),
-            "encoder's rate 1e-3, as the decoder's",
+            "encoder's rate 1e-3, like the decoder's",
         ),
         "batch_2": (batch(2), "batch 2, 100 steps"),
         "batch_4": (batch(4), "batch 4, 48 steps"),
@@ -86,7 +86,7 @@ def get_table() -> Table:
         "batch_norm_4": (batch(4, **batch_norm), "batch normalisation, batch 4, 48 steps"),
         "no_ema": (varied(optim={"ema_decay": 0.0}), "no moving average of the weights"),
         "flips": (varied(inference={"tta": "flips"}), "mean of four flips"),
-        "joint": (joint(), "grades learnt beside, from truly graded photographs"),
+        "joint": (joint(), "also trained on the grades of truly graded images"),
         "longer": (varied(train={"max_rounds": 2 * ROUNDS}), "400 steps"),
         "longer_constant": (
             varied(train={"max_rounds": 2 * ROUNDS}, optim={"schedule": "constant"}),
@@ -95,7 +95,7 @@ def get_table() -> Table:
         "unfrozen": (varied(model={"frozen_stages": 0}), "whole encoder trained"),
         "wide": (
             varied(model={"decoder_filters": full.decoder_filters, "centre_filters": full.centre_filters}),
-            "decoder of full width",
+            "full-width decoder",
         ),
     }
     return Table(

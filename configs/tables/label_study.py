@@ -1,10 +1,10 @@
-"""Does the label network help? Meta losses x psi x share of wrong grades, and no update, on drawn photographs.
+"""Does the label network help? Meta losses x psi x share of wrong grades, and no update, on synthetic images.
 
-Purpose:   the true grades are known, so what the update does to right and to wrong labels can be counted.
+Purpose:   the true grades are known, so the effect of the update on right and wrong labels can be counted.
 Paper:     its central claim (sections 3.2 and 4.4): the update balances the tasks' gradients and helps both tasks.
 Launch:    python main.py compare --config=configs/tables/label_study.py
 Expected:  see docs/label_update.md.
-Hardware:  2 CPU cores; a run takes seconds, and a minute where it is the first of its shape (compilation).
+Hardware:  2 CPU cores; a run takes seconds; the first of each shape takes a minute, because it compiles.
 """
 
 from dataclasses import replace
@@ -28,10 +28,10 @@ LOSSES = ("paper", "indirect", "anchored", "maxl", "trusted")
 
 
 def study_config(share: float, meta: MetaConfig) -> Config:
-    """The recommended setting on small drawn photographs whose given grades are wrong in that share.
+    """Returns the recommended setting on small synthetic images, of whose given grades `share` are wrong.
 
-    No stage 1: every photograph's grade is given. The label network takes a step for every two of theta and at three times
-    its recommended rate, so that what its gradient asks for shows in so short a run.
+    There is no stage 1: the grade of every image is given. The label network takes one step for every two of theta, at
+    three times its recommended rate, so that the effect of its gradient shows in so short a run.
     """
     synthetic = SyntheticConfig(
         height_px=96,
@@ -92,23 +92,23 @@ def update(loss: str, hierarchy: str, share: float) -> Row:
 
 
 def gentle(share: float) -> Row:
-    """The paper's J at the recommended rate, and a step of the label network for ten of theta."""
+    """Returns the paper's J at the recommended rate, with one step of the label network for ten of theta."""
     config = study_config(share, replace(recommended("paper", "full"), learning_rate=1e-3))
     what = f"J paper, psi full, {share:.0%} wrong, gentler"
     return Row(f"paper_gentle_{100 * share:.0f}", replace(config, train=replace(config.train, label_units=1)), what)
 
 
 def literal(share: float) -> Row:
-    """The paper's label network: its J, rates and optimiser, a random start and Eq. 4 as printed."""
+    """Returns the paper's label network: its J, rates and optimiser, a random start and Eq. 4 as printed."""
     meta = MetaConfig(label_init="random", softmax="literal")
     return Row(f"literal_{100 * share:.0f}", study_config(share, meta), f"literal label network, {share:.0%} wrong")
 
 
 def get_table() -> Table:
-    """The factorial, thinned: every J under `full` with every share, the narrower psi where most grades are wrong."""
+    """Returns a part of the factorial: every J under `full` with every share, and the narrower psi where 40 % are wrong."""
     rows = [no_update(0.4), *(update(loss, "full", 0.4) for loss in LOSSES), literal(0.4), gentle(0.4)]
     rows += [no_update(0.0), *(update(loss, "full", 0.0) for loss in LOSSES)]
     rows += [update(loss, hierarchy, 0.4) for hierarchy in ("evidence", "ordinal") for loss in LOSSES]
     rows += [no_update(0.2), *(update(loss, "full", 0.2) for loss in LOSSES)]
-    title = "Does the label network help? Drawn photographs, a share of whose given grades is wrong"
+    title = "Does the label network help? Synthetic images, a share of whose given grades is wrong"
     return Table("label_study", title, tuple(rows), seeds=(0, 1, 2), reference="none_40")

@@ -1,9 +1,9 @@
 """Three rows of `label_study.py`, one seed: no update, the paper's J and `trusted`, where 40 % of the grades are wrong.
 
-Purpose:   the study's machinery in some minutes.
+Purpose:   to run a part of the study in a few minutes.
 Launch:    python main.py compare --config=configs/tables/label_study_demo.py
 Expected:  see docs/label_update.md, whose table has these rows.
-Hardware:  2 CPU cores, some minutes.
+Hardware:  2 CPU cores, a few minutes.
 """
 
 from dataclasses import replace

@@ -1,6 +1,6 @@
-"""The rows that the tables here are made of: the paper's networks, graders, ablation and search, on any base config.
+"""Rows for the tables in this folder: the paper's networks, graders, ablation and search, on any base config.
 
-The published figures are those of the paper's Tables 1 to 3, in %, as printed.
+The published metrics are those of the paper's Tables 1 to 3, in %, as printed.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ IMAGENET = {
     "resnext50_32x4d": "resnext50_32x4d-7cdf4587.pth",
     "resnext101_32x8d": "resnext101_32x8d-8ba56ff5.pth",
 }
-"""Published weights, each fetched once: `compare` says which of them cannot be had."""
+"""Published weights. Each is downloaded once; `compare` names those that are not available."""
 
 IDRID_DIARETDB1 = {
     "unet": {"mDice": 91.859, "mIOU": 86.216},
@@ -60,32 +60,35 @@ Published = Mapping[str, Mapping[str, float]]
 
 
 def varied(config: Config, **parts: dict) -> Config:
-    """`config`, but for these fields of these parts."""
+    """Returns `config` with other values in the given fields of the given sections."""
     return replace(config, **{name: replace(getattr(config, name), **fields) for name, fields in parts.items()})
 
 
-def lesions_alone(config: Config) -> Config:
-    """L_S alone, which needs no grades and no stage 1."""
+def lesions_only(config: Config) -> Config:
+    """Returns `config` with L_S only, which needs no grades and no stage 1."""
     return replace(
         config,
         data=replace(config.data, grading=NO_SET),
-        pseudo=replace(config.pseudo, source="graders"),  # "none" is for grades that are learnt elsewhere
+        pseudo=replace(config.pseudo, source="graders"),  # "none" needs grades from another source
         loss=replace(config.loss, grading=False, graded_weight=0.0),
         meta=replace(config.meta, enabled=False),
     )
 
 
 def other_network(config: Config, encoder: str, decoder: str) -> Config:
-    """A segmentation network with its reference's normalisation, and without what belongs to VGG and U-Net."""
+    """Returns `config` with another segmentation network, its reference's normalisation, and no options of VGG and U-Net."""
     model = replace(
         config.model, encoder=encoder, decoder=decoder, encoder_norm=False, full_res_skip=False,
         norm_momentum=0.9, norm_epsilon=1e-5,
     )  # fmt: skip
-    return lesions_alone(replace(config, model=model))
+    return lesions_only(replace(config, model=model))
 
 
 def semi_supervised(config: Config) -> Config:
-    """MTUnet, as far as its paper says: grades of the graded images, and on these the network's own masks; [1, 1]."""
+    """Returns MTUnet as far as its paper describes it.
+
+    It is trained on the grades of the graded images and on the network's own masks of these, with weights [1, 1].
+    """
     return replace(
         config,
         meta=replace(config.meta, enabled=False),
@@ -95,7 +98,10 @@ def semi_supervised(config: Config) -> Config:
 
 
 def with_imagenet(config: Config) -> Config:
-    """Every network from ImageNet, as in the paper; a grader that starts from the multi-task network's file still does."""
+    """Returns `config` with every network from ImageNet, as in the paper.
+
+    A grader that starts from the multi-task network's file still does.
+    """
     named = zip(config.grader.architectures, config.grader.weights, strict=True)
     weights = tuple(file if file == "encoder" else IMAGENET[name] for name, file in named)
     return replace(
@@ -105,18 +111,21 @@ def with_imagenet(config: Config) -> Config:
     )
 
 
-def as_it_is(config: Config) -> Config:
+def unchanged(config: Config) -> Config:
     return config
 
 
 def networks(base: Config, published: Published, *, imagenet: bool = True) -> tuple[Row, ...]:
-    """The segmentation networks of Tables 1 and 2. All have `base`'s loss and rates: the paper gives none for the others."""
-    start = with_imagenet if imagenet else as_it_is
+    """Returns the segmentation networks of Tables 1 and 2.
+
+    All have the loss and rates of `base`, because the paper gives none for the other networks.
+    """
+    start = with_imagenet if imagenet else unchanged
     rows = {
-        "unet": (lesions_alone(base), "U-Net (VGG16), L_S alone"),
-        "linknet": (other_network(base, "resnet18", "linknet"), "LinkNet (ResNet-18), L_S alone"),
-        "deeplabv3plus": (other_network(base, "resnet50", "deeplabv3plus"), "DeepLabv3+ (ResNet-50), L_S alone"),
-        "fpn": (other_network(base, "resnet50", "fpn"), "FPN (ResNet-50), L_S alone"),
+        "unet": (lesions_only(base), "U-Net (VGG16), L_S only"),
+        "linknet": (other_network(base, "resnet18", "linknet"), "LinkNet (ResNet-18), L_S only"),
+        "deeplabv3plus": (other_network(base, "resnet50", "deeplabv3plus"), "DeepLabv3+ (ResNet-50), L_S only"),
+        "fpn": (other_network(base, "resnet50", "fpn"), "FPN (ResNet-50), L_S only"),
         "mtunet": (semi_supervised(base), "after MTUnet (VGG16): semi-supervised, from `unet`; an approximation"),
         "ours": (base, "PLDMLT (VGG16)"),
     }
@@ -128,8 +137,8 @@ def networks(base: Config, published: Published, *, imagenet: bool = True) -> tu
 
 
 def graders(base: Config, published: Published, *, imagenet: bool = True) -> tuple[Row, ...]:
-    """The graders of Tables 1 and 2, each alone."""
-    start = with_imagenet if imagenet else as_it_is
+    """Returns the graders of Tables 1 and 2, each on its own."""
+    start = with_imagenet if imagenet else unchanged
     rows = []
     for name, what in GRADERS.items():
         config = replace(base, grader=replace(base.grader, architectures=(name,), weights=("",)))
@@ -138,21 +147,21 @@ def graders(base: Config, published: Published, *, imagenet: bool = True) -> tup
 
 
 def grading(base: Config, published: Published, *, imagenet: bool = True) -> tuple[Row, ...]:
-    """The lower half of Table 1: the graders, and the two multi-task networks on the same held-out images."""
+    """Returns the lower half of Table 1: the graders, and the two multi-task networks on the same held-out images."""
     rows = {row.name: row for row in networks(base, published, imagenet=imagenet)}
     of_grades = [replace(rows[name], published={"Accuracy": published[name]["Accuracy"]}) for name in ("mtunet", "ours")]
-    start = replace(rows["unet"], what="U-Net (VGG16), L_S alone, from which `mtunet` starts", published={})
+    start = replace(rows["unet"], what="U-Net (VGG16), L_S only, from which `mtunet` starts", published={})
     return (*graders(base, published, imagenet=imagenet), start, *of_grades)
 
 
 def ablation(base: Config) -> tuple[Row, ...]:
-    """Table 3, and the row that it lacks: beta without the label update."""
+    """Returns Table 3 and the row that it lacks: beta 0.8 without the label update."""
 
     def row(beta: float, *, update: bool) -> Config:
         return replace(base, loss=replace(base.loss, beta=beta), meta=replace(base.meta, enabled=update))
 
     return (
-        Row("ls", lesions_alone(base), "L_S", published={"mDice": 94.96, "mIOU": 91.02}),
+        Row("ls", lesions_only(base), "L_S", published={"mDice": 94.96, "mIOU": 91.02}),
         Row("beta1_fixed", row(1.0, update=False), "L_S + L_C", published={"mDice": 94.64, "mIOU": 89.83}),
         Row("beta1_update", row(1.0, update=True), "L_S + L_C, label update", published={"mDice": 95.05, "mIOU": 90.48}),
         Row("beta08_fixed", row(0.8, update=False), "L_S + 0.8 L_C: not in the paper"),
@@ -164,7 +173,7 @@ def ablation(base: Config) -> tuple[Row, ...]:
 
 
 def search(base: Config, betas: tuple[float, ...], gammas: tuple[float, ...]) -> tuple[Row, ...]:
-    """Every beta with every gamma, of L_C and, where L_S is focal, of both."""
+    """Returns every beta with every gamma. Gamma is that of L_C and, if L_S is focal, also of L_S."""
     return tuple(
         Row(
             f"beta{beta:g}_gamma{gamma:g}",
@@ -177,7 +186,7 @@ def search(base: Config, betas: tuple[float, ...], gammas: tuple[float, ...]) ->
 
 
 def small() -> Config:
-    """The demo's photographs and settings, smaller and shorter: a run takes two CPU cores half a minute or so."""
+    """Returns the demo with smaller images and fewer steps: a run takes about half a minute on two CPU cores."""
     config = demo.get_config()
     return replace(
         config,

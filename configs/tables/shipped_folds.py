@@ -1,27 +1,27 @@
-"""The lesions of the net that ships, training after training, on one fold or on all: what differs between photographs.
+"""The lesions of the bundled model after each of its trainings, on one fold or on all.
 
-Purpose:   mean and standard deviation of the figures of one fold, and what each of the three sizes adds.
-Paper:     no row of it. Four lesions are learnt alone: graded photographs beside them double the time, and change the
-           lesions by nothing that could be measured (`joint` in `factors.py`).
+Purpose:   mean and standard deviation of the metrics over folds, and what each of the three sizes adds.
+Paper:     no row. Four lesions only: training on graded images as well doubles the time and does not change the lesion
+           metrics measurably (`joint` in `factors.py`).
 Launch:    python main.py compare --config=configs/tables/shipped_folds.py --config.data.root=DIR --config.model.weights=FILE
-           DIR holds IDRiD/; FILE is torchvision's VGG16. One fold: --folds=1, and without AMX
+           DIR holds IDRiD/; FILE is torchvision's VGG16. One fold: --folds=1. Without AMX add
            --config.model.weight_gradients=xla
 Expected:  see docs/results.md.
-Hardware:  1 CPU core, 3 GiB: two hours a fold for the first three rows, and 46 minutes of two cores for the fourth.
+Hardware:  1 CPU core, 3 GiB: two hours a fold for the first three rows, and 46 minutes on two cores for the fourth.
 """
 
 from dataclasses import replace
 
 from configs.experiments import shipped, shipped_middle, shipped_start
-from configs.tables.rows import IMAGENET, lesions_alone
+from configs.tables.rows import IMAGENET, lesions_only
 from pldmlt_jax.config import Config
 from pldmlt_jax.table_config import Row, Table
 
 
 def lesions(config: Config) -> Config:
-    """From ImageNet, or from what the table says."""
+    """Returns `config` with lesions only, from ImageNet, or from the row that the table names."""
     model = replace(config.model, weights=IMAGENET["vgg16"])
-    return lesions_alone(replace(config, model=model, train=replace(config.train, init_from="")))
+    return lesions_only(replace(config, model=model, train=replace(config.train, init_from="")))
 
 
 def get_table() -> Table:
@@ -32,7 +32,7 @@ def get_table() -> Table:
         title="Lesions of IDRiD, at three sizes",
         rows=(
             Row("size_384", lesions(shipped_start.get_config()), "384 px, from ImageNet"),
-            Row("absent", lesions(absent), "then 448 px, Dice of absent lesions as well", starts_from="size_384"),
+            Row("absent", lesions(absent), "then 448 px, Dice of absent lesions included", starts_from="size_384"),
             Row("size_448", lesions(middle), "then 448 px", starts_from="size_384"),
             Row("size_640", lesions(shipped.get_config()), "then 640 px, mean of four flips", starts_from="size_448"),
         ),

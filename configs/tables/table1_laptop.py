@@ -1,10 +1,10 @@
 """The networks of the paper's Table 1 on real IDRiD images, small enough for two CPU cores.
 
-Purpose:   an honest comparison on real images without a GPU; recommended losses and rates, as in configs/idrid_laptop.py.
-Paper:     Table 1, upper half, on one of its two sets and at 256 px in place of 1024.
+Purpose:   a comparison on real images without a GPU, with recommended losses and rates as in configs/idrid_laptop.py.
+Paper:     Table 1, upper half, on one of its two sets and at 256 px instead of 1024.
 Launch:    python main.py compare --config=configs/tables/table1_laptop.py --config.data.root=DIR
-           DIR holds IDRiD/. All networks start from ImageNet, and their weights are fetched once. Where there is only a
-           file of VGG16: --rows=unet,mtunet,ours --config.model.weights=FILE
+           DIR holds IDRiD/. All networks start from ImageNet; weights are downloaded once. If you only have
+           the VGG16 file: --rows=unet,mtunet,ours --config.model.weights=FILE
 Expected:  see docs/results.md, for three rows at 192 px.
 Hardware:  2 CPU cores, 6 GiB.
 """

@@ -1,6 +1,6 @@
-"""Table 1 with Algorithm 1 read to the letter: 100 epochs of theta, then 100 of the label network, in each round.
+"""Table 1 with Algorithm 1 read literally: 100 epochs of theta, then 100 of the label network, in each round.
 
-Purpose:   the reading of lines 8 and 16 of Algorithm 1 that `table1.py` does not take.
+Purpose:   the other reading of lines 8 and 16 of Algorithm 1, not the one in `table1.py`.
 Paper:     Table 1, upper half.
 Launch:    python main.py compare --config=configs/tables/table1_literal.py --config.data.root=DIR
 Expected:  not yet reproduced.

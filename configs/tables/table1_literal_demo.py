@@ -1,8 +1,8 @@
-"""The networks of the paper's Table 1 with its own losses, rates and meta step, small, on drawn photographs.
+"""The networks of the paper's Table 1 with its own losses, rates and meta step, small, on synthetic images.
 
-Purpose:   what is literal beside what `table1_demo.py` recommends, in some minutes: focal losses, 5e-5, J of Algorithm 1,
+Purpose:   the literal setting, to compare with `table1_demo.py` in a few minutes: focal losses, 5e-5, J of Algorithm 1,
            and its "1 to 100: fetch one batch" read as 100 steps of theta, then 100 of the label network.
-Paper:     no figure of it: the networks are narrow and start at random, the photographs are drawn.
+Paper:     not comparable: the networks are narrow and start at random, the images are synthetic.
 Launch:    python main.py compare --config=configs/tables/table1_literal_demo.py
 Expected:  not yet measured.
 Hardware:  2 CPU cores, 2 GiB.
@@ -19,7 +19,7 @@ from pldmlt_jax.table_config import Table
 def get_table() -> Table:
     return Table(
         name="table1_literal_demo",
-        title="Segmentation networks by the paper's losses, rates and meta step, on drawn photographs",
+        title="Segmentation networks with the paper's losses, rates and meta step, on synthetic images",
         rows=networks(literal(small()), IDRID_DIARETDB1, imagenet=False),
         published_in="Table 1, on IDRiD and DiaRetDB1",
     )

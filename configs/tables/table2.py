@@ -1,11 +1,11 @@
-"""The graders of the paper's tables, each alone, and the multi-task networks, on the same held-out graded images.
+"""The graders of the paper's tables and the multi-task networks, on the same held-out graded images.
 
-Purpose:   grading as the paper reports it: a held-out fifth of IDRiD's graded training images, here each fifth once.
-Paper:     Table 1, lower half, MTUnet and PLDMLT included (on DDR, that of Table 2: see table2_ddr.py).
+Purpose:   grading as the paper evaluates it, on a held-out fifth of IDRiD's graded training images; here each fifth once.
+Paper:     Table 1, lower half, MTUnet and PLDMLT included. For Table 2 (DDR) see table2_ddr.py.
 Launch:    python main.py compare --config=configs/tables/table2.py --config.data.root=DIR
-           As the field reports it, on the official test images: --folds=0 --config.data.grading_split=official
-           DIR holds IDRiD/ and DiaRetDB1/, and IDRiD/ alone with --config.data.segmentation=idrid_s
-Expected:  not yet reproduced. No grader sees a photograph of the segmentation part, and none twice: see `data.leakage`.
+           As is usual, on the official test images: --folds=0 --config.data.grading_split=official
+           DIR holds IDRiD/ and DiaRetDB1/, or only IDRiD/ with --config.data.segmentation=idrid_s
+Expected:  not yet reproduced. No grader sees an image of the segmentation part, or one image twice: see `data.leakage`.
 Hardware:  one GPU with 24 GB, for days: 20 graders, and 15 trainings at 1024x1024.
 """
 

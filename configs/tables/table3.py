@@ -1,7 +1,7 @@
 """The ablation of the paper's Table 3, and the row that it lacks.
 
-Purpose:   what the grading loss, the label update and beta do, one at a time: `beta08_fixed` against `beta08_update` is the
-           label update alone, which the paper never shows at its own beta.
+Purpose:   what the grading loss, the label update and beta do, one at a time. `beta08_fixed` against `beta08_update`
+           isolates the label update, which the paper does not show at its own beta.
 Paper:     Table 3.
 Launch:    python main.py compare --config=configs/tables/table3.py --config.data.root=DIR
            DIR holds IDRiD/ and DiaRetDB1/.

@@ -1,9 +1,9 @@
 """The ablation of the paper's Table 3 on real IDRiD images, small enough for two CPU cores.
 
-Purpose:   what the grading loss, beta and the label update do on real photographs, without a GPU.
-Paper:     Table 3, on one of its two sets and at 256 px in place of 1024; recommended losses and rates.
+Purpose:   what the grading loss, beta and the label update do on real images, without a GPU.
+Paper:     Table 3, on one of its two sets and at 256 px instead of 1024; recommended losses and rates.
 Launch:    python main.py compare --config=configs/tables/table3_laptop.py --config.data.root=DIR --config.model.weights=FILE
-           DIR holds IDRiD/; FILE is torchvision's VGG16. The grader starts from it too. For less time:
+           DIR holds IDRiD/; FILE is torchvision's VGG16. The grader also starts from it. For a shorter run:
            --config.data.size_px=192 --config.model.frozen_stages=3
 Expected:  see docs/results.md.
 Hardware:  2 CPU cores, 6 GiB.

@@ -1,4 +1,4 @@
-"""benchmarks/sizes.py: the same network at other sizes, and the mean of what it says."""
+"""benchmarks/sizes.py: the same network at other sizes, and the mean of its probabilities."""
 
 import cv2
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 from evaluation.tiny_network import SIZE_PX, photograph, tiny_config, write_tiny
 
 import pldmlt_jax as pj
-from benchmarks.sizes import asked, at_size, count_sizes, line
+from benchmarks.sizes import at_size, count_sizes, line, predict_at_own_size
 from pldmlt_jax.data.records import RawRecord
 
 
@@ -29,10 +29,10 @@ def predictor(tmp_path_factory):
 def test_other_size_is_what_the_photograph_is_prepared_at(predictor):
     image = photograph()
     own, larger = at_size(predictor, SIZE_PX), at_size(predictor, 2 * SIZE_PX)
-    np.testing.assert_array_equal(asked(own, image), asked(predictor, image))
-    assert asked(larger, image).shape == asked(own, image).shape == (90, 130, 4)
+    np.testing.assert_array_equal(predict_at_own_size(own, image), predict_at_own_size(predictor, image))
+    assert predict_at_own_size(larger, image).shape == predict_at_own_size(own, image).shape == (90, 130, 4)
     assert larger.prepare(image).image.shape == (2 * SIZE_PX, 2 * SIZE_PX, 3)
-    assert np.abs(asked(larger, image) - asked(own, image)).max() > 1e-3
+    assert np.abs(predict_at_own_size(larger, image) - predict_at_own_size(own, image)).max() > 1e-3
 
 
 def test_mean_is_counted_last(predictor, record):
