@@ -14,8 +14,8 @@ from pldmlt_jax.evaluation.operating_points import read_points
 from pldmlt_jax.export.export import FORMATS, OPT_IN_FORMATS, Export
 from pldmlt_jax.export.model_card import model_card
 from pldmlt_jax.export.onnx import INSTALL, import_optional
-from pldmlt_jax.io.files import atomic_write, read_json_if_present
 from pldmlt_jax.io.csv_files import read_rows
+from pldmlt_jax.io.files import atomic_write, read_json_if_present
 from pldmlt_jax.io.progress import show_progress
 from pldmlt_jax.reporting.predictions_table import TABLE
 from pldmlt_jax.workflow.context import Context

@@ -6,8 +6,8 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from pldmlt_jax.io.files import read_json, read_json_if_present
 from pldmlt_jax.io.csv_files import read_rows
+from pldmlt_jax.io.files import read_json, read_json_if_present
 from pldmlt_jax.reporting.comparison_tables import METRIC_DEFINITIONS, baseline_of
 from pldmlt_jax.table_config import PUBLISHED, Run
 from pldmlt_jax.workflow.comparison.runs import COST, FAILURE
