@@ -2,20 +2,20 @@
 
     import pldmlt_jax as pj
 
-    answer = pj.load("runs/idrid").predict("photograph.jpg")
-    answer.masks["lesion"], answer.grade, answer.grade_probabilities
+    prediction = pj.load("runs/idrid").predict("photograph.jpg")
+    prediction.masks["lesion"], prediction.grade, prediction.grade_probabilities
 
 | name | what |
 | --- | --- |
-| `load(path)` | a trained network, or several, from a workdir, its checkpoints or a folder that `export` has written |
-| `Predictor` | what `load` gives: `predict(image)`, `predict_many(images)` |
-| `Prediction` | the answer for one photograph at its own size |
+| `load(path)` | loads a trained network, or several, from a workdir, its checkpoints or a folder that `export` has written |
+| `Predictor` | what `load` returns: `predict(image)`, `predict_many(images)` |
+| `Prediction` | masks, grade and probabilities of one photograph, at its own size |
 | `InferenceConfig` | tiles and test-time augmentation: `load(path, inference=InferenceConfig(tta="flips"))` |
-| `run_config(config)` | the whole method, or one verb of it, for a config made in Python; what `python main.py` does |
-| `Config` | every field of a run; the files under `configs/` make one |
-| `read_image(path)` | RGB uint8 [h, w, 3] of a JPEG, PNG, TIFF or BMP file, turned as its EXIF data say |
-| `overlay(image, masks)` | the masks over the photograph, in the colours that every picture here has |
-| `UserError` | what all errors that a user can cause are: a path, what was found and expected, and what to do |
+| `run_config(config)` | does what `python main.py` does, for a config made in Python: the whole method, or one verb |
+| `Config` | all fields of a run; the files under `configs/` make one |
+| `read_image(path)` | reads a JPEG, PNG, TIFF or BMP file as RGB uint8 [h, w, 3], rotated as its EXIF data say |
+| `overlay(image, masks)` | draws masks over a photograph, in the same colours as all other pictures |
+| `UserError` | the base of all errors that a user can cause; it says where, what was found and expected, and what to do |
 
 Their docstrings say shapes, units and errors. Importing this package defines these names and loads nothing: JAX and the
 rest come with the first use of one. A research result, not a medical device.

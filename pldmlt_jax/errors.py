@@ -18,6 +18,12 @@ class UserError(Exception):
         found: What was found there.
         expected: What was expected.
         action: What the user can do about it.
+
+    Example:
+        >>> print(UserError("data.root", "no folder 'dta'", "an existing folder", "did you mean data?"))
+        data.root: no folder 'dta'
+          expected: an existing folder
+          to do:    did you mean data?
     """
 
     def __init__(self, where: object, found: str, expected: str, action: str):

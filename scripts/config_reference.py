@@ -36,7 +36,7 @@ def page() -> str:
 
 def sections(config: ConfigSection, prefix: str) -> Iterator[str]:
     """Yields a heading and a table for a section of the config, then those of the sections in it."""
-    lines = [f"## {prefix.rstrip('.') or 'The run'}", "", type(config).__doc__ or "", ""]
+    lines = [f"## {prefix.rstrip('.') or 'The run'}", "", (type(config).__doc__ or "").partition("\n\n    Example:")[0], ""]
     lines += ["| field | type | default | values | meaning |", "| --- | --- | --- | --- | --- |"]
     own = [field for field in dataclasses.fields(config) if "info" in field.metadata]
     for field in own:

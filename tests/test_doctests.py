@@ -7,6 +7,8 @@ from types import ModuleType
 
 import pytest
 
+import pldmlt_jax
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "pldmlt_jax"
 MODULES = sorted(
@@ -24,7 +26,10 @@ REQUIRED = {
     "pldmlt_jax.method.virtual_step": {"virtual_params", "meta_loss"},
     "pldmlt_jax.models.build": {"build_network"},
 }
-"""Functions that the notebooks use, which must have an example."""
+"""Functions that the notebooks use, which must have an example, as the package's public names must."""
+
+for public in pldmlt_jax.__all__:
+    REQUIRED.setdefault(getattr(pldmlt_jax, public).__module__, set()).add(public)
 
 
 def find_examples(module: ModuleType, names: dict) -> list[doctest.DocTest]:

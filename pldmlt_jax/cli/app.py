@@ -116,6 +116,14 @@ def run_config(config: Config, verb: str = "run", *, workdir: str | Path = "") -
 
     Raises:
         UserError: The config, a file of a data set or the verb is wrong; several such errors at once.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     workdir = run_config(Config(name="mine"), "report", workdir=folder)  # doctest: +ELLIPSIS
+        ...     print((workdir / "report.html").exists())
+          report: 1 done in ... s
+        True
     """
     if verb not in VERBS:
         action = suggest_nearest(verb, tuple(VERBS), "choose one of them")

@@ -17,7 +17,12 @@ class EvaluationConfig(ConfigSection):
 
 @dataclass(unsafe_hash=True)
 class InferenceConfig(ConfigSection):
-    """How `evaluate`, `predict` and `export` run a trained network."""
+    """How `evaluate`, `predict` and `export` run a trained network.
+
+    Example:
+        >>> InferenceConfig(mode="tiles", tta="flips").tile_px
+        512
+    """
 
     mode: str = field(
         "whole",

@@ -14,7 +14,14 @@ from pldmlt_jax.config.training import CheckpointConfig, OptimConfig, ParallelCo
 
 @dataclass(unsafe_hash=True)
 class Config(ConfigSection):
-    """All settings of a run. In Python they are attributes: `config.train.batch_size = 4`."""
+    """All settings of a run.
+
+    Example:
+        >>> config = Config(name="mine")
+        >>> config.train.batch_size = 4
+        >>> config.train.batch_size, config.data.segmentation
+        (4, 'idrid_s')
+    """
 
     name: str = field("idrid", "Name of the run and of its folder.")
     workdir: str = field("", 'Folder of the run; "" = runs/NAME.')
@@ -34,5 +41,5 @@ class Config(ConfigSection):
 
 
 def has_stage_1(config: Config) -> bool:
-    """Whether graders label the pixel-labelled images."""
+    """Returns whether graders label the pixel-labelled images."""
     return config.data.grading != NO_SET and config.pseudo.source == "graders"

@@ -50,6 +50,17 @@ class Prediction:
         grade_map: float32 [h, w], Grad-CAM of the grade (Eq. 1 of the paper): relative, not negative, zero outside the crop;
             None if the network was not trained on grades.
         warnings: How the photograph differs from a fundus photograph or from the training photographs; empty if it does not.
+
+    Example:
+        >>> probability = np.zeros((4, 10), np.float32)
+        >>> probability[1, 2:5] = 0.9
+        >>> prediction = Prediction(
+        ...     probabilities={"HE": probability}, masks={"HE": probability > 0.5},
+        ...     field_of_view=np.ones((4, 10), bool), grade=None, grade_probabilities=None, calibrated=False,
+        ...     grade_map=None, warnings=(),
+        ... )
+        >>> prediction.areas["HE"]
+        LesionArea(components=1, area_px=3, percent_of_field=7.5)
     """
 
     probabilities: dict[str, Float[np.ndarray, "h w"]]
@@ -82,7 +93,17 @@ class Predictor:
         forwards: The forward pass of each, by the chosen engine.
         temperatures: Temperature of each network's grade probabilities; 1 where none was fitted.
         points: Thresholds and smallest components of the masks.
-        config: The first network's config, with the views and windows of prediction.
+            config: The first network's config, with the views and windows of prediction.
+
+    Example:
+        >>> import pldmlt_jax as pj
+        >>> from pldmlt_jax.data.synthetic.dataset import draw_fundus
+        >>> photograph = draw_fundus((0, 1), grade=2, height_px=96).image
+        >>> predictor = pj.load()
+        >>> predictor.config.data.size_px = 160  # only to make this example quick: the network is made for 640
+        >>> prediction = predictor.predict(photograph)
+        >>> prediction.masks["HE"].shape, prediction.grade in range(5)
+        ((96, 144), True)
     """
 
     networks: tuple[TrainedNetwork, ...]

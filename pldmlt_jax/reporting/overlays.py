@@ -54,6 +54,13 @@ def overlay(
 
     Returns:
         The picture, uint8 [h, w, 3].
+
+    Example:
+        >>> image, mask = np.zeros((20, 30, 3), np.uint8), np.zeros((20, 30), bool)
+        >>> mask[5:15, 5:25] = True
+        >>> picture = overlay(image, {"HE": mask})
+        >>> picture[0, 0].tolist(), picture[5, 5].tolist(), picture[10, 10].tolist()
+        ([0, 0, 0], [86, 180, 233], [30, 62, 81])
     """
     picture = image.copy()
     thickness = max(round(outline * max(image.shape) / 1000), 1)

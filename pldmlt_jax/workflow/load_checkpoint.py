@@ -61,6 +61,11 @@ def load(
     Raises:
         CheckpointError: There is no trained network, it was written by another version, or several cannot be averaged.
         ConfigError: The engine is unknown or not installed.
+
+    Example:
+        >>> predictor = load(inference=InferenceConfig(tta="flips"))
+        >>> predictor.names, predictor.config.data.size_px
+        (('MA', 'HE', 'EX', 'SE'), 640)
     """
     networks = []
     for one in [path] if isinstance(path, str | Path) else path:
