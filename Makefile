@@ -4,7 +4,7 @@
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo install install-dev test lint types format docs lock fresh clean
+.PHONY: help demo install install-dev test test-all lint types format docs lock fresh clean
 
 VENV_PYTHON := .venv/bin/python
 UV_COMPILE := $(VENV_PYTHON) -m uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
@@ -23,7 +23,10 @@ install: ## .venv with what the program needs (CUDA=1: for an NVIDIA GPU; EXPORT
 install-dev: ## .venv with what the tests and checks need too
 	@scripts/install.sh requirements-dev.lock
 
-test: install-dev ## all tests (ARGS="-k name" for some)
+test: install-dev ## the quick tests, a few minutes (ARGS="-k name" for some)
+	$(VENV_PYTHON) -m pytest -n 2 --dist loadfile -m "not slow" $(ARGS)
+
+test-all: install-dev ## every test, some 20 minutes on two cores
 	$(VENV_PYTHON) -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: install-dev ## style (ruff)

@@ -18,6 +18,8 @@ from pldmlt_jax.evaluation.operating_points import OperatingPoints, PointCounts
 from pldmlt_jax.evaluation.original_size import ORIGINAL
 from pldmlt_jax.method.losses import TARGETS
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 

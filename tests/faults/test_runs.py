@@ -17,6 +17,8 @@ from pldmlt_jax.cli.app import run
 from pldmlt_jax.io.signals import STOP
 from pldmlt_jax.training.nonfinite import NonfiniteWatch
 
+pytestmark = pytest.mark.slow
+
 
 def test_pipeline_stopped_in_graders_and_network_leaves_what_an_uninterrupted_one_leaves(
     whole: Path, tmp_path: Path, monkeypatch, capsys, no_signal

@@ -140,7 +140,7 @@ def test_losses_equal_the_librarys(recorded, name, fields):
         masks, label = masks * (np.arange(4) != 3), np.where(label == 3, 0, label)
     truth = masks if target == "lesions" else np.eye(4)[label]
     arrays = (jnp.asarray(recorded["logits"]), jnp.asarray(truth), jnp.ones(truth.shape[:-1], bool))
-    ours = float(losses.SEGMENTATION_LOSSES[segmentation](*arrays, config))
+    ours = float(losses.SEGMENTATION_LOSSES[segmentation](*arrays, config, None))
     assert ours == pytest.approx(float(recorded[name]), rel=1e-5)
 
 

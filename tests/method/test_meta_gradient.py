@@ -16,6 +16,8 @@ from pldmlt_jax.method.steps import meta_step, train_step
 from pldmlt_jax.method.virtual_step import META_GRADIENTS, META_LOSSES, META_LOSSES_WITHOUT_DIRECT_PATH, meta_loss
 from tests.method.methods import tiny_batch, tiny_method, tiny_state, with_graded_images
 
+pytestmark = pytest.mark.slow
+
 GRADIENTS = META_GRADIENTS | meta_gradients.OTHER_META_GRADIENTS
 
 

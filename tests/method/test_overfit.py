@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 
 from pldmlt_jax.config import LossConfig, MetaConfig, ModelConfig, OptimConfig
 from pldmlt_jax.data.synthetic.dataset import draw_fundus
@@ -9,6 +10,8 @@ from pldmlt_jax.method.state import Method, init_method_state
 from pldmlt_jax.method.steps import eval_step, meta_step, train_step
 from pldmlt_jax.models.build import build_label_network, build_network
 from pldmlt_jax.types import MASK_BITS, Batch
+
+pytestmark = pytest.mark.slow
 
 GRADES = np.array([0, 2, 3, 4], np.int32)
 

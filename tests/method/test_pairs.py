@@ -25,6 +25,8 @@ from pldmlt_jax.models.build import (
 from pldmlt_jax.types import Batch
 from tests.method.methods import tiny_batch
 
+pytestmark = pytest.mark.slow
+
 TINY = {
     "encoder_filters": (4, 4, 6, 6, 8),
     "encoder_convs": (1, 1, 1, 1, 1),

@@ -20,6 +20,8 @@ from pldmlt_jax.data.records import RawRecord
 from pldmlt_jax.data.splits.near_duplicates import SAME_IMAGE_BITS, find_near_duplicates
 from pldmlt_jax.types import LESIONS
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def segmented(shared_data: Path) -> list[RawRecord]:

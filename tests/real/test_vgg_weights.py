@@ -16,6 +16,8 @@ from pldmlt_jax.models.encoders.vgg import VGG
 from pldmlt_jax.models.input_normalisation import normalise
 from pldmlt_jax.models.weights.load import load_weights
 
+pytestmark = pytest.mark.slow
+
 PHOTOGRAPH = "IDRiD/A. Segmentation/1. Original Images/a. Training Set/IDRiD_01.jpg"
 
 

@@ -17,6 +17,8 @@ from pldmlt_jax.errors import ConfigError, UserError
 from pldmlt_jax.io.processes import all_gather, merge_rows, sum_over_processes, take_own_share
 from pldmlt_jax.training.parallel import Devices, select_local_devices, select_training_devices
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 CASES = (

@@ -2,7 +2,11 @@
 
 import json
 
+import pytest
+
 from pldmlt_jax.cli.app import run
+
+pytestmark = pytest.mark.slow
 
 SMALL = (
     "--config.data.synthetic.height_px=96", "--config.data.synthetic.num_segmentation_train=12",

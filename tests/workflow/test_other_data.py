@@ -13,6 +13,8 @@ from evaluation.tiny_network import tiny_config, write_tiny
 from pldmlt_jax.cli.app import run
 from pldmlt_jax.data.synthetic.dataset import draw_fundus
 
+pytestmark = pytest.mark.slow
+
 SMALL = (
     "--config.data.size_px=64",
     "--config.model.encoder_filters=(4,4,8,8,8)",

@@ -19,6 +19,8 @@ from pldmlt_jax.training.log import read_log
 from pldmlt_jax.workflow.context import Context
 from tests.workflow.test_end_to_end import TINY
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 SMALL = (

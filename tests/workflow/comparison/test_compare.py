@@ -30,6 +30,8 @@ from pldmlt_jax.workflow.comparison.table_checks import add_starting_rows, table
 from pldmlt_jax.workflow.options import LOCK, RunOptions, lock_output_folder
 from pldmlt_jax.workflow.stages.train_graders import grader_weight_names
 
+pytestmark = pytest.mark.slow
+
 TABLE = "tests/faults/tiny_table.py"
 
 
