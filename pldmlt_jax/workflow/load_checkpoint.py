@@ -64,7 +64,7 @@ def load(
 
     Example:
         >>> predictor = load(inference=InferenceConfig(tta="flips"))
-        >>> predictor.names, predictor.config.data.size_px
+        >>> predictor.lesion_names, predictor.config.data.size_px
         (('MA', 'HE', 'EX', 'SE'), 640)
     """
     networks = []
