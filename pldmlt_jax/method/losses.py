@@ -149,16 +149,16 @@ def _pixel_mean(loss: Array, pixel_mask: Array, config: LossConfig, axis_name: s
     return masked_mean(weighted, pixel_mask, axis_name) / reduction_divisor(config.reduction, loss.shape[-1])
 
 
-def _focal(logits: Array, target: Array, pixel_mask: Array, config: LossConfig, axis_name: str | None) -> Array:
+def _focal(logits: Array, target: Array, mask: Array, config: LossConfig, axis_name: str | None = None) -> Array:
     """Eq. 2: categorical, or binary if the channels are independent (`lesions`)."""
     if config.target == "lesions":
-        return _binary_focal(logits, target, pixel_mask, config, axis_name)
+        return _binary_focal(logits, target, mask, config, axis_name)
     weighted = target * class_weights(config, logits.shape[-1])  # the loss is linear in the target
     loss = categorical_focal(logits, weighted, config.alpha, config.gamma)
-    return masked_mean(loss, pixel_mask, axis_name) / reduction_divisor(config.reduction, logits.shape[-1])
+    return masked_mean(loss, mask, axis_name) / reduction_divisor(config.reduction, logits.shape[-1])
 
 
-def _binary_focal(logits: Array, target: Array, pixel_mask: Array, config: LossConfig, axis_name: str | None) -> Array:
+def _binary_focal(logits: Array, target: Array, mask: Array, config: LossConfig, axis_name: str | None = None) -> Array:
     """Each channel against all others. For a softmax, the logit of p_c is log p_c - log(1 - p_c)."""
     if config.target != "lesions":
         others = jnp.where(jnp.eye(logits.shape[-1], dtype=bool), -jnp.inf, logits[..., None, :])
@@ -167,7 +167,7 @@ def _binary_focal(logits: Array, target: Array, pixel_mask: Array, config: LossC
         binary_focal(logits[..., c : c + 1], target[..., c : c + 1], config.alpha, config.gamma, config.binary_alpha)
         for c in range(logits.shape[-1])
     ]
-    return _pixel_mean(jnp.stack(channels, axis=-1), pixel_mask, config, axis_name)
+    return _pixel_mean(jnp.stack(channels, axis=-1), mask, config, axis_name)
 
 
 def _cross_entropies(logits: Array, target: Array, config: LossConfig) -> Float[Array, "b h w k"]:
@@ -177,8 +177,8 @@ def _cross_entropies(logits: Array, target: Array, config: LossConfig) -> Float[
     return -target * jax.nn.log_softmax(logits, axis=-1)
 
 
-def _cross_entropy(logits: Array, target: Array, pixel_mask: Array, config: LossConfig, axis_name: str | None) -> Array:
-    return _pixel_mean(_cross_entropies(logits, target, config), pixel_mask, config, axis_name)
+def _cross_entropy(logits: Array, target: Array, mask: Array, config: LossConfig, axis_name: str | None = None) -> Array:
+    return _pixel_mean(_cross_entropies(logits, target, config), mask, config, axis_name)
 
 
 class Overlap(NamedTuple):
@@ -208,27 +208,27 @@ def _overlap(logits: Array, target: Array, pixel_mask: Array, config: LossConfig
     return Overlap(true_positives, predicted, true, jnp.where(counts, weights / weights.mean(), 0.0))
 
 
-def _dice(logits: Array, target: Array, pixel_mask: Array, config: LossConfig, axis_name: str | None) -> Array:
+def _dice(logits: Array, target: Array, mask: Array, config: LossConfig, axis_name: str | None = None) -> Array:
     """1 - soft Dice of the lesion channels (Milletari et al. 2016, without squares)."""
-    true_positives, predicted, true, weights = _overlap(logits, target, pixel_mask, config, axis_name)
+    true_positives, predicted, true, weights = _overlap(logits, target, mask, config, axis_name)
     dice = (2.0 * true_positives + DICE_SMOOTH) / (predicted + true + DICE_SMOOTH)
     return jnp.mean(weights * (1.0 - dice))
 
 
-def _dice_ce(logits: Array, target: Array, pixel_mask: Array, config: LossConfig, axis_name: str | None) -> Array:
+def _dice_ce(logits: Array, target: Array, mask: Array, config: LossConfig, axis_name: str | None = None) -> Array:
     """Dice plus cross-entropy, with any `reduction`: the mean over independent channels, the sum over a softmax's."""
     entropies = _cross_entropies(logits, target, config) * class_weights(config, logits.shape[-1])
     cross_entropy = entropies.mean(axis=-1) if config.target == "lesions" else entropies.sum(axis=-1)
-    return _dice(logits, target, pixel_mask, config, axis_name) + masked_mean(cross_entropy, pixel_mask, axis_name)
+    return _dice(logits, target, mask, config, axis_name) + masked_mean(cross_entropy, mask, axis_name)
 
 
 MIN_TVERSKY = 1e-7
 """Smallest 1 - index. A power below 1 has an infinite slope at 0."""
 
 
-def _focal_tversky(logits: Array, target: Array, pixel_mask: Array, config: LossConfig, axis_name: str | None) -> Array:
+def _focal_tversky(logits: Array, target: Array, mask: Array, config: LossConfig, axis_name: str | None = None) -> Array:
     """(1 - index)^gamma of the lesion channels (Abraham and Khan 2019). Missed pixels weigh more than false ones."""
-    true_positives, predicted, true, weights = _overlap(logits, target, pixel_mask, config, axis_name)
+    true_positives, predicted, true, weights = _overlap(logits, target, mask, config, axis_name)
     missed = config.missed_weight * (true - true_positives)
     false = (1.0 - config.missed_weight) * (predicted - true_positives)
     index = (true_positives + DICE_SMOOTH) / (true_positives + missed + false + DICE_SMOOTH)
@@ -243,7 +243,7 @@ SEGMENTATION_LOSSES: dict[str, Callable[[Array, Array, Array, LossConfig, str | 
     "dice_ce": _dice_ce,
     "focal_tversky": _focal_tversky,
 }
-"""L_S by name, `(logits, target, pixel_mask, config, axis_name) -> scalar`."""
+"""L_S by name, `(logits, target, mask, config, axis_name) -> scalar`, averaged over the pixels of the mask."""
 
 OVERLAP_LOSSES = ("dice", "focal_tversky")
 """Losses of the lesion channels only, in which only the ratios of their weights matter."""
